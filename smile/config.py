@@ -1,0 +1,397 @@
+"""What a run is made of: a typed config, read from one TOML file.
+
+Each section of the file is a frozen dataclass below, and each key a field that carries its type,
+default, meaning and limits. Reading checks all of them, so a typo or an impossible value is refused
+in one line before any work starts, and a run means exactly what its file says.
+"""
+
+import difflib
+import json
+import math
+import operator
+import textwrap
+import tomllib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from smile.errors import UserError
+
+LARGEST = 2**63 - 1  # what TOML promises, and tensors can hold
+LARGEST_SEED = 2**32 - 1  # what every random number generator takes
+
+
+def setting(default: Any, meaning: str, *, minimum=None, above=None, maximum=None, below=None):
+    """Declare a dataclass field with its meaning and limits (of each element, for a list)."""
+    limits = {">=": minimum, ">": above, "<=": maximum, "<": below}
+    given = {sign: limit for sign, limit in limits.items() if limit is not None}
+    return field(default=default, metadata={"meaning": meaning, "limits": given})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Where the weights come from."""
+
+    init: str = setting(
+        "", 'weights to start from: "" (none), "blip-base", "blip-base-coco", a run folder, a .pth'
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """The image encoder; the defaults are BLIP base's."""
+
+    image_size: int = setting(224, "side of the square image, in pixels", minimum=1)
+    patch_size: int = setting(16, "side of a patch, in pixels", minimum=1)
+    dim: int = setting(768, "width of a patch's vector", minimum=1)
+    depth: int = setting(12, "number of layers", minimum=1)
+    num_heads: int = setting(12, "attention heads; dim is a multiple of it", minimum=1)
+    mlp_dim: int = setting(3072, "width of the MLP's hidden layer", minimum=1)
+    norm_eps: float = setting(1e-6, "epsilon of LayerNorm (transformers' BLIP: 1e-5)", above=0)
+    drop_path: float = setting(
+        0.0, "stochastic depth: chance of skipping the last layer", minimum=0, below=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """The text decoder; the defaults are BLIP base's."""
+
+    vocab_size: int = setting(30524, "tokens it knows; 0: as many as the tokenizer", minimum=0)
+    dim: int = setting(768, "width of a token's vector", minimum=1)
+    features_dim: int = setting(768, "width of the image features; 0: vit.dim", minimum=0)
+    depth: int = setting(12, "number of layers", minimum=1)
+    num_heads: int = setting(12, "attention heads; dim is a multiple of it", minimum=1)
+    mlp_dim: int = setting(3072, "width of the MLP's hidden layer", minimum=1)
+    max_positions: int = setting(512, "longest text it can read or write, in tokens", minimum=1)
+    norm_eps: float = setting(1e-12, "epsilon of LayerNorm", above=0)
+    dropout: float = setting(0.1, "chance of dropping an activation", minimum=0, below=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerConfig:
+    """How captions become tokens."""
+
+    vocab: str = setting("", 'a BERT vocab.txt; "": train on the training captions')
+    vocab_size: int = setting(8000, "most tokens in a trained vocabulary", minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Images and their captions."""
+
+    format: Literal["shapes", "flickr8k", "karpathy", "folder"] = setting(
+        "shapes", 'layout of the files; "shapes" draws its own and needs none'
+    )
+    root: str = setting("", "folder that holds the data set")
+    annotations: str = setting("", 'the JSON file; "": the only dataset_*.json in root (karpathy)')
+    prompt: str = setting("a picture of ", "text every caption continues")
+    max_tokens: int = setting(40, "longest caption, prompt included, in tokens", minimum=2)
+    max_words: int = setting(50, "longest caption, without the prompt, in words", minimum=1)
+    captions_per_image: int = setting(1, "captions trained on one encoding of an image", minimum=1)
+    augment: bool = setting(True, "crop, flip and RandAugment the training images")
+    skip_broken: bool = setting(False, "skip and count unreadable images instead of stopping")
+    val_fraction: float = setting(0.05, "share of images for validation (folder)", above=0, below=1)
+    test_fraction: float = setting(0.05, "share of images for testing (folder)", above=0, below=1)
+    num_train: int = setting(8000, "training images (shapes)", minimum=1)
+    num_val: int = setting(256, "validation images (shapes)", minimum=1)
+    num_test: int = setting(256, "test images (shapes)", minimum=1)
+    seed: int = setting(0, "which scenes (shapes)", minimum=0, maximum=LARGEST_SEED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What is learned from a caption."""
+
+    objective: Literal["smile", "mle", "reverse", "random"] = setting(
+        "smile", "the loss: SMILE, plain maximum likelihood, or one of the paper's variants"
+    )
+    mle_epochs: int = setting(
+        0, "epochs of MLE first: SMILE needs a start that already speaks", minimum=0
+    )
+    mle_weight: float = setting(0.0, "share of MLE mixed into the loss", minimum=0, maximum=1)
+    label_smoothing: float = setting(0.0, "label smoothing of the MLE part", minimum=0, below=1)
+    first_token: Literal["mle", "shift", "none"] = setting(
+        "mle", 'SMILE\'s first token: full vocabulary, "word" shifted to "##word", or like the rest'
+    )
+    num_random: int = setting(10, "random tokens beside each label (random)", minimum=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How it is learned."""
+
+    epochs: int = setting(5, "passes over all captions", minimum=1)
+    batch_size: int = setting(16, "images in a batch", minimum=1)
+    accumulate: int = setting(1, "batches per optimiser step", minimum=1)
+    lr: float = setting(1e-4, "highest learning rate of AdamW", above=0)
+    min_lr: float = setting(1e-6, "learning rate at the cosine's end", minimum=0)
+    warmup_steps: int = setting(0, "optimiser steps in which the rate rises to lr", minimum=0)
+    weight_decay: float = setting(0.05, "weight decay of AdamW", minimum=0)
+    betas: tuple[float, float] = setting((0.9, 0.999), "AdamW's averaging", minimum=0, below=1)
+    grad_clip: float = setting(1.0, "largest norm of the gradient; 0: no clipping", minimum=0)
+    seed: int = setting(0, "of weights, order, augmentation", minimum=0, maximum=LARGEST_SEED)
+    workers: int = setting(2, "processes that load images; 0: none beside the main one", minimum=0)
+    caption_images: int = setting(
+        64, "images captioned after each epoch and at the end; 0: all of the split", minimum=0
+    )
+    device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
+    precision: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto", "of the forward pass; auto: bfloat16 on CUDA, else float32"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """How captions are written; lengths count tokens with the prompt."""
+
+    num_beams: int = setting(3, "beams of the search; 1: greedy", minimum=1)
+    max_length: int = setting(30, "longest text, in tokens", minimum=2)
+    min_length: int = setting(10, "shortest text, in tokens", minimum=0)
+    length_penalty: float = setting(1.0, "exponent of the length a beam's score is divided by")
+    repetition_penalty: float = setting(1.0, "divides the scores of tokens already said", above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run: `config.train.lr` is `lr` of the file's `[train]`."""
+
+    model: ModelConfig = ModelConfig()
+    vit: ViTConfig = ViTConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    generate: GenerateConfig = GenerateConfig()
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Two settings that must fit each other: `key` is expected to be `words` `other`."""
+
+    key: str
+    words: str
+    other: str
+    holds: Callable[[Any, Any], bool]
+
+
+def _is_multiple(a: int, b: int) -> bool:
+    return a % b == 0
+
+
+RELATIONS = (
+    Relation("vit.image_size", "a multiple of", "vit.patch_size", _is_multiple),
+    Relation("vit.dim", "a multiple of", "vit.num_heads", _is_multiple),
+    Relation("decoder.dim", "a multiple of", "decoder.num_heads", _is_multiple),
+    Relation("decoder.features_dim", "0 or equal to", "vit.dim", lambda a, b: a in (0, b)),
+    Relation("data.max_tokens", "at most", "decoder.max_positions", operator.le),
+    Relation("generate.max_length", "at most", "decoder.max_positions", operator.le),
+    Relation("generate.min_length", "at most", "generate.max_length", operator.le),
+    Relation("train.min_lr", "at most", "train.lr", operator.le),
+    Relation("loss.mle_epochs", "at most", "train.epochs", operator.le),
+    Relation(
+        "data.val_fraction", "a sum below 1 with", "data.test_fraction", lambda a, b: a + b < 1
+    ),
+    Relation("data.root", "a folder, since", "data.format", lambda a, b: a or b == "shapes"),
+)
+
+SECTIONS = {section.name: section.type for section in fields(Config)}
+SETTINGS = {f"{name}.{key.name}": key for name, cls in SECTIONS.items() for key in fields(cls)}
+TYPES = {
+    f"{name}.{key}": kind
+    for name, cls in SECTIONS.items()
+    for key, kind in get_type_hints(cls).items()
+}
+_COMPARE = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
+_TYPE_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "text in quotes",
+}
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Read a config file, then apply `section.key=value` overrides (`--set`) in their order.
+
+    An override's value is read as TOML, or as bare text where it is not TOML.
+
+    Raises:
+        UserError: the file is missing or not TOML, a name is unknown, or a value is of the wrong
+            type or impossible.
+    """
+    path = Path(path)
+    values, places = {}, {}
+    for section, table in _read_toml(path).items():
+        if section not in SECTIONS:
+            raise UserError(f"{path}: there is no section [{section}]{_section_hint(section)}")
+        if not isinstance(table, dict):
+            raise UserError(
+                f"{path}: {section} = {_show(table)}: expected a section [{section}] of settings"
+            )
+        for key, value in table.items():
+            name = f"{section}.{key}"
+            values[name], places[name] = _check(name, value, place=str(path)), str(path)
+    for override in overrides:
+        name, value = _read_override(override)
+        values[name], places[name] = _check(name, value, place="--set"), "--set"
+
+    sections = {section: {} for section in SECTIONS}
+    for name, value in values.items():
+        section, key = name.split(".")
+        sections[section][key] = value
+    config = Config(**{section: SECTIONS[section](**keys) for section, keys in sections.items()})
+    _check_relations(config, places, default_place=str(path))
+    return config
+
+
+def config_to_toml(config: Config) -> str:
+    """The config, defaults included, as TOML that `load_config` reads back equal."""
+    sections = []
+    for section in SECTIONS:
+        keys = vars(getattr(config, section)).items()
+        sections.append(f"[{section}]\n" + "".join(f"{k} = {_show(v)}\n" for k, v in keys))
+    return "\n".join(sections)
+
+
+def describe_config() -> str:
+    """Every setting with its default, type and meaning, for `train.py --help`."""
+    lines = []
+    for section, cls in SECTIONS.items():
+        lines.append(f"\n[{section}]  {cls.__doc__}")
+        for key in fields(cls):
+            start = f"  {key.name:<18} = {_show(key.default):<15} "
+            kind = "" if key.type is str else f" ({_expected(f'{section}.{key.name}')})"
+            lines += textwrap.wrap(
+                start + key.metadata["meaning"] + kind, 100, subsequent_indent=" " * len(start)
+            )
+    return "\n".join(lines).lstrip("\n")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    """The file as nested dicts."""
+    if not path.is_file():
+        folder = path if path.is_dir() else path.parent
+        found = [*folder.glob("*.toml")] if folder != Path() else []
+        known = sorted(str(p) for p in found or Path("configs").glob("*.toml"))
+        choices = f"; there are {', '.join(known)}" if known else ""
+        raise UserError(f"{path}: no such config file{choices}{_nearest(path, known)}")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:  # bad TOML or not UTF-8; the message says the line
+        raise UserError(f"{path}: not valid TOML (text needs quotes): {error}") from error
+
+
+def _read_override(override: str) -> tuple[str, Any]:
+    """Split `section.key=value` and read the value."""
+    name, equals, text = override.partition("=")
+    name = name.strip()
+    if not equals or name.count(".") != 1:
+        raise UserError(
+            f"--set {override}: expected section.key=value, such as train.epochs=3{_key_hint(name)}"
+        )
+    try:
+        document = tomllib.loads(f"value = {text}")
+        value = document["value"] if len(document) == 1 else text
+    except ValueError:
+        value = text
+    if TYPES.get(name) is str and not isinstance(value, str):
+        value = text  # a folder called 2024 is a name all the same
+    return name, value
+
+
+def _check(name: str, value: Any, *, place: str) -> Any:
+    """The value in its field's type, or an error that names the place, the key and the value."""
+    if name not in SETTINGS:
+        raise UserError(f"{place}: there is no setting {name}{_key_hint(name)}")
+    limits = SETTINGS[name].metadata["limits"]
+    result = _convert(value, TYPES[name], limits)
+    if result is None:
+        choices = [choice for choice in get_args(TYPES[name]) if isinstance(choice, str)]
+        expected = _expected(name) + _nearest(value, choices)
+        raise UserError(f"{place}: {name} = {_show(value)}: expected {expected}")
+    return result
+
+
+def _convert(value: Any, kind: Any, limits: dict[str, float]) -> Any:
+    """The value as `kind`, or None where its type or size is wrong."""
+    if get_origin(kind) is Literal:
+        return value if value in get_args(kind) else None
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list) or len(value) != len(get_args(kind)):
+            return None
+        items = tuple(_convert(v, k, limits) for v, k in zip(value, get_args(kind), strict=True))
+        return None if None in items else items
+    if kind in (str, bool):
+        return value if isinstance(value, kind) else None
+    numbers = (int,) if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, numbers):
+        return None
+    if not abs(value) <= LARGEST or not all(_COMPARE[w](value, x) for w, x in limits.items()):
+        return None  # nan and inf fail the first test
+    return kind(value)
+
+
+def _expected(name: str) -> str:
+    """What a setting takes, in words: 'a whole number >= 1'."""
+    kind, limits = TYPES[name], SETTINGS[name].metadata["limits"]
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(json.dumps(choice) for choice in get_args(kind))
+    words = f"a list of {len(get_args(kind))} numbers" if get_args(kind) else _TYPE_WORDS[kind]
+    bounds = " and ".join(f"{sign} {limit}" for sign, limit in limits.items())
+    return f"{words} {bounds}" if bounds else words
+
+
+def _check_relations(config: Config, places: dict[str, str], *, default_place: str) -> None:
+    """Refuse settings that are possible alone but not together."""
+    for relation in RELATIONS:
+        value, other = (_get(config, name) for name in (relation.key, relation.other))
+        if not relation.holds(value, other):
+            given = [places.get(name) for name in (relation.key, relation.other)]
+            place = "--set" if "--set" in given else default_place
+            raise UserError(
+                f"{place}: {relation.key} = {_show(value)}: "
+                f"expected {relation.words} {relation.other} = {_show(other)}"
+            )
+
+
+def _get(config: Config, name: str) -> Any:
+    section, key = name.split(".")
+    return getattr(getattr(config, section), key)
+
+
+def _show(value: Any) -> str:
+    """A value as TOML writes it."""
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_show(item) for item in value) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, str | bool | int | float):
+        # JSON and TOML write these alike, but TOML wants DEL escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value)
+
+
+def _nearest(given: Any, valid: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(str(given), list(valid), n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def _key_hint(name: str) -> str:
+    """The setting whose key is nearest, in whatever section; among equals, by the whole name."""
+
+    def closeness(valid: str) -> tuple[float, float]:
+        pairs = ((name.rpartition(".")[2], valid.rpartition(".")[2]), (name, valid))
+        near_key, near_name = (difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+        return near_key, near_name
+
+    best = max(SETTINGS, key=closeness)
+    return f"; did you mean {best}?" if closeness(best)[0] >= 0.6 else ""
+
+
+def _section_hint(section: str) -> str:
+    return _nearest(section, SECTIONS) or _key_hint(section) or f"; there are {', '.join(SECTIONS)}"

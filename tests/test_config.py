@@ -1,0 +1,221 @@
+"""Configs: what is read is what was written, and a mistake is refused in one helpful line."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from smile.config import Config, config_to_toml, describe_config, load_config
+from smile.errors import UserError
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refusal(path: Path, *overrides: str) -> str:
+    """The one line with which a config is refused, without the folder."""
+    with pytest.raises(UserError) as caught:
+        load_config(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message.replace(f"{path.parent}/", "")
+
+
+def test_values_come_from_the_file_and_the_rest_from_the_defaults(tmp_path):
+    path = write(tmp_path, '[vit]\nimage_size = 64\n[train]\nlr = 1\n[data]\nroot = "photos"\n')
+    expected = Config(
+        vit=dataclasses.replace(Config().vit, image_size=64),
+        train=dataclasses.replace(Config().train, lr=1.0),
+        data=dataclasses.replace(Config().data, root="photos"),
+    )
+    config = load_config(path)
+    assert config == expected
+    assert type(config.train.lr) is float  # an int is fine where a float is meant
+
+
+def test_overrides_win_in_their_order(tmp_path):
+    path = write(tmp_path, "[train]\nepochs = 3\n")
+    config = load_config(
+        path,
+        [
+            "train.epochs=4",
+            "train.epochs=7",
+            "train.lr=2e-3",
+            "train.betas=[0.8, 0.9]",
+            "data.augment=false",
+            "data.root=../some where",
+            'data.annotations="quoted.json"',
+            "data.prompt=a photo of ",
+            "model.init=2024",
+        ],
+    )
+    assert (config.train.epochs, config.train.lr, config.train.betas) == (7, 2e-3, (0.8, 0.9))
+    assert config.data.augment is False
+    assert config.data.root == "../some where"
+    assert config.data.annotations == "quoted.json"
+    assert config.data.prompt == "a photo of "
+    assert config.model.init == "2024"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_reads_back_equal(path, tmp_path):
+    config = load_config(path)
+    assert load_config(write(tmp_path, config_to_toml(config))) == config
+
+
+def test_no_config_has_gone_missing():
+    assert {path.stem for path in CONFIGS} >= {
+        "shapes",
+        "flickr8k",
+        "flickr8k_scratch",
+        "coco",
+        "flickr30k",
+    }
+
+
+def test_odd_text_and_numbers_survive_saving(tmp_path):
+    text = 'a\\b"c"\n\t\x7f\x00 é 😀'
+    changed = dataclasses.replace(Config().data, prompt=text)
+    train = dataclasses.replace(Config().train, lr=1e16, betas=(0.0, 0.95), weight_decay=1.5e-300)
+    config = Config(data=changed, train=train)
+    assert load_config(write(tmp_path, config_to_toml(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[train]\nlrr = 1", "run.toml: there is no setting train.lrr; did you mean train.lr?"),
+        ("[vit]\nlr = 1", "run.toml: there is no setting vit.lr; did you mean train.lr?"),
+        ("[trian]\nlr = 1", "run.toml: there is no section [trian]; did you mean train?"),
+        ("epochs = 3", "run.toml: there is no section [epochs]; did you mean train.epochs?"),
+        ("train = 3", "run.toml: train = 3: expected a section [train] of settings"),
+        ('[train]\nlr = "x"', 'run.toml: train.lr = "x": expected a number > 0'),
+        ("[train]\nlr = nan", "run.toml: train.lr = nan: expected a number > 0"),
+        (
+            "[generate]\nlength_penalty = inf",
+            "run.toml: generate.length_penalty = inf: expected a number",
+        ),
+        (
+            f"[decoder]\nvocab_size = {2**63}",
+            f"run.toml: decoder.vocab_size = {2**63}: expected a whole number >= 0",
+        ),
+        ("[train]\nlr = -1e-4", "run.toml: train.lr = -0.0001: expected a number > 0"),
+        ("[train]\nepochs = 1.0", "run.toml: train.epochs = 1.0: expected a whole number >= 1"),
+        ("[train]\nepochs = true", "run.toml: train.epochs = true: expected a whole number >= 1"),
+        ("[train]\nlr = true", "run.toml: train.lr = true: expected a number > 0"),
+        ("[data]\naugment = 1", "run.toml: data.augment = 1: expected true or false"),
+        ("[data]\nroot = 1", "run.toml: data.root = 1: expected text in quotes"),
+        ("[decoder]\ndropout = 1", "run.toml: decoder.dropout = 1: expected a number >= 0 and < 1"),
+        (
+            "[train]\nbetas = [0.9, true]",
+            "run.toml: train.betas = [0.9, true]: expected a list of 2 numbers >= 0 and < 1",
+        ),
+        (
+            "[train]\nbetas = [0.9]",
+            "run.toml: train.betas = [0.9]: expected a list of 2 numbers >= 0 and < 1",
+        ),
+        (
+            '[loss]\nobjective = "simle"',
+            'run.toml: loss.objective = "simle": expected one of '
+            '"smile", "mle", "reverse", "random"; did you mean smile?',
+        ),
+        (
+            "[vit]\nimage_size = 100",
+            "run.toml: vit.image_size = 100: expected a multiple of vit.patch_size = 16",
+        ),
+        (
+            "[vit]\nnum_heads = 5",
+            "run.toml: vit.dim = 768: expected a multiple of vit.num_heads = 5",
+        ),
+        (
+            "[decoder]\nfeatures_dim = 512",
+            "run.toml: decoder.features_dim = 512: expected 0 or equal to vit.dim = 768",
+        ),
+        (
+            "[decoder]\nmax_positions = 39",
+            "run.toml: data.max_tokens = 40: expected at most decoder.max_positions = 39",
+        ),
+        (
+            "[generate]\nmax_length = 513",
+            "run.toml: generate.max_length = 513: expected at most decoder.max_positions = 512",
+        ),
+        (
+            "[generate]\nmin_length = 31",
+            "run.toml: generate.min_length = 31: expected at most generate.max_length = 30",
+        ),
+        (
+            "[decoder]\nnum_heads = 5",
+            "run.toml: decoder.dim = 768: expected a multiple of decoder.num_heads = 5",
+        ),
+        (
+            "[train]\nmin_lr = 1",
+            "run.toml: train.min_lr = 1.0: expected at most train.lr = 0.0001",
+        ),
+        (
+            "[loss]\nmle_epochs = 6",
+            "run.toml: loss.mle_epochs = 6: expected at most train.epochs = 5",
+        ),
+        (
+            "[data]\nval_fraction = 0.5\ntest_fraction = 0.5",
+            "run.toml: data.val_fraction = 0.5: "
+            "expected a sum below 1 with data.test_fraction = 0.5",
+        ),
+        (
+            '[data]\nformat = "folder"',
+            'run.toml: data.root = "": expected a folder, since data.format = "folder"',
+        ),
+        (
+            "[train]\nlr = 1e-4\nepochs = three",
+            "run.toml: not valid TOML (text needs quotes): Invalid value (at line 3, column 10)",
+        ),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(tmp_path, text, message):
+    assert refusal(write(tmp_path, text)) == message
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lrr=1", "--set: there is no setting train.lrr; did you mean train.lr?"),
+        ("train.lr=fast", '--set: train.lr = "fast": expected a number > 0'),
+        ("data.augment=True", '--set: data.augment = "True": expected true or false'),
+        ("vit.patch_size=15", "--set: vit.image_size = 224: expected a multiple of"),
+        ("lr=1", "--set lr=1: expected section.key=value, such as train.epochs=3; did you mean"),
+        ("train.lr", "--set train.lr: expected section.key=value"),
+    ],
+)
+def test_a_mistake_in_an_override_is_named(tmp_path, override, message):
+    assert refusal(write(tmp_path, ""), override).startswith(message)
+
+
+def test_a_missing_file_lists_what_is_there(tmp_path):
+    write(tmp_path, "")
+    message = refusal(tmp_path / "rnu.toml")
+    assert message == ("rnu.toml: no such config file; there are run.toml; did you mean run.toml?")
+
+
+def test_a_file_that_is_not_text_is_refused(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_bytes(b"\xff\xfe\x00")
+    assert "run.toml: not valid TOML" in refusal(path)
+
+
+def test_a_config_cannot_be_changed_after_reading():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().train.lr = 1.0
+
+
+def test_the_description_names_every_setting_and_fits_a_terminal():
+    text = describe_config()
+    lines = text.splitlines()
+    for section in dataclasses.fields(Config):
+        assert any(line.startswith(f"[{section.name}]") for line in lines)
+        for key in dataclasses.fields(section.type):
+            assert any(line.split()[:2] == [key.name, "="] for line in lines), key.name
+    assert max(map(len, lines)) <= 100
