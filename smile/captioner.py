@@ -1,0 +1,146 @@
+"""The captioner: image encoder and caption decoder joined (BLIP, Li et al. 2022, section 3.1).
+
+    features = captioner.encode(images)          # once per image
+    states = captioner.decode(ids, features)     # any number of captions per image
+    logits = captioner.logits(states)            # scores of every word as the next one
+
+A captioner carries its tokenizer and its settings, so `captioner.caption(photo)` needs no more.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from smile.cache import DecoderCache
+from smile.config import Config
+from smile.data.images import EvalTransform
+from smile.decoder import Decoder
+from smile.generate import Hypothesis, generate
+from smile.layers import KeysValues
+from smile.tokenizer import Tokenizer
+from smile.vit import ViT
+
+
+class Captioner(nn.Module):
+    """ViT encoder and cross-attention decoder, with the text they speak.
+
+    Args:
+        config: sizes (`vit`, `decoder`), prompt (`data`) and search settings (`generate`).
+        tokenizer: its vocabulary is as large as the decoder's; None for ids in, ids out.
+
+    Raises:
+        ValueError: if vocabulary and decoder, or encoder and decoder, do not fit together.
+    """
+
+    def __init__(self, *, config: Config, tokenizer: Tokenizer | None = None):
+        super().__init__()
+        vit, decoder = config.vit, config.decoder
+        if decoder.features_dim != vit.dim:
+            raise ValueError(
+                f"decoder.features_dim {decoder.features_dim} is not vit.dim {vit.dim}"
+            )
+        if tokenizer is not None and tokenizer.vocab_size != decoder.vocab_size:
+            raise ValueError(
+                f"decoder.vocab_size is {decoder.vocab_size}, "
+                f"but the tokenizer has {tokenizer.vocab_size} entries"
+            )
+        self.config = config
+        self.tokenizer = tokenizer
+        self.transform = EvalTransform(vit.image_size)
+        self.pad_id = tokenizer.pad_id if tokenizer else 0
+        self.vit = ViT(config=vit)
+        self.decoder = Decoder(config=decoder)
+
+    def init_weights(self) -> "Captioner":
+        """Draws all weights, to train from nothing: normal, biases 0, norms 1.
+
+        BLIP's and BERT's deviation, 0.02, suits a width of 768; narrower towers get more in the
+        measure of 1 / √width, or their signal starts too faint to learn from. The ViT's positions
+        start about as large as the patches they are added to: at 0.02 they are lost beside them,
+        and a small model spends most of its training on finding out what is where.
+        """
+        for tower in (self.vit, self.decoder):
+            std = 0.02 * (768 / tower.config.dim) ** 0.5
+            for module in tower.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
+                    nn.init.trunc_normal_(module.weight, std=std)
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.vit.class_token, std=0.02)
+        nn.init.trunc_normal_(self.vit.positions, std=0.5)
+        return self
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) → (B, P + 1, D) features: class token first, then the P patches."""
+        return self.vit(images)
+
+    def decode(
+        self,
+        ids: Tensor,
+        features: Tensor | list[KeysValues] | None,
+        *,
+        cache: DecoderCache | None = None,
+    ) -> Tensor:
+        """(B·K, T) ids, (B, P + 1, D) features → (B·K, T, D) states for `logits`.
+
+        The K captions (or beams) of an image stand next to each other in `ids`. With a cache (from
+        `new_cache`), `ids` are only the new positions and `features` are not read.
+        """
+        padding = None
+        if cache is None:
+            padding = ids == self.pad_id
+        return self.decoder(ids, features, padding=padding, cache=cache)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(..., D) states → (..., V) scores of every word as the next one."""
+        return self.decoder.logits(states)
+
+    def new_cache(self, features: Tensor, *, max_length: int) -> DecoderCache:
+        """A cache for decoding up to `max_length` words over (B, P + 1, D) features."""
+        return self.decoder.new_cache(features, max_length=max_length)
+
+    def forward(self, images: Tensor, captions: list[Tensor]) -> list[Tensor]:
+        """(B, 3, S, S) images, groups of (B, K, T) captions → their (B·K, T, D) states.
+
+        For training: the images are encoded, and their keys and values projected, once for all the
+        groups. `loss.caption_loss` scores only the words it needs from the states.
+        """
+        image = self.decoder.keys_values(self.encode(images))
+        return [self.decode(ids.flatten(0, 1), image) for ids in captions]
+
+    @property
+    def device(self) -> torch.device:
+        return self.vit.class_token.device
+
+    @torch.inference_mode()
+    def caption(
+        self, images: Image.Image | Sequence[Image.Image], *, prompt: str | None = None, **settings
+    ) -> str | list[str]:
+        """Describes one picture (a string) or several (a list of strings).
+
+        Args:
+            images: RGB pictures of any size, such as `smile.data.open_image` gives.
+            prompt: what every caption continues, itself left out; the captioner's own unless given.
+            settings: any of `[generate]`'s, such as `num_beams=1`, instead of the captioner's own.
+        """
+        if isinstance(images, Image.Image):
+            return self.caption([images], prompt=prompt, **settings)[0]
+        pixels = torch.stack([self.transform(image) for image in images])
+        found = self.search(pixels, prompt=prompt, **settings)
+        return [self.tokenizer.decode(hypothesis.ids) for hypothesis in found]
+
+    @torch.inference_mode()
+    def search(self, pixels: Tensor, *, prompt: str | None = None, **settings) -> list[Hypothesis]:
+        """(B, 3, S, S) transformed images → the best caption of each, as ids and score."""
+        prompt = self.config.data.prompt if prompt is None else prompt
+        ids = torch.tensor([self.tokenizer.prompt_ids(prompt)], device=self.device)
+        return generate(
+            self,
+            self.encode(pixels.to(self.device)),
+            ids.expand(len(pixels), -1),
+            sep_id=self.tokenizer.sep_id,
+            options=replace(self.config.generate, **settings),
+        )

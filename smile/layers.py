@@ -1,0 +1,98 @@
+"""The two layers everything here is built from: multi-head attention and the MLP.
+
+One attention module serves the ViT's self-attention, the decoder's causal self-attention (with or
+without a cache) and its cross-attention. What differs is only where the keys and values come from,
+so they are a separate verb: `keys_values(source)` projects them, `forward(x, keys_values)` attends.
+An image's keys and values are projected once, however many captions or beams read them.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+KeysValues = tuple[Tensor, Tensor]
+
+
+class Attention(nn.Module):
+    """Multi-head scaled dot-product attention ("Attention Is All You Need", section 3.2).
+
+    Args:
+        dim: width of the queries and of the output; each head is `dim / num_heads` wide.
+        num_heads: number of heads; divides `dim`.
+        source_dim: width of what is attended to; `dim` unless given.
+        dropout: probability that an attention weight is dropped in training.
+    """
+
+    def __init__(
+        self, *, dim: int, num_heads: int, source_dim: int | None = None, dropout: float = 0.0
+    ):
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.query = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(source_dim or dim, 2 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def keys_values(self, source: Tensor) -> KeysValues:
+        """(B, S, source_dim) → keys and values, each (B, heads, S, head_dim)."""
+        keys, values = self.key_value(source).chunk(2, dim=-1)
+        split = "b s (h d) -> b h s d"
+        return rearrange(keys, split, h=self.num_heads), rearrange(values, split, h=self.num_heads)
+
+    def forward(
+        self, x: Tensor, keys_values: KeysValues, *, mask: Tensor | None = None, causal=False
+    ) -> Tensor:
+        """(B·K, T, D), keys and values of B sources → (B·K, T, D).
+
+        K rows of `x` that share a source stand next to each other. Their queries are laid end to
+        end (K·T of them), so the source is read in place and never copied K times.
+
+        Args:
+            mask: bool, broadcast to (B, heads, K·T, S); True where a query may look.
+            causal: position t sees positions up to t only; for S = T and K = 1, without `mask`.
+        """
+        keys, values = keys_values
+        rows = x.size(0) // keys.size(0)
+        queries = rearrange(self.query(x), "(b k) t (h d) -> b h (k t) d", k=rows, h=self.num_heads)
+        attended = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=causal,
+        )
+        return self.out(rearrange(attended, "b h (k t) d -> (b k) t (h d)", k=rows))
+
+
+class MLP(nn.Module):
+    """Two linear layers with the exact (erf) GELU between them, applied to each position."""
+
+    def __init__(self, *, dim: int, hidden_dim: int):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D) → (..., D)."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (Huang et al. 2016): in training, a residual branch is skipped per sample.
+
+    Branches that stay are scaled by 1 / (1 - probability), so evaluation needs no correction.
+    """
+
+    def __init__(self, *, probability: float):
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, branch: Tensor) -> Tensor:
+        """(B, ..., D) → (B, ..., D)."""
+        if not self.training or self.probability == 0.0:
+            return branch
+        kept = 1.0 - self.probability
+        shape = (branch.size(0),) + (1,) * (branch.dim() - 1)
+        return branch * (torch.rand(shape, device=branch.device) < kept) / kept

@@ -1,0 +1,85 @@
+"""The image encoder: a Vision Transformer (Dosovitskiy et al. 2021) as BLIP uses it.
+
+An image is cut into square patches; each becomes a token, a class token stands before them, learned
+positions are added, and pre-norm Transformer blocks mix them. The captioner reads all the tokens,
+the class token too.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from smile.config import ViTConfig
+from smile.layers import MLP, Attention, DropPath
+
+
+class ViTBlock(nn.Module):
+    """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, *, config: ViTConfig, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.attention = Attention(dim=config.dim, num_heads=config.num_heads)
+        self.norm2 = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.mlp = MLP(dim=config.dim, hidden_dim=config.mlp_dim)
+        self.drop_path = DropPath(probability=drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, P, D) → (B, P, D)."""
+        normed = self.norm1(x)
+        x = x + self.drop_path(self.attention(normed, self.attention.keys_values(normed)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class ViT(nn.Module):
+    """Image → one feature vector for the whole and one for each patch."""
+
+    def __init__(self, *, config: ViTConfig):
+        super().__init__()
+        self.config = config
+        grid = config.image_size // config.patch_size
+        self.patch_embed = nn.Conv2d(
+            3, config.dim, kernel_size=config.patch_size, stride=config.patch_size
+        )
+        self.class_token = nn.Parameter(torch.zeros(1, 1, config.dim))
+        self.positions = nn.Parameter(torch.zeros(1, 1 + grid * grid, config.dim))
+        # Stochastic depth grows linearly from 0 at the first block to its full value at the last.
+        drop_paths = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(ViTBlock(config=config, drop_path=p) for p in drop_paths)
+        self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) → (B, 1 + (S / patch_size)², D).
+
+        Raises:
+            ValueError: if S is not the configured image size.
+        """
+        size = self.config.image_size
+        if images.shape[1:] != (3, size, size):
+            raise ValueError(
+                f"images are {tuple(images.shape)}, expected (B, 3, {size}, {size}); "
+                "load the model with image_size=… to use another size"
+            )
+        patches = rearrange(self.patch_embed(images), "b d h w -> b (h w) d")
+        class_token = self.class_token.expand(images.size(0), -1, -1)
+        x = torch.cat([class_token, patches], dim=1) + self.positions
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)
+
+
+def interpolate_positions(positions: Tensor, *, grid: int) -> Tensor:
+    """Position embeddings for another image size: (1, 1 + g², D) → (1, 1 + grid², D).
+
+    Patch positions are resized bicubically (`align_corners=False`), the class position is kept, as
+    BLIP does when it loads a 224 px checkpoint at 384 px.
+    """
+    old_grid = round((positions.size(1) - 1) ** 0.5)
+    if old_grid == grid:
+        return positions
+    class_position, patches = positions[:, :1], positions[:, 1:]
+    patches = rearrange(patches, "1 (h w) d -> 1 d h w", h=old_grid)
+    resized = F.interpolate(patches.float(), size=(grid, grid), mode="bicubic", align_corners=False)
+    patches = rearrange(resized.to(positions.dtype), "1 d h w -> 1 (h w) d")
+    return torch.cat([class_position, patches], dim=1)

@@ -1,0 +1,142 @@
+"""Encoder, decoder and cache: what must be equal however it is computed."""
+
+import copy
+
+import pytest
+import torch
+from golden_fixtures import load_golden
+from torch.testing import assert_close
+
+from smile.captioner import Captioner
+from smile.config import Config, DecoderConfig, ViTConfig
+from smile.layers import DropPath
+from smile.vit import interpolate_positions
+
+
+@pytest.fixture
+def golden():
+    return load_golden("a")
+
+
+def test_a_cache_changes_nothing(golden):
+    """One word at a time, in chunks, or all at once: the same states."""
+    captioner, ids = golden.captioner, golden.expected["ids"][:1]
+    with torch.inference_mode():
+        features = captioner.encode(golden.expected["image"][:1])
+        whole = captioner.decode(ids, features)
+        for cuts in ([1] * ids.size(1), [4, 1, 1, 8], [ids.size(1)]):
+            cache = captioner.new_cache(features, max_length=ids.size(1))
+            parts = [captioner.decode(part, None, cache=cache) for part in ids.split(cuts, dim=1)]
+            assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-5)
+
+
+def test_cache_follows_its_rows(golden):
+    """After `select`, row i goes on from what row rows[i] said, about the image it belongs to."""
+    captioner, ids = golden.captioner, golden.expected["ids"]
+    with torch.inference_mode():
+        features = captioner.encode(golden.expected["image"])
+        cache = captioner.new_cache(features, max_length=6)
+        captioner.decode(ids[:, :5], None, cache=cache)
+        rows, images = torch.tensor([2, 0, 2, 2]), torch.tensor([2, 0])
+        rows = torch.tensor([2, 2, 0, 0])
+        cache.select(rows, images)
+        new = torch.tensor([[7], [8], [9], [10]])
+        states = captioner.decode(new, None, cache=cache)
+        alone = captioner.decode(torch.cat([ids[rows, :5], new], dim=1), features[images])[:, -1:]
+        assert_close(states, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_captions_of_one_image_share_it(golden):
+    """K captions per image give what K copies of the image with one caption each give."""
+    captioner = golden.captioner
+    images = golden.expected["image"][:2]
+    ids = torch.randint(4, 200, (2, 3, 7), generator=torch.Generator().manual_seed(0))
+    [apart] = captioner(images.repeat_interleave(3, dim=0), [ids.flatten(0, 1)[:, None]])
+    [together] = captioner(images, [ids])
+    assert_close(together, apart, rtol=1e-4, atol=1e-5)
+    first, rest = captioner(images, [ids[:, :1], ids[:, 1:]])
+    regrouped = torch.cat([first.unflatten(0, (2, 1)), rest.unflatten(0, (2, 2))], dim=1)
+    assert_close(regrouped.flatten(0, 1), apart, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_is_not_attended_to(golden):
+    captioner, ids = golden.captioner, golden.expected["ids"][2:]
+    image = golden.expected["image"][2:]
+    length = int((ids != 0).sum())
+    features = captioner.encode(image)
+    padded = captioner.decode(ids, features)
+    assert ids.size(1) > length
+    assert_close(padded[:, :length], captioner.decode(ids[:, :length], features))
+    # A padded position sees only the words before it, so more padding does not change it either.
+    assert_close(padded[:, length], captioner.decode(ids[:, : length + 1], features)[:, length])
+
+
+def test_a_row_of_padding_is_finite(golden):
+    nothing = torch.zeros(1, 1, 5, dtype=torch.long)
+    [states] = golden.captioner(golden.expected["image"][:1], [nothing])
+    assert states.isfinite().all()
+
+
+def test_a_word_sees_only_the_past(golden):
+    captioner, ids = golden.captioner, golden.expected["ids"][:1]
+    features = captioner.encode(golden.expected["image"][:1])
+    changed = ids.clone()
+    changed[0, 6] = 17
+    before, after = captioner.decode(ids, features), captioner.decode(changed, features)
+    assert_close(before[:, :6], after[:, :6])
+    assert not torch.allclose(before[:, 6:], after[:, 6:])
+
+
+def test_dropout_and_stochastic_depth_only_in_training():
+    config = Config(
+        vit=ViTConfig(image_size=32, dim=32, depth=3, num_heads=2, mlp_dim=64, drop_path=0.5),
+        decoder=DecoderConfig(
+            vocab_size=50, dim=32, features_dim=32, depth=2, num_heads=2, mlp_dim=64, dropout=0.2
+        ),
+    )
+    torch.manual_seed(0)
+    captioner = Captioner(config=config).init_weights()
+    images, ids = torch.randn(2, 3, 32, 32), torch.randint(3, 50, (2, 1, 6))
+    captioner.eval()
+    assert_close(captioner(images, [ids]), captioner(images, [ids]), rtol=0, atol=0)
+    captioner.train()
+    assert not torch.allclose(captioner.encode(images), captioner.encode(images))
+    features = captioner.encode(images)
+    assert not torch.allclose(
+        captioner.decode(ids[:, 0], features), captioner.decode(ids[:, 0], features)
+    )
+    probabilities = [block.drop_path.probability for block in captioner.vit.blocks]
+    assert probabilities == pytest.approx([0.0, 0.25, 0.5])
+
+
+def test_drop_path_keeps_the_mean_and_drops_whole_samples():
+    torch.manual_seed(0)
+    branch = DropPath(probability=0.25).train()(torch.ones(4000, 2, 3))
+    assert branch.mean().item() == pytest.approx(1.0, abs=0.05)
+    per_sample = branch.flatten(1)
+    assert (per_sample == per_sample[:, :1]).all()
+    assert per_sample.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+
+
+def test_positions_interpolate_smoothly_and_keep_the_class():
+    """Away from the border a ramp stays a ramp, bar the kernel's ripple; the class stays."""
+    ramp = torch.arange(8.0)[None, :, None].expand(8, 8, 1)  # value = column
+    positions = torch.cat([torch.full((1, 1, 1), 42.0), ramp.reshape(1, 64, 1)], dim=1)
+    larger = interpolate_positions(positions, grid=16)
+    assert larger.shape == (1, 257, 1)
+    assert larger[0, 0, 0] == 42
+    columns = larger[0, 1:, 0].reshape(16, 16)
+    expected = (torch.arange(16) + 0.5) / 2 - 0.5  # align_corners=False: pixel centres
+    assert_close(columns[8, 4:12], expected[4:12], rtol=0, atol=0.05)
+    assert interpolate_positions(positions, grid=8) is positions
+
+
+def test_wrong_sizes_are_named(golden):
+    with pytest.raises(ValueError, match=r"expected \(B, 3, 64, 64\)"):
+        golden.captioner.encode(torch.zeros(1, 3, 96, 96))
+    with pytest.raises(ValueError, match="65 tokens, but the decoder has 64"):
+        golden.captioner.decode(torch.ones(1, 65, dtype=torch.long), torch.zeros(1, 17, 48))
+    config = copy.deepcopy(golden.captioner.config)
+    object.__setattr__(config.decoder, "features_dim", 7)
+    with pytest.raises(ValueError, match=r"features_dim 7 is not vit\.dim 48"):
+        Captioner(config=config)
