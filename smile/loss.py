@@ -1,0 +1,235 @@
+"""Losses for captioning: MLE, SMILE and the paper's variants (Yue et al. 2023, arXiv 2306.13460).
+
+MLE's softmax runs over the whole vocabulary: a caption that says "a dog" teaches the model that
+"small", "brown" and "running" were all wrong after "a". SMILE's runs only over the words of that
+very caption, so richer words it did not use are neither rewarded nor punished: more detail may get
+in, less may not ("semipermeable").
+
+    target caption    a   dog  chases  a   ball  [SEP]           N = 6 positions
+    its words         {a, dog, chases, ball, [SEP]}              repeated ones counted once, no pad
+
+                      whole vocabulary (V columns)
+    position          a  dog chases ball [SEP] │ cat red small …
+    1   → a           ■   ·    ·     ·    ·    │  ·   ·    ·       first token: all of them (MLE)
+    2   → dog         ·   ■    ·     ·    ·    │                   after it: only the columns
+    3   → chases      ·   ·    ■     ·    ·    │    no gradient    left of the bar
+    …                                          │
+    6   → [SEP]       ·   ·    ·     ·    ■    │
+
+Without the first row's full softmax nothing would ever say how a caption starts, and words outside
+every caption could float up there ("first-token MLE", on by default).
+
+Two ways to the same number stand here. `smile_loss`, `reverse_loss` and `random_loss` take any
+language model's `(logits, labels)` and read like their definitions. `caption_loss` takes the states
+before the head and scores only the N words that matter: (B, N, N) scores instead of (B, N, V).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = -100  # the label of positions that are not predicted: padding and the prompt
+
+
+def mle_loss(
+    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, reduction: str = "mean"
+) -> Tensor:
+    """Maximum likelihood: cross entropy over the whole vocabulary (the paper's equation 1).
+
+    Args:
+        logits: (B, N, V), any float type; `logits[:, i]` predicts `labels[:, i]`.
+        labels: (B, N) token ids, -100 where nothing is to be predicted.
+        label_smoothing: share of the target spread over all words; BLIP uses 0.1.
+        reduction: "mean" over all predicted tokens, or their "sum".
+    """
+    return F.cross_entropy(
+        logits.flatten(0, 1).float(),
+        labels.flatten(),
+        ignore_index=IGNORE,
+        label_smoothing=label_smoothing,
+        reduction=reduction,
+    )
+
+
+def smile_loss(
+    logits: Tensor, labels: Tensor, *, first_token_mle: bool = True, reduction: str = "mean"
+) -> Tensor:
+    """SMILE: cross entropy over the words of each caption only (the paper's equation 2).
+
+    For any language model: give it logits already aligned with their labels (for a decoder-only
+    model that is `logits[:, :-1], labels[:, 1:]`).
+
+    Args:
+        logits: (B, N, V), any float type; `logits[:, i]` predicts `labels[:, i]`.
+        labels: (B, N) token ids, -100 where nothing is to be predicted.
+        first_token_mle: the first predicted token of each caption uses the whole vocabulary.
+        reduction: "mean" over all predicted tokens, or their "sum".
+    """
+    allowed = _words_of(labels, logits.size(2))[:, None, :].expand_as(logits)
+    if first_token_mle:
+        allowed = allowed | _first_token(labels)[:, :, None]
+    return _masked_cross_entropy(logits, labels, allowed, reduction)
+
+
+def reverse_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    first_token_mle: bool = True,
+    pad_id: int = 0,
+    reduction: str = "mean",
+) -> Tensor:
+    """The "reverse" subset: every word *except* the caption's others (the paper's ablation).
+
+    As in the reference, `pad_id` counts as one of the caption's words where the caption is followed
+    by padding. The other arguments are those of `smile_loss`.
+    """
+    words = _words_of(labels, logits.size(2))
+    words[:, pad_id] |= (labels[:, -1] == IGNORE) & (labels != IGNORE).any(dim=1)
+    allowed = ~words[:, None, :].expand_as(logits)
+    if first_token_mle:
+        allowed = allowed | _first_token(labels)[:, :, None]
+    return _masked_cross_entropy(logits, labels, allowed, reduction)
+
+
+def random_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    num_random: int = 10,
+    first_token_mle: bool = True,
+    pad_id: int = 0,
+    reduction: str = "mean",
+) -> Tensor:
+    """Random subset: at each position the label and `num_random` random words (the ablation).
+
+    Ids are drawn anew at each call, with replacement, from torch's global generator; one drawn
+    twice counts once, and `pad_id` never counts. The other arguments are those of `smile_loss`.
+    """
+    drawn = torch.randint(logits.size(2), (*labels.shape, num_random), device=logits.device)
+    allowed = torch.zeros_like(logits, dtype=torch.bool).scatter_(2, drawn, True)
+    allowed[:, :, pad_id] = False
+    if first_token_mle:
+        allowed = allowed | _first_token(labels)[:, :, None]
+    return _masked_cross_entropy(logits, labels, allowed, reduction)
+
+
+def caption_loss(
+    states: Tensor,
+    labels: Tensor,
+    *,
+    weight: Tensor,
+    bias: Tensor,
+    objective: str = "smile",
+    mle_weight: float = 0.0,
+    label_smoothing: float = 0.0,
+    first_token_mle: bool = True,
+    num_random: int = 10,
+    reduction: str = "mean",
+) -> Tensor:
+    """The training objective, computed from states and head without needless scores.
+
+    Args:
+        states: (B, N, D), the decoder's output at the positions that predict `labels`.
+        labels: (B, N) token ids, -100 where nothing is to be predicted.
+        weight, bias: the head, (V, D) and (V,).
+        objective: "smile", "mle", "reverse" or "random".
+        mle_weight: λ in λ·MLE + (1 - λ)·objective; 0 leaves MLE out.
+        label_smoothing: of the MLE part.
+        first_token_mle, num_random, reduction: as in `smile_loss` and `random_loss`.
+
+    Raises:
+        ValueError: if `objective` is none of the four.
+    """
+    if objective == "mle":
+        mle_weight = 1.0
+    loss = states.new_zeros((), dtype=torch.float32)
+    if mle_weight > 0:
+        seen = labels != IGNORE  # padding goes no further than this
+        logits = F.linear(states[seen], weight, bias)[None]
+        mle = mle_loss(
+            logits, labels[seen][None], label_smoothing=label_smoothing, reduction=reduction
+        )
+        loss = loss + mle_weight * mle
+    if mle_weight < 1:
+        shared = {"first_token_mle": first_token_mle, "reduction": reduction}
+        if objective == "smile":
+            other = _smile_from_states(states, labels, weight, bias, **shared)
+        elif objective == "reverse":
+            other = reverse_loss(F.linear(states, weight, bias), labels, **shared)
+        elif objective == "random":
+            logits = F.linear(states, weight, bias)
+            other = random_loss(logits, labels, num_random=num_random, **shared)
+        else:
+            raise ValueError(f"objective {objective!r} is none of smile, mle, reverse, random")
+        loss = loss + (1 - mle_weight) * other
+    return loss
+
+
+def _smile_from_states(
+    states: Tensor,
+    labels: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    first_token_mle: bool,
+    reduction: str,
+) -> Tensor:
+    """`smile_loss` from (B, N, D) states: (B, N, N) scores of the captions' own words.
+
+    Column j stands for the word `labels[:, j]`. A word that occurs again keeps only its first
+    column, so that it is counted once in the softmax.
+    """
+    seen = labels != IGNORE
+    words = labels.masked_fill(~seen, 0)
+    same = (labels[:, :, None] == labels[:, None, :]) & seen[:, None, :]
+    first_column = same.int().argmax(dim=2)  # (B, N): where each position's word stands first
+    order = torch.arange(labels.size(1), device=labels.device)
+    counted = seen & (first_column == order)
+
+    scores = states @ F.embedding(words, weight).transpose(1, 2) + bias[words][:, None, :]
+    # A position that is not predicted keeps every column: its loss is dropped, and stays finite.
+    allowed = counted[:, None, :] | ~seen[:, :, None]
+    scores = scores.float().masked_fill(~allowed, float("-inf"))
+    predicted = seen
+    loss = scores.new_zeros(())
+    if first_token_mle:
+        first = _first_token(labels)
+        predicted = seen & ~first
+        first_logits = F.linear(states[first], weight, bias).float()
+        loss = F.cross_entropy(first_logits, labels[first], reduction="sum")
+    targets = first_column.masked_fill(~predicted, IGNORE)
+    loss = loss + F.cross_entropy(
+        scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
+    return loss / seen.sum() if reduction == "mean" else loss
+
+
+def _words_of(labels: Tensor, vocab_size: int) -> Tensor:
+    """(B, N) labels → (B, V), True at the words that occur in each row."""
+    words = torch.zeros(labels.size(0), vocab_size, dtype=torch.bool, device=labels.device)
+    rows, columns = (labels != IGNORE).nonzero(as_tuple=True)
+    words[rows, labels[rows, columns]] = True
+    return words
+
+
+def _first_token(labels: Tensor) -> Tensor:
+    """(B, N) → True at the first predicted position of each row that has one."""
+    seen = labels != IGNORE
+    return seen & (seen.cumsum(dim=1) == 1)
+
+
+def _masked_cross_entropy(
+    logits: Tensor, labels: Tensor, allowed: Tensor, reduction: str
+) -> Tensor:
+    """Cross entropy over the `allowed` (B, N, V) words and the label itself, in float32.
+
+    float32 and -inf rather than the reference's -1e9, which overflows in fp16. Positions that are
+    not predicted keep all words: their loss is dropped, and its gradient stays finite.
+    """
+    seen = labels != IGNORE
+    targets = labels.masked_fill(~seen, 0)
+    allowed = (allowed | ~seen[:, :, None]).scatter(2, targets[:, :, None], True)
+    return mle_loss(
+        logits.float().masked_fill(~allowed, float("-inf")), labels, reduction=reduction
+    )

@@ -1,0 +1,186 @@
+"""The losses against hand computation, brute force and each other."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from smile.loss import IGNORE, caption_loss, mle_loss, random_loss, reverse_loss, smile_loss
+
+
+def brute_force(logits, labels, allowed_words, *, first_token_mle=True):
+    """Cross entropy position by position over explicit sets of words."""
+    losses = []
+    for row_logits, row in zip(logits, labels.tolist(), strict=True):
+        caption = [label for label in row if label != IGNORE]
+        seen = 0
+        for scores, label in zip(row_logits, row, strict=True):
+            if label == IGNORE:
+                continue
+            everything = set(range(logits.size(2)))
+            first = first_token_mle and seen == 0
+            words = everything if first else allowed_words(set(caption), label, everything)
+            total = sum(math.exp(scores[word]) for word in words)
+            losses.append(math.log(total) - scores[label].item())
+            seen += 1
+    return sum(losses) / len(losses)
+
+
+@pytest.fixture
+def batch():
+    """Captions with a repeated word, of one token, behind a prompt, and of padding only."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.tensor(
+        [
+            [5, 7, 5, 9, 3],
+            [3, IGNORE, IGNORE, IGNORE, IGNORE],
+            [IGNORE, IGNORE, 8, 6, 3],
+            [IGNORE, IGNORE, IGNORE, IGNORE, IGNORE],
+        ]
+    )
+    states = torch.randn(4, 5, 6, generator=generator, dtype=torch.float64)
+    weight = torch.randn(11, 6, generator=generator, dtype=torch.float64)
+    bias = torch.randn(11, generator=generator, dtype=torch.float64)
+    return states, labels, weight, bias
+
+
+def test_smile_by_hand():
+    """Caption "1 2" of a three-word vocabulary, logits chosen so that the sums are easy."""
+    log = math.log
+    logits = torch.tensor([[[log(2), log(3), log(5)], [log(7), log(1), log(4)]]])
+    labels = torch.tensor([[1, 2]])
+    # First token: 3 of 2 + 3 + 5. Second: only words 1 and 2 compete, 4 of 1 + 4.
+    expected = (-log(3 / 10) - log(4 / 5)) / 2
+    assert smile_loss(logits, labels).item() == pytest.approx(expected)
+    # Without first-token MLE the first also sees words 1 and 2 only: 3 of 3 + 5.
+    expected = (-log(3 / 8) - log(4 / 5)) / 2
+    assert smile_loss(logits, labels, first_token_mle=False).item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("first_token_mle", [True, False])
+def test_smile_equals_brute_force(batch, first_token_mle):
+    states, labels, weight, bias = batch
+    logits = F.linear(states, weight, bias)
+    expected = brute_force(
+        logits, labels, lambda caption, label, _: caption, first_token_mle=first_token_mle
+    )
+    loss = smile_loss(logits, labels, first_token_mle=first_token_mle)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_reverse_equals_brute_force(batch):
+    states, labels, weight, bias = batch
+    labels = labels[[0, 2]]  # without padding behind them, whose own rule the golden values test
+    logits = F.linear(states[[0, 2]], weight, bias)
+    expected = brute_force(
+        logits, labels, lambda caption, label, everything: everything - caption | {label}
+    )
+    assert reverse_loss(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_random_draws_the_label_and_others(batch):
+    """With one random word, each position's loss is that of a choice between two words or one."""
+    states, labels, weight, bias = batch
+    logits = F.linear(states[:1], weight, bias)
+    row = labels[:1, :1]
+    scores = logits[0, 0]
+    possible = {
+        round(math.log1p(math.exp(scores[other] - scores[row.item()])), 5)
+        for other in range(1, 11)
+        if other != row.item()
+    } | {0.0}
+    torch.manual_seed(0)
+    drawn = {
+        round(random_loss(logits[:, :1], row, num_random=1, first_token_mle=False).item(), 5)
+        for _ in range(300)
+    }
+    assert drawn == possible  # every word but the pad turns up, and nothing else
+
+
+@pytest.mark.parametrize("first_token_mle", [True, False])
+def test_states_and_logits_give_the_same_loss_and_gradients(batch, first_token_mle):
+    states, labels, weight, bias = batch
+    results = []
+    for from_states in (True, False):
+        leaves = [tensor.clone().requires_grad_() for tensor in (states, weight, bias)]
+        s, w, b = leaves
+        if from_states:
+            loss = caption_loss(s, labels, weight=w, bias=b, first_token_mle=first_token_mle)
+        else:
+            loss = smile_loss(F.linear(s, w, b), labels, first_token_mle=first_token_mle)
+        results.append([loss, *torch.autograd.grad(loss, leaves)])
+    for ours, plain in zip(*results, strict=True):
+        assert_close(ours, plain, rtol=1e-5, atol=1e-7, check_dtype=False)
+        assert ours.isfinite().all()
+
+
+def test_gradient_never_punishes_an_unsaid_word(batch):
+    """After the first token, SMILE's gradient at every word outside the caption is exactly zero."""
+    states, labels, weight, bias = batch
+    logits = F.linear(states, weight, bias).requires_grad_()
+    smile_loss(logits, labels).backward()
+    for row, gradient in zip(labels.tolist(), logits.grad, strict=True):
+        caption = [label for label in row if label != IGNORE]
+        unsaid = [word for word in range(11) if word not in caption]
+        first = next((i for i, label in enumerate(row) if label != IGNORE), None)
+        later = [i for i in range(5) if i != first]
+        assert (gradient[later][:, unsaid] == 0).all()
+    assert (logits.grad[0, 0] != 0).all()  # the first token: every word of the vocabulary
+
+
+def test_a_repeated_word_counts_once():
+    """Scores of a caption "5 7 5" depend on two words: repeating 5 adds no mass to the softmax."""
+    logits = torch.zeros(1, 3, 11)
+    labels = torch.tensor([[5, 7, 5]])
+    assert smile_loss(logits, labels, first_token_mle=False).item() == pytest.approx(math.log(2))
+    weight, bias, states = torch.zeros(11, 4), torch.zeros(11), torch.zeros(1, 3, 4)
+    loss = caption_loss(states, labels, weight=weight, bias=bias, first_token_mle=False)
+    assert loss.item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_finite_and_close(batch, dtype):
+    states, labels, weight, bias = (tensor.float() for tensor in batch)
+    labels = labels.long()
+    expected = caption_loss(states, labels, weight=weight, bias=bias)
+    halves = [tensor.to(dtype).requires_grad_() for tensor in (states, weight, bias)]
+    s, w, b = halves
+    for loss in (
+        caption_loss(s, labels, weight=w, bias=b),
+        smile_loss(F.linear(s, w, b), labels),
+    ):
+        assert loss.item() == pytest.approx(expected.item(), rel=0.03)
+        assert all(g.isfinite().all() for g in torch.autograd.grad(loss, halves))
+
+
+def test_mix_is_the_weighted_sum(batch):
+    states, labels, weight, bias = batch
+    head = {"weight": weight, "bias": bias}
+    smile = caption_loss(states, labels, **head)
+    mle = caption_loss(states, labels, **head, objective="mle", label_smoothing=0.1)
+    mixed = caption_loss(states, labels, **head, mle_weight=0.01, label_smoothing=0.1)
+    assert_close(mixed, 0.01 * mle + 0.99 * smile)
+
+
+@pytest.mark.parametrize("objective", ["smile", "mle", "reverse"])
+def test_sum_over_tokens_is_their_number_times_the_mean(batch, objective):
+    states, labels, weight, bias = batch
+    settings = {"weight": weight, "bias": bias, "objective": objective, "mle_weight": 0.25}
+    mean = caption_loss(states, labels, **settings)
+    total = caption_loss(states, labels, **settings, reduction="sum")
+    assert_close(total, mean * 9)
+
+
+def test_mle_is_cross_entropy(batch):
+    states, labels, weight, bias = batch
+    logits = F.linear(states, weight, bias)
+    expected = brute_force(logits, labels, lambda caption, label, everything: everything)
+    assert mle_loss(logits, labels).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_unknown_objective_is_refused(batch):
+    states, labels, weight, bias = batch
+    with pytest.raises(ValueError, match="'simle' is none of smile, mle, reverse, random"):
+        caption_loss(states, labels, weight=weight, bias=bias, objective="simle")
