@@ -1,0 +1,62 @@
+"""Data sets: what they hold (`load_examples`), how pictures and captions become batches.
+
+`smile.data.augment` is left out on purpose: it imports torchvision, which takes seconds and which
+only training needs.
+"""
+
+from collections.abc import Sequence
+
+from smile.config import DataConfig
+from smile.data import layouts
+from smile.data.batches import Batch, Broken, CaptionDataset, Collate, Draw, EpochBatches, Example
+from smile.data.captions import clean_caption
+from smile.data.images import IMAGE_SUFFIXES, EvalTransform, Photo, open_image
+from smile.data.shapes import make_scenes
+from smile.errors import UserError
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Batch",
+    "Broken",
+    "CaptionDataset",
+    "Collate",
+    "Draw",
+    "EpochBatches",
+    "EvalTransform",
+    "Example",
+    "Photo",
+    "clean_caption",
+    "load_examples",
+    "open_image",
+]
+
+
+def load_examples(data: DataConfig, split: str, *, image_size: int = 224) -> Sequence[Example]:
+    """Return the examples of `split` ("train", "val" or "test") that `data` describes.
+
+    `image_size` is the side at which scenes of the format "shapes" are drawn. Raises UserError
+    where data are missing or amiss, and says where to get them.
+    """
+    if split not in layouts.SPLITS:
+        raise ValueError(f"split must be one of {', '.join(layouts.SPLITS)}, not {split!r}")
+    match data.format:
+        case "shapes":
+            count = {"train": data.num_train, "val": data.num_val, "test": data.num_test}[split]
+            return make_scenes(split, count, seed=data.seed, image_size=image_size)
+        case "flickr8k":
+            return layouts.flickr8k(data.root, split, max_words=data.max_words)
+        case "karpathy":
+            return layouts.karpathy(
+                data.root, split, annotations=data.annotations, max_words=data.max_words
+            )
+        case "folder":
+            return layouts.folder(
+                data.root,
+                split,
+                val_fraction=data.val_fraction,
+                test_fraction=data.test_fraction,
+                max_words=data.max_words,
+            )
+    raise UserError(
+        f"data.format: {data.format!r} is not known; expected shapes, flickr8k, karpathy or folder"
+    )

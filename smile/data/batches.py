@@ -1,0 +1,247 @@
+"""From examples to padded batches: which captions, in which order, augmented how.
+
+One image is decoded and encoded once for several of its captions (`captions_per_image`), which
+saves most of the work; 1 gives BLIP's one pair per row. Everything random is a function of the
+seed, the epoch and the example, never of the worker or the order of arrival, so a run is
+reproducible with any number of workers.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, Protocol, Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from smile.errors import UserError
+from smile.tokenizer import Tokenizer
+
+
+class Example(Protocol):
+    """What data sets are made of: a name to show, cleaned captions, and a picture to read."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def captions(self) -> tuple[str, ...]: ...
+
+    def read(self) -> Image.Image: ...
+
+
+class Draw(NamedTuple):
+    """One row of a batch: which example, which of its captions, in which epoch."""
+
+    example: int
+    captions: tuple[int, ...]
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Broken:
+    """An image that could not be read."""
+
+    name: str
+    reason: str
+
+
+class BrokenImage(UserError):
+    """A broken image met while training.
+
+    DataLoader carries an exception out of a worker process by making a new one from the text of its
+    traceback. The last line of that text is the message; the rest would only hide it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """B images with up to K captions of up to T tokens each.
+
+    images: (B, 3, S, S) float32.
+    ids: (B, K, T) int64, `[DEC] prompt caption [SEP]` padded with 0; a row of zeros where an image
+        has fewer than K captions.
+    names: B names to show. broken: the images left out (only with `skip_broken`).
+    """
+
+    images: Tensor
+    ids: Tensor
+    names: list[str]
+    broken: list[Broken] = field(default_factory=list)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return the batch on `device`; from pinned memory the copy does not wait."""
+        return replace(
+            self,
+            images=self.images.to(device, non_blocking=True),
+            ids=self.ids.to(device, non_blocking=True),
+        )
+
+    def ids_by_length(self) -> list[Tensor]:
+        """`ids` without needless padding: one or two groups of slots, (B, K', T') each.
+
+        Slots are in order of length, so a few long captions need not stretch all the short ones:
+        the cut is where the fewest tokens remain.
+        """
+        slots, longest = self.ids.shape[1:]
+        lengths = (self.ids != 0).sum(dim=2).amax(dim=0).tolist()  # of each slot's longest caption
+        sizes = {cut: cut * lengths[cut - 1] + (slots - cut) * longest for cut in range(1, slots)}
+        cut = min(sizes, key=sizes.get, default=0)
+        if not cut or lengths[cut - 1] == longest:
+            return [self.ids]
+        return [self.ids[:, :cut, : lengths[cut - 1]], self.ids[:, cut:]]
+
+    def pin_memory(self) -> Self:
+        """Called by DataLoader where it pins memory."""
+        return replace(self, images=self.images.pin_memory(), ids=self.ids.pin_memory())
+
+
+class EpochBatches(Sampler[list[Draw]]):
+    """A batch sampler that deals every caption of every image exactly once an epoch.
+
+    Each image's captions are shuffled and dealt in groups of `captions_per_image`, the last one
+    smaller where they do not divide evenly; the groups of all images are shuffled and cut into
+    batches of `batch_size` images. With `shuffle=False` everything stays in order.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        *,
+        batch_size: int,
+        captions_per_image: int,
+        seed: int,
+        shuffle: bool = True,
+    ) -> None:
+        if batch_size < 1 or captions_per_image < 1:
+            raise ValueError(
+                "batch_size and captions_per_image must be at least 1, "
+                f"not {batch_size} and {captions_per_image}"
+            )
+        self.num_captions = [len(example.captions) for example in examples]
+        self.batch_size = batch_size
+        self.captions_per_image = captions_per_image
+        self.seed = seed
+        self.shuffle = shuffle
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next iteration follows."""
+        self.epoch = epoch
+
+    @property
+    def num_groups(self) -> int:
+        """Images (with up to `captions_per_image` captions each) dealt in an epoch."""
+        return sum(-(-count // self.captions_per_image) for count in self.num_captions)
+
+    def __len__(self) -> int:
+        return -(-self.num_groups // self.batch_size)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        draws = self._draws(random.Random(f"{self.seed} {self.epoch}"))
+        for start in range(0, len(draws), self.batch_size):
+            yield draws[start : start + self.batch_size]
+
+    def _draws(self, rng: random.Random) -> list[Draw]:
+        draws = []
+        for example, count in enumerate(self.num_captions):
+            order = list(range(count))
+            if self.shuffle:
+                rng.shuffle(order)
+            for start in range(0, count, self.captions_per_image):
+                captions = tuple(order[start : start + self.captions_per_image])
+                draws.append(Draw(example, captions, self.epoch))
+        if self.shuffle:
+            rng.shuffle(draws)
+        return draws
+
+
+class CaptionDataset(Dataset):
+    """Reads what a `Draw` asks for: (name, image tensor, captions).
+
+    A picture that cannot be read raises BrokenImage, a UserError that names it; with
+    `skip_broken` it comes back as `Broken`, for `Collate` to set aside.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        transform: Callable[[Image.Image], Tensor],
+        *,
+        seed: int = 0,
+        skip_broken: bool = False,
+    ) -> None:
+        self.examples = examples
+        self.transform = transform
+        self.seed = seed
+        self.skip_broken = skip_broken
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, draw: Draw) -> tuple[str, Tensor, list[str]] | Broken:
+        example = self.examples[draw.example]
+        try:
+            image = example.read()
+        except UserError as error:
+            if self.skip_broken:
+                return Broken(example.name, str(error))
+            raise BrokenImage(
+                f"{error}; replace or remove it, or set data.skip_broken = true"
+            ) from error
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed: that would reseed the GPU, which fork_rng here leaves alone.
+            torch.default_generator.manual_seed(self._augmentation_seed(draw))
+            pixels = self.transform(image)
+        return example.name, pixels, [example.captions[index] for index in draw.captions]
+
+    def _augmentation_seed(self, draw: Draw) -> int:
+        """One seed per draw, unrelated between draws; the first caption tells an image's apart."""
+        key = f"{self.seed} {draw.epoch} {draw.example} {draw.captions[0]}"
+        return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest())
+
+
+class Collate:
+    """Rows from a `CaptionDataset` → `Batch`, padded no further than this batch needs.
+
+    `prompt`, `max_tokens` and `shift_first` are handed to `tokenizer.encode`. Where every image
+    was broken, the batch has no rows: images (0, 3, 0, 0), ids (0, 0, 0).
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, prompt: str, max_tokens: int, shift_first: bool = False
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.options = {"prompt": prompt, "max_tokens": max_tokens, "shift_first": shift_first}
+
+    def __call__(self, rows: Sequence[tuple[str, Tensor, list[str]] | Broken]) -> Batch:
+        broken = [row for row in rows if isinstance(row, Broken)]
+        whole = [row for row in rows if not isinstance(row, Broken)]
+        images = [pixels for _, pixels, _ in whole]
+        return Batch(
+            images=torch.stack(images) if images else torch.zeros(0, 3, 0, 0),
+            ids=self._pad([self._encode(captions) for _, _, captions in whole]),
+            names=[name for name, _, _ in whole],
+            broken=broken,
+        )
+
+    def _encode(self, captions: list[str]) -> list[list[int]]:
+        """Token ids of an image's captions, the shortest first."""
+        return sorted((self.tokenizer.encode(text, **self.options) for text in captions), key=len)
+
+    @staticmethod
+    def _pad(images: list[list[list[int]]]) -> Tensor:
+        """Token ids, ragged both ways → (B, K, T) int64 with zeros where there is nothing."""
+        most = max((len(captions) for captions in images), default=0)
+        longest = max((len(ids) for captions in images for ids in captions), default=0)
+        padded = torch.zeros(len(images), most, longest, dtype=torch.int64)
+        for row, captions in zip(padded, images, strict=True):
+            for slot, ids in zip(row[most - len(captions) :], captions, strict=True):
+                slot[: len(ids)] = torch.tensor(ids)
+        return padded

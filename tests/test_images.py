@@ -1,0 +1,247 @@
+"""Opening every kind of image file, and the two transforms."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from smile.data import augment
+from smile.data.augment import GREY, RandAugment, TrainTransform, v2
+from smile.data.images import MEAN, STD, EvalTransform, open_image
+from smile.errors import UserError
+
+
+@pytest.fixture
+def picture():
+    """A smooth colour picture with detail, wider than high."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((90, 60), Image.Resampling.BICUBIC)
+
+
+def save(image, path, **options):
+    image.save(path, **options)
+    return path
+
+
+# --- open_image -------------------------------------------------------------------------------
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    image = Image.new("RGB", (8, 4))
+    image.putpixel((0, 0), (255, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned clockwise by 90 degrees
+    opened = open_image(save(image, tmp_path / "turned.png", exif=exif))
+    assert opened.size == (4, 8)
+    assert opened.getpixel((3, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_damaged_exif_does_not_cost_the_picture(tmp_path, suffix):
+    path = tmp_path / f"a.{suffix}"
+    save(Image.new("RGB", (8, 4), "red"), path, exif=b"Exif\0\0nonsense")
+    assert open_image(path).size == (8, 4)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr"])
+def test_opaque_modes_keep_their_colours(tmp_path, mode):
+    half = Image.new("RGB", (16, 8), "white")
+    half.paste("black", (8, 0, 16, 8))
+    opened = open_image(save(half.convert(mode), tmp_path / "a.tif"))
+    assert opened.mode == "RGB"
+    assert opened.getpixel((0, 0)) == pytest.approx((255, 255, 255), abs=2)
+    assert opened.getpixel((15, 7)) == pytest.approx((0, 0, 0), abs=2)
+
+
+def test_palette_colours_survive(tmp_path):
+    image = Image.new("RGB", (4, 4), (200, 30, 90)).convert("P", palette=Image.Palette.ADAPTIVE)
+    assert open_image(save(image, tmp_path / "a.png")).getpixel((1, 1)) == (200, 30, 90)
+
+
+@pytest.mark.parametrize(
+    ("mode", "clear", "half"),
+    [("RGBA", (255, 0, 0, 0), (255, 0, 0, 128)), ("LA", (76, 0), (76, 128))],
+)
+def test_alpha_is_laid_on_white(tmp_path, mode, clear, half):
+    image = Image.new(mode, (2, 1), clear)
+    image.putpixel((1, 0), half)
+    opened = open_image(save(image, tmp_path / "a.png"))
+    assert opened.getpixel((0, 0)) == (255, 255, 255)
+    expected = (255, 127, 127) if mode == "RGBA" else (165, 165, 165)
+    assert opened.getpixel((1, 0)) == pytest.approx(expected, abs=1)
+
+
+def test_transparent_palette_entry_is_laid_on_white(tmp_path):
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    image.putpixel((1, 0), 1)
+    opened = open_image(save(image, tmp_path / "a.png", transparency=0))
+    assert [opened.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), (10, 20, 30)]
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "pgm"])
+def test_16_bit_grey_is_scaled_not_clipped(tmp_path, suffix):
+    values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    opened = open_image(save(Image.fromarray(values), tmp_path / f"a.{suffix}"))
+    assert opened.mode == "RGB"
+    assert [opened.getpixel((x, 0))[0] for x in range(4)] == [0, 1, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (np.array([[0, 32896, 65535]], dtype=np.int32), [0, 128, 255]),
+        (np.array([[0, 2**30, 2**31 - 1]], dtype=np.int32), [0, 128, 255]),
+        (np.array([[0, 0.5, 1]], dtype=np.float32), [0, 128, 255]),
+        (np.array([[0, 100, 255]], dtype=np.float32), [0, 100, 255]),
+    ],
+)
+def test_wide_samples_are_scaled(tmp_path, values, expected):
+    opened = open_image(save(Image.fromarray(values), tmp_path / "a.tif"))
+    assert [opened.getpixel((x, 0))[1] for x in range(3)] == pytest.approx(expected, abs=1)
+
+
+def test_an_animation_gives_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    path = save(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    assert open_image(path).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_what_cannot_be_read_is_named_with_its_reason(tmp_path, picture, monkeypatch):
+    whole = save(picture, tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "folder.jpg").mkdir()
+    png = save(picture, tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(png[:40])
+    reasons = {
+        "absent.jpg": "no such file",
+        "empty.jpg": "empty",
+        "text.jpg": "not an image",
+        "cut.jpg": "truncated",
+        "folder.jpg": "folder",
+        "cut.png": "cannot read",
+    }
+    for name, reason in reasons.items():
+        with pytest.raises(UserError, match=reason) as caught:
+            open_image(tmp_path / name)
+        assert str(tmp_path / name) in str(caught.value)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UserError, match=r"whole\.jpg.*bomb"):
+        open_image(tmp_path / "whole.jpg")
+
+
+# --- transforms -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [32, 224])
+def test_eval_transform_equals_torchvision(picture, size):
+    reference = v2.Compose(
+        [
+            v2.Resize((size, size), interpolation=v2.InterpolationMode.BICUBIC),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+    ours = EvalTransform(size)(picture)
+    assert ours.shape == (3, size, size)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, reference(picture), rtol=0, atol=1e-6)
+
+
+def test_eval_transform_takes_no_torchvision_along():
+    code = "import sys, smile.data; sys.exit('torchvision' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_only_torchvisions_missing_operators_are_forgiven(monkeypatch):
+    class Refuse:
+        def find_spec(self, name, *_):
+            if name.startswith("torchvision"):
+                raise RuntimeError("compiled for another CUDA")
+
+    assert augment._import_transforms() is v2
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Refuse(), *sys.meta_path])
+    with pytest.raises(RuntimeError, match="another CUDA"):
+        augment._import_transforms()
+
+
+def test_train_transform_varies_and_repeats_with_the_seed(picture):
+    transform = TrainTransform(40)
+    results = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        results.append(transform(picture))
+    assert results[0].shape == (3, 40, 40)
+    assert torch.equal(results[0], results[1])
+    assert not torch.equal(results[0], results[2])
+
+
+def shifted(image, operation, sign, magnitude=5):
+    operations = RandAugment(magnitude=magnitude)
+    return np.asarray(operations.apply(image, operation, sign=sign)).astype(int)
+
+
+def test_translation_shifts_by_five_pixels_and_fills_with_grey(picture):
+    pixels = np.asarray(picture).astype(int)
+    right = shifted(picture, "translate_x", 1)
+    assert np.array_equal(right[:, 5:], pixels[:, :-5])
+    assert np.array_equal(right[0, 0], GREY)
+    up = shifted(picture, "translate_y", -1)
+    assert np.array_equal(up[:-5], pixels[5:])
+    assert np.array_equal(up[-1, -1], GREY)
+
+
+def test_shear_keeps_the_first_row_and_has_slope_015():
+    line = Image.new("RGB", (80, 61))
+    line.paste("white", (40, 0, 42, 61))  # upright
+    sheared = shifted(line, "shear_x", 1)[..., 0]
+    assert abs(sheared[0].argmax() - 40) <= 1
+    assert abs(abs(sheared[60].argmax() - sheared[0].argmax()) - 0.15 * 60) <= 1
+    level = line.rotate(90, expand=True)
+    sheared = shifted(level, "shear_y", 1)[..., 0]
+    assert abs(abs(sheared[:, 60].argmax() - sheared[:, 0].argmax()) - 0.15 * 60) <= 1
+
+
+def test_rotation_is_by_fifteen_degrees_either_way(picture):
+    bilinear = Image.Resampling.BILINEAR
+    for sign in (1, -1):
+        turned = np.asarray(picture.rotate(sign * 15, bilinear, fillcolor=GREY)).astype(int)
+        assert np.array_equal(shifted(picture, "rotate", sign), turned)
+
+
+def test_colour_operations_follow_blips_scale(picture):
+    pixels = np.asarray(picture).astype(int)
+    for operation in ("identity", "brightness", "sharpness"):  # factor 1 at magnitude 5
+        assert np.array_equal(shifted(picture, operation, 1), pixels)
+    assert shifted(picture, "brightness", 1, magnitude=0) == pytest.approx(pixels * 0.1, abs=1)
+    assert not np.array_equal(shifted(picture, "sharpness", 1, magnitude=9), pixels)
+    dull = Image.eval(picture, lambda value: 60 + value // 4)
+    for operation in ("autocontrast", "equalize"):
+        assert np.ptp(shifted(dull, operation, 1)) == 255
+    with pytest.raises(ValueError, match="solarize"):
+        shifted(picture, "solarize", 1)
+
+
+def test_each_operation_is_carried_out_half_of_the_time(picture, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        RandAugment, "apply", lambda self, image, op, sign: seen.append((op, sign)) or image
+    )
+    torch.manual_seed(0)
+    operations = RandAugment()
+    for _ in range(2000):
+        operations(picture)
+    assert len(seen) == pytest.approx(2000, rel=0.05)  # 2 drawn each time, half carried out
+    for operation in RandAugment.OPERATIONS:
+        signs = [sign for op, sign in seen if op == operation]
+        assert len(signs) == pytest.approx(200, rel=0.3)
+        assert abs(sum(signs)) < 60
