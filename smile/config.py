@@ -12,7 +12,7 @@ import operator
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -213,10 +213,13 @@ _TYPE_WORDS = {
 }
 
 
-def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+def load_config(
+    path: str | Path, overrides: Iterable[str] = (), *, base: Config | None = None
+) -> Config:
     """Read a config file, then apply `section.key=value` overrides (`--set`) in their order.
 
-    An override's value is read as TOML, or as bare text where it is not TOML.
+    An override's value is read as TOML, or as bare text where it is not TOML. Settings that neither
+    gives are those of `base`, or the defaults.
 
     Raises:
         UserError: the file is missing or not TOML, a name is unknown, or a value is of the wrong
@@ -242,7 +245,10 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     for name, value in values.items():
         section, key = name.split(".")
         sections[section][key] = value
-    config = Config(**{section: SECTIONS[section](**keys) for section, keys in sections.items()})
+    base = base or Config()
+    config = Config(
+        **{section: replace(getattr(base, section), **keys) for section, keys in sections.items()}
+    )
     _check_relations(config, places, default_place=str(path))
     return config
 

@@ -1,0 +1,111 @@
+"""Run folders: a captioner on disk, whole or not at all.
+
+    runs/shapes/
+        model.safetensors   weights, by the names of our modules
+        config.toml         the whole resolved config
+        vocab.txt           the tokenizer
+
+Such a folder needs nothing else and can be moved anywhere. Files are written beside their place,
+flushed to disk and renamed, so a crash or a full disk leaves the old file or the new one, never a
+half.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from smile.captioner import Captioner
+from smile.config import config_to_toml, load_config
+from smile.errors import UserError, first_few
+from smile.tokenizer import Tokenizer
+from smile.vit import interpolate_positions
+
+WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.toml", "vocab.txt"
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Calls `write(temporary)`, flushes that file to disk and renames it to `path`."""
+    path = Path(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # mkstemp makes files that only their owner reads
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_run(folder: str | Path, captioner: Captioner) -> None:
+    """Writes weights, config and vocabulary; `load_run` reads them back."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    toml = config_to_toml(captioner.config)
+    write_atomically(folder / CONFIG, lambda path: path.write_text(toml, encoding="utf-8"))
+    write_atomically(folder / VOCAB, captioner.tokenizer.save)
+    weights = {name: tensor.contiguous() for name, tensor in captioner.state_dict().items()}
+    write_atomically(folder / WEIGHTS, lambda path: save_file(weights, path))
+
+
+def is_run(folder: str | Path) -> bool:
+    """Whether `folder` holds a captioner of ours."""
+    return all((Path(folder) / name).is_file() for name in (WEIGHTS, CONFIG, VOCAB))
+
+
+def load_run(folder: str | Path, *, image_size: int | None = None) -> Captioner:
+    """Reads a run folder into a captioner on the CPU, in evaluation mode.
+
+    Args:
+        image_size: side of the images to caption, in pixels, where it is not the one trained on;
+            position embeddings are interpolated.
+
+    Raises:
+        UserError: if a file is missing, damaged, or does not fit the config.
+    """
+    folder = Path(folder)
+    missing = [name for name in (WEIGHTS, CONFIG, VOCAB) if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"{folder} is not a run folder: it lacks {', '.join(missing)}")
+    overrides = [] if image_size is None else [f"vit.image_size={image_size}"]
+    config = load_config(folder / CONFIG, overrides)
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{folder / WEIGHTS}: cannot be read as safetensors: {error}") from error
+    return build(config, Tokenizer.from_vocab(folder / VOCAB), weights, source=folder / WEIGHTS)
+
+
+def build(config, tokenizer: Tokenizer | None, weights: dict[str, Tensor], *, source) -> Captioner:
+    """A captioner around `weights`: no random initialisation, no copy, every name accounted for.
+
+    Raises:
+        UserError: naming `source` and the first few missing, unexpected or misshapen weights.
+    """
+    weights = dict(weights)
+    if "vit.positions" in weights:
+        grid = config.vit.image_size // config.vit.patch_size
+        weights["vit.positions"] = interpolate_positions(weights["vit.positions"], grid=grid)
+    with torch.device("meta"):
+        captioner = Captioner(config=config, tokenizer=tokenizer)
+    expected = {name: tuple(tensor.shape) for name, tensor in captioner.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    problems = [f"{name} {expected[name]} is missing" for name in expected.keys() - given.keys()]
+    problems += [f"{name} {given[name]} is unexpected" for name in given.keys() - expected.keys()]
+    problems += [
+        f"{name} is {given[name]}, expected {expected[name]}"
+        for name in expected.keys() & given.keys()
+        if expected[name] != given[name]
+    ]
+    if problems:
+        raise UserError(f"{source} does not fit: {first_few(problems)}")
+    captioner.load_state_dict(weights, assign=True)
+    return captioner.eval()
