@@ -1,0 +1,249 @@
+"""Pictures of a run, drawn with Pillow alone: captioned images, and the losses over the epochs.
+
+Charts are drawn at a multiple of their size and reduced, because Pillow's own lines are jagged.
+"""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+PAPER = (255, 255, 255)
+INK = (38, 42, 51)
+FAINT = (125, 132, 145)
+GRID = (229, 232, 237)
+FRAME = (244, 245, 248)
+BLUE = (47, 111, 222)
+ORANGE = (226, 113, 29)
+LABELS = (BLUE, ORANGE, (24, 138, 98), (150, 70, 190))
+
+
+def contact_sheet(
+    images: Sequence[Image.Image],
+    captions: Sequence[Sequence[str]],
+    path: str | Path,
+    *,
+    columns: int = 4,
+    tile: int = 240,
+) -> None:
+    """Save images in rows, each `tile` pixels wide, with its captions wrapped beneath.
+
+    A caption may start with a label, as in "SMILE: a red circle"; each label has its colour.
+
+    Raises:
+        ValueError: no images, or not one list of captions per image.
+    """
+    if not images or len(images) != len(captions):
+        raise ValueError(f"{len(images)} images and {len(captions)} lists of captions")
+    columns = min(columns, len(images))
+    font_size = max(13, tile // 16)
+    font = ImageFont.load_default(size=font_size)
+    margin, gap, leading = tile // 8, tile // 12, round(font_size * 1.3)
+    colours = _label_colours(captions)
+    blocks = [[_wrap(text, font, tile) for text in texts] for texts in captions]
+    heights = [sum(len(lines) * leading + leading // 3 for lines in block) for block in blocks]
+    rows = range(0, len(images), columns)
+    text_heights = [max(heights[first : first + columns]) for first in rows]
+
+    width = 2 * margin + columns * tile + (columns - 1) * gap
+    height = 2 * margin + sum(tile + gap // 2 + h for h in text_heights) + gap * (len(rows) - 1)
+    sheet = Image.new("RGB", (width, height), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    top = margin
+    for first, text_height in zip(rows, text_heights, strict=True):
+        for column, index in enumerate(range(first, min(first + columns, len(images)))):
+            left = margin + column * (tile + gap)
+            sheet.paste(_fit(images[index], tile), (left, top))
+            y = top + tile + gap // 2
+            for lines in blocks[index]:
+                for number, line in enumerate(lines):
+                    _draw_caption_line(draw, (left, y), line, font, colours if not number else {})
+                    y += leading
+                y += leading // 3
+        top += tile + gap // 2 + text_height + gap
+    _save(sheet, path)
+
+
+def loss_curve(records: Sequence[dict], path: str | Path) -> None:
+    """Save training and validation loss over the epochs as a line chart.
+
+    Each record has `epoch`, `objective`, `train_loss` and `val_loss`. Where the objective changes
+    stands a vertical line, and the curves break: losses of two objectives cannot be compared.
+    A loss that is missing or not finite leaves a gap.
+    """
+    chart = _Chart(records)
+    chart.draw_axes()
+    chart.draw_switches()
+    for key, colour, name in (
+        ("train_loss", BLUE, "training"),
+        ("val_loss", ORANGE, "validation"),
+    ):
+        chart.draw_curve(key, colour)
+        chart.draw_legend(name, colour)
+    _save(chart.finish(), path)
+
+
+class _Chart:
+    """A line chart of 960 x 540 pixels, drawn three times as large."""
+
+    SCALE = 3
+    WIDTH, HEIGHT = 960, 540
+    LEFT, RIGHT, TOP, BOTTOM = 84, 36, 64, 64
+
+    def __init__(self, records: Sequence[dict]) -> None:
+        self.records = records
+        self.image = Image.new("RGB", (self.WIDTH * self.SCALE, self.HEIGHT * self.SCALE), PAPER)
+        self.draw = ImageDraw.Draw(self.image)
+        self.font = ImageFont.load_default(size=16 * self.SCALE)
+        self.legend_left = self.LEFT
+        losses = [r.get(key) for r in records for key in ("train_loss", "val_loss")]
+        self.step = _nice_step(max([x for x in losses if _is_finite(x)], default=1.0) / 5)
+        top_loss = max([x for x in losses if _is_finite(x)], default=1.0)
+        self.top_loss = self.step * max(1, math.ceil(top_loss / self.step))
+        epochs = [record["epoch"] for record in records] or [0]
+        self.first_epoch, self.last_epoch = min(epochs), max(epochs)
+
+    def point(self, epoch: float, loss: float) -> tuple[float, float]:
+        """Where a value stands, in pixels of the finished chart."""
+        span = self.last_epoch - self.first_epoch
+        # One epoch alone stands in the middle.
+        across = (epoch - self.first_epoch + 0.25) / (span + 0.5) if span else 0.5
+        x = self.LEFT + across * (self.WIDTH - self.LEFT - self.RIGHT)
+        y = self.HEIGHT - self.BOTTOM
+        return x, y - loss / self.top_loss * (y - self.TOP)
+
+    def line(self, points: Sequence[tuple[float, float]], colour, width: float) -> None:
+        scaled = [(x * self.SCALE, y * self.SCALE) for x, y in points]
+        if len(scaled) < 2:  # a point alone is drawn as a dot
+            return
+        self.draw.line(scaled, fill=colour, width=round(width * self.SCALE), joint="curve")
+
+    def text(self, x: float, y: float, text: str, anchor: str, colour=FAINT) -> None:
+        where = (x * self.SCALE, y * self.SCALE)
+        self.draw.text(where, text, fill=colour, font=self.font, anchor=anchor)
+
+    def dot(self, x: float, y: float, colour, radius: float = 3.5) -> None:
+        box = [(v + d) * self.SCALE for d in (-radius, radius) for v in (x, y)]
+        self.draw.ellipse(box, fill=colour)
+
+    def draw_axes(self) -> None:
+        bottom, right = self.HEIGHT - self.BOTTOM, self.WIDTH - self.RIGHT
+        decimals = max(0, -math.floor(math.log10(self.step) + 1e-9))
+        for tick in range(round(self.top_loss / self.step) + 1):
+            y = self.point(0, tick * self.step)[1]
+            self.line([(self.LEFT, y), (right, y)], GRID if tick else FAINT, 1)
+            self.text(self.LEFT - 10, y, f"{tick * self.step:.{decimals}f}", "rm")
+        every = max(1, math.ceil(_nice_step((self.last_epoch - self.first_epoch) / 12 or 1)))
+        for epoch in range(self.first_epoch, self.last_epoch + 1):
+            if epoch % every == 0 or self.first_epoch == self.last_epoch:
+                x = self.point(epoch, 0)[0]
+                self.line([(x, bottom), (x, bottom + 5)], FAINT, 1)
+                self.text(x, bottom + 10, str(epoch), "mt")
+        self.text((self.LEFT + right) / 2, self.HEIGHT - 10, "epoch", "mb", INK)
+        self.text(right, 20, "loss per token", "rt", INK)
+
+    def draw_switches(self) -> None:
+        """A dashed line between two epochs of different objectives, named on both sides."""
+        for before, after in zip(self.records, self.records[1:], strict=False):
+            if before["objective"] == after["objective"]:
+                continue
+            x = self.point((before["epoch"] + after["epoch"]) / 2, 0)[0]
+            for y in range(self.TOP, self.HEIGHT - self.BOTTOM, 10):
+                self.line([(x, y), (x, y + 5)], FAINT, 1.5)
+            self.text(x - 8, self.TOP + 4, before["objective"].upper(), "rt", INK)
+            self.text(x + 8, self.TOP + 4, after["objective"].upper(), "lt", INK)
+
+    def draw_curve(self, key: str, colour) -> None:
+        points, objective = [], None
+        for record in self.records:
+            if record["objective"] != objective or not _is_finite(record.get(key)):
+                self.line(points, colour, 2.5)
+                points, objective = [], record["objective"]
+            if _is_finite(record.get(key)):
+                points.append(self.point(record["epoch"], record[key]))
+                self.dot(*points[-1], colour)
+        self.line(points, colour, 2.5)
+
+    def draw_legend(self, name: str, colour) -> None:
+        x, y = self.legend_left, 28
+        self.line([(x, y), (x + 28, y)], colour, 2.5)
+        self.dot(x + 14, y, colour)
+        self.text(x + 36, y, name, "lm", INK)
+        self.legend_left += 36 + self.font.getlength(name) / self.SCALE + 28
+
+    def finish(self) -> Image.Image:
+        return self.image.reduce(self.SCALE)
+
+
+def _nice_step(value: float) -> float:
+    """The smallest of 1, 2, 5, 10, … times a power of ten that is at least the value."""
+    power = 10.0 ** math.floor(math.log10(value)) if value > 0 else 1.0
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= value * (1 - 1e-9))
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _fit(image: Image.Image, tile: int) -> Image.Image:
+    """The whole image, as large as fits, centred on a square of side `tile`."""
+    scale = tile / max(image.size)
+    size = tuple(max(1, round(side * scale)) for side in image.size)
+    # Tiny images show the very pixels the model sees; others are smoothed.
+    method = Image.Resampling.NEAREST if scale >= 3 else Image.Resampling.BICUBIC
+    square = Image.new("RGB", (tile, tile), FRAME)
+    resized = image.convert("RGB").resize(size, method)
+    square.paste(resized, ((tile - size[0]) // 2, (tile - size[1]) // 2))
+    return square
+
+
+def _split_label(text: str) -> tuple[str, str]:
+    """("MLE:", " a dog") for "MLE: a dog"; captions themselves hold no colon."""
+    label, colon, rest = text.partition(":")
+    return (label + colon, rest) if colon else ("", text)
+
+
+def _label_colours(captions: Sequence[Sequence[str]]) -> dict[str, tuple[int, int, int]]:
+    labels = dict.fromkeys(_split_label(text)[0] for texts in captions for text in texts)
+    labels.pop("", None)
+    return {label: LABELS[i % len(LABELS)] for i, label in enumerate(labels)}
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Break a text into lines no wider than `width` pixels, inside a word where it must."""
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".lstrip()
+        if font.getlength(joined) <= width:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines
+
+
+def _draw_caption_line(draw, where, line: str, font, colours: dict) -> None:
+    label, rest = _split_label(line)
+    if label not in colours:
+        label, rest = "", line
+    x, y = where
+    if label:
+        draw.text((x, y), label, fill=colours[label], font=font)
+    draw.text((x + font.getlength(label), y), rest, fill=INK, font=font)
+
+
+def _save(image: Image.Image, path: str | Path) -> None:
+    """Write a picture whole or not at all."""
+    path = Path(path)
+    unfinished = path.with_name(f".unfinished-{path.name}")
+    try:
+        image.save(unfinished)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

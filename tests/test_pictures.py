@@ -1,0 +1,127 @@
+"""Pictures: everything asked for is on them, and they are written whole or not at all."""
+
+import pytest
+from PIL import Image
+
+from smile.pictures import BLUE, FAINT, INK, ORANGE, PAPER, contact_sheet, loss_curve
+
+RED, GREEN = (255, 0, 0), (0, 255, 0)
+
+
+def colours(path, box=None) -> set[tuple[int, int, int]]:
+    with Image.open(path) as image:
+        return set(image.convert("RGB").crop(box).get_flattened_data())
+
+
+def record(epoch, train_loss, val_loss, objective="mle") -> dict:
+    return {
+        "epoch": epoch,
+        "objective": objective,
+        "train_loss": train_loss,
+        "val_loss": val_loss,
+    }
+
+
+def test_each_image_stands_in_its_tile(tmp_path):
+    path = tmp_path / "sheet.png"
+    images = [Image.new("RGB", (48, 48), RED), Image.new("RGB", (300, 200), GREEN)]
+    contact_sheet(images, [["a"], ["b"]], path, columns=2, tile=240)
+    with Image.open(path) as sheet:
+        # Margin 30, gap 20: tiles begin at x = 30 and x = 290.
+        assert sheet.width == 30 + 240 + 20 + 240 + 30
+        for x, y in ((30, 30), (269, 269)):  # enlarged to the whole tile
+            assert sheet.getpixel((x, y)) == RED
+        assert sheet.getpixel((290 + 120, 30 + 120)) == GREEN
+        # 300 x 200 keeps its proportions: 240 x 160, so 40 pixels of frame above.
+        assert sheet.getpixel((290 + 120, 30 + 38)) != GREEN
+        assert sheet.getpixel((290 + 120, 30 + 42)) == GREEN
+
+
+def test_long_captions_make_room_and_stay_under_their_image(tmp_path):
+    short, long = tmp_path / "short.png", tmp_path / "long.png"
+    images = [Image.new("RGB", (48, 48), RED)] * 2
+    contact_sheet(images, [["a dog"], []], short, columns=2, tile=240)
+    contact_sheet(images, [["a dog " * 30 + "x" * 90], []], long, columns=2, tile=240)
+    with Image.open(short) as a, Image.open(long) as b:
+        assert b.width == a.width
+        assert b.height > a.height + 100
+        bottom = b.height
+    assert INK in colours(long, (30, 275, 270, bottom))
+    assert colours(long, (271, 271, 560, bottom)) == {PAPER}
+
+
+def test_labels_have_their_own_colours(tmp_path):
+    path = tmp_path / "sheet.png"
+    image = Image.new("RGB", (48, 48), RED)
+    contact_sheet([image], [["a dog"]], path)
+    assert BLUE not in colours(path)
+    contact_sheet([image], [["MLE: a dog", "SMILE: a brown dog on grass"]], path)
+    assert {BLUE, ORANGE, INK} <= colours(path)
+
+
+def test_rows_are_filled_from_the_left(tmp_path):
+    path = tmp_path / "sheet.png"
+    contact_sheet([Image.new("L", (9, 9))] * 5, [["x"]] * 5, path, columns=4, tile=64)
+    with Image.open(path) as sheet:
+        assert sheet.width == 2 * 8 + 4 * 64 + 3 * 5
+        assert sheet.getpixel((8 + 32, sheet.height - 8 - 40)) == (0, 0, 0)
+        assert sheet.getpixel((8 + 69 + 32, sheet.height - 8 - 40)) == PAPER
+
+
+def test_captions_must_match_images(tmp_path):
+    with pytest.raises(ValueError, match="1 images and 0 lists"):
+        contact_sheet([Image.new("RGB", (4, 4))], [], tmp_path / "sheet.png")
+
+
+def test_curves_stand_where_their_losses_are(tmp_path):
+    path = tmp_path / "loss.png"
+    loss_curve([record(1, 1.0, 4.0), record(2, 1.0, 4.0)], path)
+    with Image.open(path) as chart:
+        # The plot spans x 84 to 924 and y 64 (loss 4) to 476 (loss 0).
+        assert chart.getpixel((504, 64)) == ORANGE
+        assert chart.getpixel((504, 373)) == BLUE
+
+
+def test_the_switch_of_objective_is_marked_and_breaks_the_curves(tmp_path):
+    path = tmp_path / "loss.png"
+    middle = (500, 90, 509, 470)
+    steady = [record(e, 4.0 / e, 4.2 / e) for e in (1, 2)]
+    loss_curve(steady, path)
+    assert BLUE in colours(path, middle)
+    assert FAINT not in colours(path, middle)
+    loss_curve([steady[0], {**steady[1], "objective": "smile"}], path)
+    assert BLUE not in colours(path, middle)
+    assert FAINT in colours(path, middle)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_leaves_a_gap(tmp_path, missing):
+    path = tmp_path / "loss.png"
+    plot = (84, 66, 924, 470)
+    loss_curve([record(1, 2.0, missing), record(2, 1.0, missing)], path)
+    assert BLUE in colours(path, plot)
+    assert ORANGE not in colours(path, plot)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 100])
+def test_any_number_of_epochs_can_be_drawn(tmp_path, count):
+    path = tmp_path / "loss.png"
+    loss_curve([record(e, 0.01 / (e + 1), 500.0) for e in range(count)], path)
+    with Image.open(path) as chart:
+        assert chart.size == (960, 540)
+
+
+def test_a_picture_is_replaced_whole_or_left_alone(tmp_path, monkeypatch):
+    path = tmp_path / "loss.png"
+    loss_curve([record(1, 1.0, 1.0)], path)
+    before = path.read_bytes()
+
+    def fail_halfway(self, where, *args, **kwargs):
+        where.write_bytes(b"half a picture")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", fail_halfway)
+    with pytest.raises(OSError, match="disk full"):
+        loss_curve([record(1, 2.0, 3.0)], path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["loss.png"]
