@@ -31,14 +31,15 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.dropout = dropout
         self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(source_dim or dim, 2 * dim)
+        self.key = nn.Linear(source_dim or dim, dim)
+        self.value = nn.Linear(source_dim or dim, dim)
         self.out = nn.Linear(dim, dim)
 
     def keys_values(self, source: Tensor) -> KeysValues:
         """(B, S, source_dim) → keys and values, each (B, heads, S, head_dim)."""
-        keys, values = self.key_value(source).chunk(2, dim=-1)
-        split = "b s (h d) -> b h s d"
-        return rearrange(keys, split, h=self.num_heads), rearrange(values, split, h=self.num_heads)
+        keys = rearrange(self.key(source), "b s (h d) -> b h s d", h=self.num_heads)
+        values = rearrange(self.value(source), "b s (h d) -> b h s d", h=self.num_heads)
+        return keys, values
 
     def forward(
         self, x: Tensor, keys_values: KeysValues, *, mask: Tensor | None = None, causal=False

@@ -2,8 +2,8 @@
 
 Three conventions name the same captioner: ours, BLIP's `.pth` files and the `transformers` library.
 `TABLE` sets them side by side. A `*` stands for a module's parameters (weight and bias), `N` for a
-layer's number, and `a + b` for two tensors laid end to end along their first dimension: ours keeps
-queries apart from keys and values, BLIP's ViT keeps all three together, its BERT all three apart.
+layer's number, and `a + b` for tensors that the other convention lays end to end along their first
+dimension: BLIP's ViT keeps queries, keys and values in one matrix.
 """
 
 import re
@@ -36,7 +36,7 @@ TABLE = (
     Names("vit.positions",     "visual_encoder.pos_embed",          "vision_model.embeddings.position_embedding"),
     Names("vit.patch_embed.*", "visual_encoder.patch_embed.proj.*", "vision_model.embeddings.patch_embedding.*"),
     Names("vit.blocks.N.norm1.*", f"{_VIT}.norm1.*", f"{_HF}.layer_norm1.*"),
-    Names("vit.blocks.N.attention.query.* + vit.blocks.N.attention.key_value.*",
+    Names(" + ".join(f"vit.blocks.N.attention.{part}.*" for part in ("query", "key", "value")),
           f"{_VIT}.attn.qkv.*", f"{_HF}.self_attn.qkv.*"),
     Names("vit.blocks.N.attention.out.*", f"{_VIT}.attn.proj.*", f"{_HF}.self_attn.projection.*"),
     Names("vit.blocks.N.norm2.*", f"{_VIT}.norm2.*", f"{_HF}.layer_norm2.*"),
@@ -52,8 +52,8 @@ TABLE = (
         for attention, theirs_attention in (("self", "attention"), ("cross", "crossattention"))
         for ours, theirs in (
             (f"{attention}_attention.query.*", f"{_BERT}.{theirs_attention}.self.query.*"),
-            (f"{attention}_attention.key_value.*",
-             f"{_BERT}.{theirs_attention}.self.key.* + {_BERT}.{theirs_attention}.self.value.*"),
+            (f"{attention}_attention.key.*", f"{_BERT}.{theirs_attention}.self.key.*"),
+            (f"{attention}_attention.value.*", f"{_BERT}.{theirs_attention}.self.value.*"),
             (f"{attention}_attention.out.*", f"{_BERT}.{theirs_attention}.output.dense.*"),
             (f"{attention}_norm.*", f"{_BERT}.{theirs_attention}.output.LayerNorm.*"),
         )
@@ -96,13 +96,6 @@ class Row(NamedTuple):
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
 
-    @property
-    def change(self) -> str:
-        """What happens to the tensors on their way here: "renamed", "merged" or "split"."""
-        if len(self.ours) == len(self.theirs):
-            return "renamed"
-        return "merged" if len(self.theirs) > len(self.ours) else "split"
-
 
 def rows(convention: str, *, vit_depth: int, decoder_depth: int) -> Iterator[Row]:
     """The table for a model of that many layers; `convention` is "blip" or "transformers"."""
@@ -122,66 +115,94 @@ def rows(convention: str, *, vit_depth: int, decoder_depth: int) -> Iterator[Row
                 )
 
 
-def to_ours(theirs: dict[str, Tensor], convention: str, *, source: str) -> dict[str, Tensor]:
+class Account(NamedTuple):
+    """What becomes of every key of a foreign file."""
+
+    rows: list[Row]
+    tied: dict[str, str]  # key → the key it repeats
+    dropped: dict[str, str]  # key → why it is left out
+    left_over: list[str]
+    missing: list[str]
+
+
+def account(names: Iterable[str], convention: str) -> Account:
+    """Sorts the keys of a file that follows `convention` ("blip" or "transformers")."""
+    names = set(names)
+    wanted = list(rows(convention, **_depths(names, convention)))
+    used = {name for row in wanted for name in row.theirs}
+    rest = sorted(names - used)
+    tied = {name: TIED[name] for name in rest if name in TIED}
+    dropped = {name: reason for name in rest if (reason := _reason_to_drop(name))}
+    return Account(
+        rows=wanted,
+        tied=tied,
+        dropped=dropped,
+        left_over=[name for name in rest if name not in tied and name not in dropped],
+        missing=sorted(used - names),
+    )
+
+
+def to_ours(theirs: dict[str, Tensor], convention: str, *, source) -> dict[str, Tensor]:
     """BLIP's or `transformers`' weights by our names, every key accounted for.
 
     Raises:
         UserError: naming `source` and the first few keys that are missing or left over, or that
             should repeat another and do not.
     """
-    vit_layer, decoder_layer = (
-        next(getattr(n, convention) for n in TABLE if n.ours == ours).partition("N")[0]
-        for ours in ("vit.blocks.N.norm1.*", "decoder.blocks.N.mlp_norm.*")
-    )
-    depths = {"vit_depth": _layers(theirs, vit_layer)}
-    depths["decoder_depth"] = _layers(theirs, decoder_layer)
-    ours: dict[str, Tensor] = {}
-    used: set[str] = set()
-    missing: list[str] = []
-    for row in rows(convention, **depths):
-        lacking = [name for name in row.theirs if name not in theirs]
-        missing += lacking
-        if not lacking:
-            used |= set(row.theirs)
-            tensors = _refit([theirs[name] for name in row.theirs], row.ours)
-            ours |= zip(row.ours, tensors, strict=True)
-    problems = [f"{name} is missing" for name in missing]
-    for name in theirs.keys() - used:
-        if name in TIED:
-            if TIED[name] in theirs and not torch.equal(theirs[name], theirs[TIED[name]]):
-                problems.append(f"{name} differs from {TIED[name]}, which it should repeat")
-        elif not reason_to_drop(name):
-            problems.append(f"{name} {tuple(theirs[name].shape)} is not part of a BLIP captioner")
+    book = account(theirs, convention)
+    problems = [f"{name} is missing" for name in book.missing]
+    problems += [
+        f"{name} {tuple(theirs[name].shape)} is not part of a BLIP captioner"
+        for name in book.left_over
+    ]
+    problems += [
+        f"{name} differs from {original}, which it should repeat"
+        for name, original in book.tied.items()
+        if original in theirs and not _same(theirs[name], theirs[original])
+    ]
     if problems:
         raise UserError(f"{source}: {first_few(problems)}")
+    ours: dict[str, Tensor] = {}
+    for row in book.rows:
+        tensors = _refit([theirs[name] for name in row.theirs], row.ours)
+        ours |= zip(row.ours, tensors, strict=True)
     return ours
 
 
-def reason_to_drop(name: str) -> str | None:
+def _reason_to_drop(name: str) -> str | None:
     """Why a key of theirs is left out, or None if it may not be."""
     return next((reason for pattern, reason in DROPPED if re.fullmatch(pattern, name)), None)
 
 
-def _layers(names: Iterable[str], start: str) -> int:
-    """How many different layer numbers follow `start`."""
-    numbers = (re.match(re.escape(start) + r"(\d+)\.", name) for name in names)
-    return len({match[1] for match in numbers if match})
+def _depths(names: Iterable[str], convention: str) -> dict[str, int]:
+    """How many layers each tower has, from the numbers in the names of its weights."""
+    first = {n.ours.split(".")[0]: n for n in reversed(TABLE) if ".N." in n.ours}
+    depths = {}
+    for tower, row in first.items():
+        start = re.escape(getattr(row, convention).partition("N.")[0])
+        numbers = (re.match(start + r"(\d+)\.", name) for name in names)
+        depths[f"{tower}_depth"] = len({match[1] for match in numbers if match})
+    return depths
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Equal, or (quicker to see) one and the same storage."""
+    if a.is_meta or b.is_meta:
+        return a.shape == b.shape
+    return a.shape == b.shape and (a.data_ptr() == b.data_ptr() or torch.equal(a, b))
 
 
 def from_ours(weights: dict[str, Tensor], convention: str) -> dict[str, Tensor]:
     """Our weights by BLIP's or `transformers`' names, tied ones included."""
-    depths = {f"{part}_depth": _layers(weights, f"{part}.blocks.") for part in ("vit", "decoder")}
     theirs: dict[str, Tensor] = {}
-    for row in rows(convention, **depths):
+    for row in rows(convention, **_depths(weights, "ours")):
         tensors = _refit([weights[name] for name in row.ours], row.theirs)
         theirs |= zip(row.theirs, tensors, strict=True)
     return theirs | {copy: theirs[original] for copy, original in TIED.items()}
 
 
 def _refit(tensors: list[Tensor], names: tuple[str, ...]) -> list[Tensor]:
-    """The same numbers in as many tensors as there are names; a copy only where tensors merge."""
+    """The same numbers in as many tensors as there are names; copied only where tensors merge."""
     if len(tensors) == len(names):
         return tensors
-    whole = torch.cat(tensors) if len(tensors) > 1 else tensors[0]
-    shares = [2 if ".key_value." in name else 1 for name in names]
-    return list(whole.split([whole.size(0) // sum(shares) * share for share in shares]))
+    return [torch.cat(tensors)] if len(names) == 1 else list(tensors[0].chunk(len(names)))

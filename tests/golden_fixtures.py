@@ -9,7 +9,7 @@ import torch
 from smile.captioner import Captioner
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.loss import IGNORE
-from smile.pretrained import from_ours, to_ours
+from smile.weight_names import from_ours, to_ours
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -1,0 +1,490 @@
+"""One front door for captioners, wherever they come from.
+
+    captioner = smile.load("blip-base")
+    print(captioner.caption(Image.open("dog.jpg")))
+
+`load` takes a run folder of ours, a `.pth` of BLIP or SMILE, a `transformers` folder, a name of
+`KNOWN`, or any hub id of a `transformers` BLIP captioner. Sizes are read off the weights; what they
+do not show (heads, LayerNorm's epsilon) comes from the source's own config where it has one, and
+from BLIP's habits where it has none.
+
+    python -m smile.pretrained inspect SOURCE
+    python -m smile.pretrained convert SOURCE DIR
+    python -m smile.pretrained export RUN DIR --format transformers
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from smile.captioner import Captioner
+from smile.checkpoint import build, is_run, load_run, save_run
+from smile.config import Config, DecoderConfig, GenerateConfig, ViTConfig, load_config
+from smile.data.images import MEAN, STD
+from smile.download import fetch, hub_file
+from smile.errors import UserError, first_few
+from smile.export import export_blip, export_transformers
+from smile.tokenizer import Tokenizer
+from smile.torchfile import read_torch_file
+from smile.weight_names import Account, account, to_ours
+
+HEAD_DIM = 64  # of every BLIP: heads = width / 64 unless said otherwise
+BLIP_NORM_EPS = {"vit": 1e-6, "decoder": 1e-12}
+BERT_VOCAB = ("google-bert/bert-base-uncased", "vocab.txt")
+STORAGE = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/"
+
+
+@dataclass(frozen=True)
+class Known:
+    """A published checkpoint: where it lies, and what it is."""
+
+    meaning: str
+    hub: str = ""  # a repository in `transformers` format
+    space: str = ""  # a file of a hub space, "owner/name:path"
+    url: str = ""
+
+    @property
+    def address(self) -> str:
+        if self.hub:
+            return f"https://huggingface.co/{self.hub}"
+        if self.space:
+            name, _, path = self.space.partition(":")
+            return f"https://huggingface.co/spaces/{name}/resolve/main/{path}"
+        return self.url
+
+
+KNOWN = {
+    "blip-base": Known("BLIP base, captioning", hub="Salesforce/blip-image-captioning-base"),
+    "blip-large": Known("BLIP large, captioning", hub="Salesforce/blip-image-captioning-large"),
+    "blip-base-pretrained": Known("BLIP base, pre-trained, 224 px", url=STORAGE + "model_base.pth"),
+    "blip-large-pretrained": Known(
+        "BLIP large, pre-trained, 224 px", url=STORAGE + "model_large.pth"
+    ),
+    "blip-base-capfilt": Known(
+        "BLIP base, pre-trained with CapFilt-L, 224 px",
+        url=STORAGE + "model_base_capfilt_large.pth",
+    ),
+    "blip-base-coco": Known(
+        "BLIP base, fine-tuned on COCO captions, 384 px",
+        url=STORAGE + "model_base_caption_capfilt_large.pth",
+    ),
+    "blip-large-coco": Known(
+        "BLIP large, fine-tuned on COCO captions, 384 px", url=STORAGE + "model_large_caption.pth"
+    ),
+    "blip-smile": Known(
+        "BLIP base, SMILE on COCO, 384 px", space="yuezih/BLIP-SMILE:model/blip_smile_base.pth"
+    ),
+    "blip-mle-smile": Known(
+        "BLIP base, 0.01 MLE + 0.99 SMILE on COCO, 384 px",
+        space="yuezih/BLIP-SMILE:model/blip_mle_smile_base.pth",
+    ),
+}
+
+
+def load(
+    source: str | Path,
+    *,
+    image_size: int | None = None,
+    num_heads: int | None = None,
+    vocab: str | Path | None = None,
+    model_config: str | Path | None = None,
+    drop_path: float | None = None,
+    dropout: float | None = None,
+) -> Captioner:
+    """Loads a captioner, with its image transform and tokenizer, on the CPU in evaluation mode.
+
+    Args:
+        source: a run folder, a BLIP or SMILE `.pth`, a `transformers` folder, a name of `KNOWN`, or
+            a hub id ("owner/name").
+        image_size: side of the images in pixels, if not the weights' own.
+        num_heads: attention heads of both towers, if not one per 64 of width.
+        vocab: a `vocab.txt`, if not the source's own or bert-base-uncased's.
+        model_config: a TOML file whose settings go before all that was read or inferred.
+        drop_path, dropout: for training on.
+
+    Raises:
+        UserError: if the source cannot be found, read, or fully accounted for.
+    """
+    found = _find(str(source))
+    if is_run(found):
+        captioner = load_run(found)
+        weights, config, tokenizer = captioner.state_dict(), captioner.config, captioner.tokenizer
+    else:
+        theirs, convention = read_weights(found)
+        weights = to_ours(theirs, convention, source=found)
+        config = infer_config(weights, _their_config(found) if convention != "blip" else None)
+        tokenizer = None
+    config = _with_settings(
+        config, image_size=image_size, num_heads=num_heads, drop_path=drop_path, dropout=dropout
+    )
+    if model_config is not None:
+        config = load_config(model_config, base=config)
+    if vocab is not None or tokenizer is None:
+        tokenizer = _find_tokenizer(found, vocab, size=config.decoder.vocab_size)
+    return build(config, tokenizer, weights, source=found)
+
+
+def default_source(runs: str | Path = "runs") -> tuple[str, str]:
+    """What to load where nothing is named, and why: the newest run, or else "blip-base"."""
+    folders = [path.parent for path in Path(runs).glob("*/model.safetensors")]
+    folders = [folder for folder in folders if is_run(folder)]
+    if not folders:
+        return "blip-base", f"since there is no run under {runs}/"
+    newest = max(folders, key=lambda folder: (folder / "model.safetensors").stat().st_mtime)
+    return str(newest), f"the newest run under {runs}/"
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
+    """All tensors of a `.pth`, `.bin` or `.safetensors` file or a `transformers` folder.
+
+    Returns:
+        The tensors, memory-mapped, and the convention their names follow.
+
+    Raises:
+        UserError: if there are none, they cannot be read, or they are of another kind of model.
+    """
+    weights = _read_folder(path) if path.is_dir() else _read_file(path)
+    starts = {"blip": "visual_encoder.", "transformers": "vision_model."}
+    found = [c for c, start in starts.items() if any(name.startswith(start) for name in weights)]
+    if len(found) != 1:
+        raise UserError(f"{path}: not a BLIP model; its keys are {first_few(list(weights))}")
+    if not any(name.startswith("text_decoder.") for name in weights):
+        raise UserError(
+            f"{path}: a BLIP model without a text decoder (for retrieval or matching?), "
+            "so it cannot write captions; see the README for the checkpoints that can"
+        )
+    return weights, found[0]
+
+
+def infer_config(weights: dict[str, Tensor], theirs: dict | None = None) -> Config:
+    """Sizes read off weights of ours; heads and epsilons from `theirs`, a `transformers` config.
+
+    Without it, one head per 64 of width and BLIP's own epsilons.
+    """
+    shape = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    vit_dim, _, patch, _ = shape["vit.patch_embed.weight"]
+    grid = round((shape["vit.positions"][1] - 1) ** 0.5)
+    vit = ViTConfig(
+        image_size=grid * patch,
+        patch_size=patch,
+        dim=vit_dim,
+        depth=_depth(weights, "vit"),
+        num_heads=max(1, vit_dim // HEAD_DIM),
+        mlp_dim=shape["vit.blocks.0.mlp.fc1.weight"][0],
+        norm_eps=BLIP_NORM_EPS["vit"],
+    )
+    vocab_size, dim = shape["decoder.word_embed.weight"]
+    decoder = DecoderConfig(
+        vocab_size=vocab_size,
+        dim=dim,
+        features_dim=shape["decoder.blocks.0.cross_attention.key.weight"][1],
+        depth=_depth(weights, "decoder"),
+        num_heads=max(1, dim // HEAD_DIM),
+        mlp_dim=shape["decoder.blocks.0.mlp.fc1.weight"][0],
+        max_positions=shape["decoder.position_embed.weight"][0],
+        norm_eps=BLIP_NORM_EPS["decoder"],
+    )
+    if theirs is not None:
+        vision, text = theirs.get("vision_config") or {}, theirs.get("text_config") or {}
+        # What a transformers config leaves out has its library's default.
+        vit = replace(
+            vit,
+            num_heads=vision.get("num_attention_heads", 12),
+            norm_eps=vision.get("layer_norm_eps", 1e-5),
+        )
+        decoder = replace(
+            decoder,
+            num_heads=text.get("num_attention_heads", 8),
+            norm_eps=text.get("layer_norm_eps", 1e-12),
+            dropout=text.get("hidden_dropout_prob", 0.0),
+        )
+    return Config(vit=vit, decoder=decoder, generate=GenerateConfig())
+
+
+def _with_settings(config: Config, *, image_size, num_heads, drop_path, dropout) -> Config:
+    given = {"image_size": image_size, "num_heads": num_heads, "drop_path": drop_path}
+    vit = replace(config.vit, **{k: v for k, v in given.items() if v is not None})
+    given = {"num_heads": num_heads, "dropout": dropout}
+    decoder = replace(config.decoder, **{k: v for k, v in given.items() if v is not None})
+    return replace(config, vit=vit, decoder=decoder)
+
+
+def _depth(weights: Iterable[str], tower: str) -> int:
+    return len({m[1] for name in weights if (m := re.match(rf"{tower}\.blocks\.(\d+)\.", name))})
+
+
+# Finding ------------------------------------------------------------------------------------------
+
+
+def _find(source: str) -> Path:
+    """The file or folder that `source` names, downloaded if it has to be."""
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if source in KNOWN:
+        return _download(KNOWN[source])
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.suffix and not path.parent.exists():
+        return _download(Known("", hub=source))
+    raise UserError(
+        f"{source}: no such file or folder, and not a known name "
+        f"({', '.join(KNOWN)}) or a hub id (owner/name)"
+    )
+
+
+def _download(known: Known) -> Path:
+    """The cached file or folder of a published checkpoint."""
+    if known.url:
+        return fetch(known.url)
+    if known.space:
+        name, _, path = known.space.partition(":")
+        return hub_file(name, path, repo_type="space")
+    folder = hub_file(known.hub, "config.json").parent
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config.get("model_type") != "blip":
+        raise UserError(
+            f"{known.hub} is a {config.get('model_type')!r} model, expected a BLIP captioner"
+        )
+    for name in ("preprocessor_config.json", "vocab.txt"):
+        hub_file(known.hub, name)
+    for part in _parts(_first_there(known.hub, WEIGHT_FILES)):
+        hub_file(known.hub, part)
+    return folder
+
+
+def _first_there(repo: str, names: tuple[str, ...]) -> Path:
+    """The first of several files that a repository, or its cache, has."""
+    problem = None
+    for name in names:
+        try:
+            return hub_file(repo, name)
+        except UserError as error:
+            problem = problem or error
+    raise problem
+
+
+def _find_tokenizer(found: Path, vocab: str | Path | None, *, size: int) -> Tokenizer:
+    """The vocabulary given, the one beside the weights, or BERT's, which BLIP uses."""
+    if vocab is not None:
+        path = Path(vocab)
+    else:
+        path = (found if found.is_dir() else found.parent) / "vocab.txt"
+        if not path.exists():
+            path = hub_file(*BERT_VOCAB)
+    tokenizer = Tokenizer.from_vocab(path)
+    if tokenizer.vocab_size != size:
+        raise UserError(
+            f"{path}: {tokenizer.vocab_size} entries with [DEC] and [ENC], but the weights in "
+            f"{found} know {size}; name the right one with vocab=… (--vocab)"
+        )
+    return tokenizer
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    """The weights of a `transformers` folder, whole or in shards."""
+    main = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
+    if main is None:
+        raise UserError(
+            f"{folder} is neither a run folder nor a transformers folder: expected one of "
+            f"{', '.join(WEIGHT_FILES)} in it"
+        )
+    weights: dict[str, Tensor] = {}
+    for part in _parts(main):
+        if not (folder / part).exists():
+            raise UserError(f"{folder / part} is missing, but {main.name} names it")
+        weights |= _read_file(folder / part)
+    return weights
+
+
+def _parts(main: Path) -> list[str]:
+    """The files that hold the weights: `main` itself, or the shards that it lists."""
+    if main.suffix != ".json":
+        return [main.name]
+    try:
+        return sorted(set(json.loads(main.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{main}: not an index of weights (weight_map is missing)") from error
+
+
+def _read_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file, memory-mapped."""
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: cannot be read as safetensors: {error}") from error
+    content = read_torch_file(path)
+    for key in ("model", "state_dict"):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    weights = {name.removeprefix("module."): value for name, value in content.items()}
+    strange = [
+        f"{name} ({type(v).__name__})" for name, v in weights.items() if not isinstance(v, Tensor)
+    ]
+    if strange or not weights:
+        raise UserError(
+            f"{path}: expected weights under 'model', found {first_few(strange) or 'nothing'}"
+        )
+    return weights
+
+
+def _their_config(found: Path) -> dict | None:
+    """The `config.json` of a `transformers` folder, checked for what we would do differently."""
+    folder = found if found.is_dir() else found.parent
+    config = _read_json(folder / "config.json")
+    if config is None:
+        raise UserError(
+            f"{folder / 'config.json'} is missing: without it the number of heads of these "
+            "transformers weights is unknown; give num_heads=… or fetch the file"
+        )
+    for part in ("vision_config", "text_config"):
+        act = (config.get(part) or {}).get("hidden_act", "gelu")
+        if act != "gelu":
+            raise UserError(f"{folder / 'config.json'}: {part}.hidden_act is {act!r}, not 'gelu'")
+    processor = _read_json(folder / "preprocessor_config.json") or {}
+    for key, ours in (("image_mean", MEAN), ("image_std", STD)):
+        given = processor.get(key, ours)
+        if any(abs(a - b) > 1e-6 for a, b in zip(given, ours, strict=True)):
+            raise UserError(
+                f"{folder / 'preprocessor_config.json'}: {key} is {given}, expected CLIP's {ours}"
+            )
+    return config
+
+
+def _read_json(path: Path) -> dict | None:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from error
+
+
+# Command line -------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    args = _parse_args()
+    try:
+        args.run(args)
+    except UserError as error:
+        print(f"smile.pretrained: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m smile.pretrained",
+        description="Look into, convert and export captioners.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="known names:\n"
+        + "\n".join(f"  {name:<22} {known.meaning}" for name, known in KNOWN.items()),
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    inspect = commands.add_parser("inspect", help="print sizes, and what becomes of every key")
+    inspect.add_argument("source", metavar="SOURCE")
+    inspect.set_defaults(run=_inspect)
+    convert = commands.add_parser("convert", help="make a run folder of ours")
+    convert.add_argument("source", metavar="SOURCE")
+    convert.set_defaults(run=_convert)
+    export = commands.add_parser("export", help="write weights for transformers or for BLIP's code")
+    export.add_argument("source", metavar="RUN")
+    export.add_argument("--format", choices=sorted(EXPORTS), default="transformers")
+    export.set_defaults(run=_export)
+    for command in (convert, export):
+        command.add_argument("folder", metavar="DIR", type=Path, help="a new or empty folder")
+    for command in (inspect, convert, export):
+        add_model_options(command)
+    return parser.parse_args()
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """What cannot be inferred from a source and can be said on any command line."""
+    parser.add_argument("--model-config", metavar="FILE.toml", help="settings of the model to use")
+    parser.add_argument("--vocab", metavar="vocab.txt", help="vocabulary, if not the source's own")
+
+
+def _load(args: argparse.Namespace) -> Captioner:
+    return load(args.source, model_config=args.model_config, vocab=args.vocab)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    """Prints sizes and the accounting table of a source."""
+    found = _find(args.source)
+    if is_run(found):
+        weights, config = load_run(found).state_dict(), load_run(found).config
+        lines = [f"{len(weights)} weights by our own names"]
+    else:
+        theirs, convention = read_weights(found)
+        book = account(theirs, convention)
+        lines = _account_lines(book, theirs, convention)
+        if book.missing or book.left_over:
+            print("\n".join(lines))
+            raise UserError(f"{found}: not a BLIP captioner: see the keys marked above")
+        weights = to_ours(theirs, convention, source=found)
+        config = infer_config(weights, _their_config(found) if convention != "blip" else None)
+    total = sum(tensor.numel() for tensor in weights.values())
+    print(f"{found}: {total / 1e6:.1f} M parameters")
+    for name in ("vit", "decoder"):
+        sizes = vars(getattr(config, name)).items()
+        print(f"  [{name}] " + ", ".join(f"{key} {value}" for key, value in sizes))
+    print("\n".join(lines))
+
+
+def _account_lines(book: Account, theirs: dict[str, Tensor], convention: str) -> list[str]:
+    """One line a key: its shape, and what becomes of it."""
+
+    def line(key: str, fate: str) -> str:
+        return f"  {key:<75} {tuple(theirs[key].shape)!s:<18} {fate}"
+
+    lines = [f"{len(theirs)} keys by {convention}'s names:"]
+    for row in book.rows:
+        fate = "renamed" if len(row.ours) == 1 else f"split in {len(row.ours)}"
+        lines += [
+            line(key, f"{fate}: {', '.join(row.ours)}") for key in row.theirs if key in theirs
+        ]
+    lines += [line(key, f"tied: repeats {original}") for key, original in book.tied.items()]
+    lines += [line(key, f"dropped: {reason}") for key, reason in book.dropped.items()]
+    lines += [line(key, "LEFT OVER: not part of a BLIP captioner") for key in book.left_over]
+    return lines + [f"  {key:<75} MISSING" for key in book.missing]
+
+
+def _convert(args: argparse.Namespace) -> None:
+    _empty(args.folder)
+    save_run(args.folder, _load(args))
+    print(f"{args.folder} is a run folder: python sample.py PHOTO --model {args.folder}")
+
+
+EXPORTS = {"transformers": export_transformers, "blip": export_blip}
+
+
+def _export(args: argparse.Namespace) -> None:
+    _empty(args.folder)
+    print(EXPORTS[args.format](_load(args), args.folder))
+
+
+def _empty(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} is not an empty folder; name a new one, so nothing is lost")
+
+
+if __name__ == "__main__":
+    main()
