@@ -1,0 +1,435 @@
+"""Downloads against servers that this file starts on the loopback; no test leaves the machine."""
+
+import errno
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import smile.download as download
+from smile.download import fetch
+from smile.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+CONTENT = bytes(range(256)) * 400  # 102 400 bytes
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Loopback:
+    """An HTTP server in a thread; `answer(handler)` is the subclass's."""
+
+    def __init__(self):
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                server.answer(self)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.http.server_port}"
+        self.requests = []
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+
+class Server(Loopback):
+    """Serves one file; its attributes say how, and `requests` which ranges it was asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self.url = f"{self.address}/models/model_base.pth"
+        self.content = CONTENT
+        self.etag = '"v1"'
+        self.kind = "application/octet-stream"
+        self.ranges = True  # False: ignores Range, as simple servers do
+        self.obeys_if_range = True
+        self.cuts = []  # bytes after which each of the next responses is cut
+        self.status = 200
+
+    def answer(self, handler) -> None:
+        asked = handler.headers.get("Range")
+        self.requests.append(asked)
+        if self.status != 200:
+            handler.send_error(self.status)
+            return
+        fresh = handler.headers.get("If-Range") == self.etag or not self.obeys_if_range
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        if not (asked and self.ranges and fresh):
+            start, status = 0, 200
+        elif start >= len(self.content):
+            handler.send_error(416)
+            return
+        else:
+            status = 206
+        body = self.content[start:]
+        handler.send_response(status)
+        handler.send_header("Content-Type", self.kind)
+        handler.send_header("Content-Length", str(len(body)))
+        if self.etag:
+            handler.send_header("ETag", self.etag)
+        if status == 206:
+            last = len(self.content) - 1
+            handler.send_header("Content-Range", f"bytes {start}-{last}/{len(self.content)}")
+        handler.end_headers()
+        handler.wfile.write(body[: self.cuts.pop(0)] if self.cuts else body)
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(tmp_path, monkeypatch):
+    for name in ("SMILE_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("SMILE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "CHUNK", 10_000)
+    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.close()
+
+
+def one_line(caught) -> str:
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def files(folder: Path) -> set[str]:
+    """Names of the files below a folder, locks left out."""
+    return {path.name for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+def test_downloads_once_and_says_so_once(server, tmp_path, capfd):
+    path = fetch(server.url, sha256=SHA256, size=len(CONTENT))
+    assert path.read_bytes() == CONTENT
+    assert path.is_relative_to(tmp_path / "cache")
+    assert path.parts[-2:] == ("models", "model_base.pth")
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "downloading" in line]
+    assert line == f"downloading {server.url} (0.1 MB) to {path}"
+    assert fetch(server.url, sha256=SHA256, size=len(CONTENT)) == path
+    assert server.requests == [None]
+    assert "downloading" not in capfd.readouterr().err
+    assert files(tmp_path) == {"model_base.pth"}
+
+
+def test_two_addresses_never_share_a_place(server, tmp_path):
+    places = {
+        download._place(url, None)
+        for url in (
+            "https://a/x/m.pth",
+            "https://b/x/m.pth",
+            "https://a/m.pth",
+            "https://a/m.pth?v=1",
+        )
+    }
+    assert len(places) == 4
+    assert fetch(server.url, folder=tmp_path / "here") == tmp_path / "here" / "model_base.pth"
+
+
+@pytest.mark.parametrize("url", ["file:///etc/hostname", "https://a", "https://a/../../b", "x"])
+def test_only_addresses_of_files_are_taken(url):
+    with pytest.raises(UserError, match="is no address of a file"):
+        fetch(url)
+
+
+def test_goes_on_after_a_cut_connection(server, capfd):
+    server.cuts = [30_000, 20_000]
+    assert fetch(server.url, sha256=SHA256).read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=30000-", "bytes=50000-"]
+    assert capfd.readouterr().err.count("downloading") == 1
+
+
+def test_goes_on_where_an_earlier_run_stopped(server, tmp_path):
+    server.cuts = [30_000] + [0] * (download.TRIES - 1)
+    with pytest.raises(UserError, match="try again") as caught:
+        fetch(server.url)
+    assert "30000 of 102400 bytes" in one_line(caught)
+    assert "model_base.pth" not in files(tmp_path)
+    server.requests.clear()
+    assert fetch(server.url).read_bytes() == CONTENT
+    assert server.requests == ["bytes=30000-"]
+    assert files(tmp_path) == {"model_base.pth"}
+
+
+def test_starts_again_where_the_server_ignores_ranges(server):
+    server.cuts, server.ranges = [30_000], False
+    assert fetch(server.url).read_bytes() == CONTENT
+    assert server.requests == [None, "bytes=30000-"]
+
+
+@pytest.mark.parametrize("obeys", [True, False], ids=["obeys If-Range", "ignores If-Range"])
+def test_never_joins_two_versions_of_a_file(server, obeys):
+    server.cuts, server.obeys_if_range = [30_000] + [0] * (download.TRIES - 1), obeys
+    with pytest.raises(UserError):
+        fetch(server.url)
+    server.content, server.etag = CONTENT[::-1], '"v2"'
+    assert fetch(server.url).read_bytes() == CONTENT[::-1]
+
+
+@pytest.mark.parametrize("etag", ["", 'W/"v1"'])
+def test_does_not_go_on_without_a_mark_of_the_version(server, etag):
+    server.cuts, server.etag = [30_000], etag
+    assert fetch(server.url).read_bytes() == CONTENT
+    assert server.requests == [None, None]
+
+
+def test_starts_again_when_the_file_became_shorter(server):
+    server.cuts = [30_000] + [0] * (download.TRIES - 1)
+    with pytest.raises(UserError):
+        fetch(server.url)
+    server.content = CONTENT[:100]
+    assert fetch(server.url).read_bytes() == CONTENT[:100]
+
+
+def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
+    with pytest.raises(UserError, match="expected " + "0" * 64) as caught:
+        fetch(server.url, sha256="0" * 64)
+    assert SHA256 in one_line(caught)
+    assert files(tmp_path) == set()
+
+
+def test_a_wrong_size_is_refused_before_the_download(server, tmp_path):
+    with pytest.raises(UserError, match="102400 bytes, expected 5") as caught:
+        fetch(server.url, size=5)
+    assert one_line(caught)
+    assert files(tmp_path) == set()
+
+
+def test_a_file_put_there_by_hand_is_used_if_it_has_the_size(server):
+    place = download._place(server.url, None)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(b"mine")
+    assert fetch(server.url, size=4).read_bytes() == b"mine"
+    with pytest.raises(UserError, match="4 bytes, expected 5: delete it"):
+        fetch(server.url, size=5)
+    assert server.requests == []
+
+
+def test_a_web_page_is_refused(server, tmp_path):
+    server.kind = "text/html; charset=utf-8"
+    with pytest.raises(UserError, match="is a web page") as caught:
+        fetch(server.url)
+    assert server.url in one_line(caught)
+    assert files(tmp_path) == set()
+
+
+def test_a_missing_file_is_not_tried_again(server):
+    server.status = 404
+    with pytest.raises(UserError, match="404 Not Found: check the address") as caught:
+        fetch(server.url)
+    assert server.url in one_line(caught)
+    assert len(server.requests) == 1
+
+
+def test_a_busy_server_is_tried_again(server):
+    server.status = 503
+    with pytest.raises(UserError, match="503") as caught:
+        fetch(server.url)
+    assert str(download._place(server.url, None)) in one_line(caught)
+    assert len(server.requests) == download.TRIES
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "SMILE_OFFLINE"])
+def test_offline_names_address_and_place(server, monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(UserError, match=f"downloads are off \\({name} is set\\)") as caught:
+        fetch(server.url)
+    message = one_line(caught)
+    assert server.url in message
+    assert f"put it at {download._place(server.url, None)}" in message
+    assert server.requests == []
+
+
+def test_an_unreachable_server_names_address_and_place(server):
+    server.close()
+    with pytest.raises(UserError, match="cannot be reached") as caught:
+        fetch(server.url)
+    assert f"put it at {download._place(server.url, None)}" in one_line(caught)
+
+
+def test_a_full_disk_leaves_no_file_under_the_final_name(server, tmp_path, monkeypatch):
+    usage = download.shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=1_000))
+    with pytest.raises(UserError, match="do not fit") as caught:
+        fetch(server.url)
+    assert one_line(caught)
+
+    def fill(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
+    with monkeypatch.context() as patch:
+        patch.setattr(download.os, "fsync", fill)
+        with pytest.raises(UserError, match="No space left on device: make room"):
+            fetch(server.url)
+    assert "model_base.pth" not in files(tmp_path)
+    assert fetch(server.url).read_bytes() == CONTENT
+
+
+def test_two_at_once_download_once(server, capfd):
+    started = threading.Barrier(2)
+    paths = []
+
+    def work():
+        started.wait()
+        paths.append(fetch(server.url, sha256=SHA256))
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=20)
+    assert [path.read_bytes() for path in paths] == [CONTENT, CONTENT]
+    assert server.requests == [None]
+
+
+# --- the hub -----------------------------------------------------------------------------------
+
+
+HUB_FILES = (
+    "/owner/model/resolve/main/config.json",
+    "/spaces/owner/space/resolve/main/model/a.pth",
+)
+HUB_ERRORS = {
+    "/owner/model/resolve/main/absent.bin": "EntryNotFound",
+    "/owner/gated/resolve/main/a.bin": "GatedRepo",
+    "/owner/nothing/resolve/main/a.bin": "RepoNotFound",
+    "/owner/model/resolve/other/config.json": "RevisionNotFound",
+}
+
+
+class FakeHub(Loopback):
+    """Answers as huggingface.co does for `resolve` addresses of one model and one space."""
+
+    def answer(self, handler) -> None:
+        self.requests.append((handler.command, handler.path))
+        found = handler.path in HUB_FILES
+        error = HUB_ERRORS.get(handler.path, "EntryNotFound")
+        handler.send_response(200 if found else 403 if error == "GatedRepo" else 404)
+        if found:
+            handler.send_header("ETag", '"abc"')
+        else:
+            handler.send_header("X-Error-Code", error)
+        handler.send_header("X-Repo-Commit", "0123456789" * 4)
+        handler.send_header("Content-Length", str(len(CONTENT) if found else 0))
+        handler.end_headers()
+        if found and handler.command == "GET":
+            handler.wfile.write(CONTENT)
+
+
+@pytest.fixture(scope="module")
+def hub():
+    hub = FakeHub()
+    yield hub
+    hub.close()
+
+
+PROGRAM = """
+import json, sys
+from smile.download import hub_file
+from smile.errors import UserError
+for arguments in json.loads(sys.argv[1]):
+    try:
+        print(hub_file(**arguments))
+    except UserError as error:
+        print("UserError", error)
+"""
+
+
+def ask(hub_address: str, tmp_path: Path, *arguments: dict, **environment: str) -> tuple[list, str]:
+    """Calls `hub_file` in a process, as the hub's address is read at import; (answers, stderr)."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    settings = {
+        "HF_ENDPOINT": hub_address,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(arguments)],
+        env=clean | settings | environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return result.stdout.splitlines(), result.stderr
+
+
+MODEL = {"repo_id": "owner/model", "filename": "config.json"}
+SPACE = {"repo_id": "owner/space", "filename": "model/a.pth", "repo_type": "space"}
+
+
+def test_hub_files_are_downloaded_once(hub, tmp_path):
+    answers, messages = ask(hub.address, tmp_path, MODEL, SPACE)
+    assert [Path(answer).read_bytes() for answer in answers] == [CONTENT, CONTENT]
+    assert all(Path(answer).is_relative_to(tmp_path / "hf") for answer in answers)
+    lines = [line for line in messages.splitlines() if line.startswith("downloading")]
+    place = f"(0.1 MB) to {tmp_path / 'hf' / 'hub'}"
+    assert lines == [f"downloading {hub.address}{path} {place}" for path in HUB_FILES]
+    hub.requests.clear()
+    again, messages = ask(hub.address, tmp_path, MODEL, SPACE)
+    offline, _ = ask(hub.address, tmp_path, MODEL, SPACE, HF_HUB_OFFLINE="1")
+    assert again == offline == answers
+    assert hub.requests == []
+    assert "downloading" not in messages
+
+
+def test_hub_errors_are_one_clear_line(hub, tmp_path):
+    answers, _ = ask(
+        hub.address,
+        tmp_path,
+        {**MODEL, "filename": "absent.bin"},
+        {"repo_id": "owner/gated", "filename": "a.bin"},
+        {"repo_id": "owner/nothing", "filename": "a.bin"},
+        {**MODEL, "revision": "other"},
+        {"repo_id": "a/b/c", "filename": "a.bin"},
+    )
+    expected = (
+        f"UserError {hub.address}/owner/model has no file 'absent.bin': see ",
+        f"UserError {hub.address}/owner/gated is gated: accept its conditions there",
+        f"UserError {hub.address}/owner/nothing does not exist or is private",
+        f"UserError {hub.address}/owner/model has no revision 'other'",
+        "UserError 'a/b/c' is no repository of the Hugging Face hub",
+    )
+    assert len(answers) == len(expected)
+    for answer, start in zip(answers, expected, strict=True):
+        assert answer.startswith(start)
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "SMILE_OFFLINE"])
+def test_the_hub_offline_names_address_command_and_place(hub, tmp_path, name):
+    hub.requests.clear()
+    (answer,), _ = ask(hub.address, tmp_path, SPACE, **{name: "1"})
+    assert answer.startswith(f"UserError {hub.address}{HUB_FILES[1]} is needed")
+    assert f"downloads are off ({name} is set)" in answer
+    assert "`hf download owner/space model/a.pth --repo-type space`" in answer
+    assert f"copy its cache folder spaces--owner--space into {tmp_path / 'hf' / 'hub'}" in answer
+    assert hub.requests == []
+
+
+def test_an_unreachable_hub_fails_at_once(server, tmp_path):
+    server.close()
+    (answer,), _ = ask(server.address, tmp_path, MODEL)
+    assert answer.startswith(
+        f"UserError {server.address}/owner/model/resolve/main/config.json cannot"
+    )
+    assert "or download the address and give the file's path instead" in answer
