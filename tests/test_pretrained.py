@@ -1,0 +1,506 @@
+"""Weights in and out: equal to transformers, every key accounted for, nothing lost on the way."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from golden_fixtures import GOLDEN, load_golden
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+from transformers import BlipConfig, BlipForConditionalGeneration, BlipProcessor
+
+import smile
+from smile import pretrained
+from smile.checkpoint import build, save_run
+from smile.errors import UserError
+from smile.loss import IGNORE, mle_loss
+from smile.weight_names import TIED, account, from_ours, to_ours
+
+ROOT = Path(__file__).parent.parent
+KEYS = json.loads((GOLDEN / "checkpoint_keys.json").read_text())
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "picture", "of", "dog", "on", "the", "beach"]
+
+
+def write_vocab(path: Path, size: int) -> None:
+    words = WORDS + [f"word{i}" for i in range(size - len(WORDS) - 2)] + ["[DEC]", "[ENC]"]
+    path.write_text("".join(word + "\n" for word in words))
+
+
+def make_transformers(folder: Path, *, seed: int = 0, **sizes) -> BlipForConditionalGeneration:
+    """A random BLIP of the transformers library, saved with a vocabulary in `folder`."""
+    sizes = {"image": 32, "vit": (32, 2, 2), "text": (32, 2, 2), "vocab": 60, "eps": 1e-5} | sizes
+    (vit_dim, vit_depth, vit_heads), (dim, depth, heads) = sizes["vit"], sizes["text"]
+    config = BlipConfig(
+        vision_config={
+            "image_size": sizes["image"],
+            "patch_size": 16,
+            "hidden_size": vit_dim,
+            "num_hidden_layers": vit_depth,
+            "num_attention_heads": vit_heads,
+            "intermediate_size": 4 * vit_dim,
+            "layer_norm_eps": sizes["eps"],
+        },
+        text_config={
+            "vocab_size": sizes["vocab"],
+            "hidden_size": dim,
+            "encoder_hidden_size": vit_dim,
+            "num_hidden_layers": depth,
+            "num_attention_heads": heads,
+            "intermediate_size": 4 * dim,
+            "max_position_embeddings": 64,
+            "bos_token_id": sizes["vocab"] - 2,
+            "sep_token_id": 3,
+            "eos_token_id": 3,
+            "pad_token_id": 0,
+        },
+    )
+    torch.manual_seed(seed)
+    model = BlipForConditionalGeneration(config).eval()
+    with (
+        torch.no_grad()
+    ):  # transformers starts biases and norms at 0 and 1, which would hide errors
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    model.save_pretrained(folder)
+    write_vocab(folder / "vocab.txt", sizes["vocab"])
+    return model
+
+
+def captions_batch(vocab: int, *, padded: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """(3, 9) ids and their attention mask, the rows of different length if `padded`."""
+    ids = torch.randint(4, vocab - 2, (3, 9), generator=torch.Generator().manual_seed(1))
+    ids[:, 0] = vocab - 2
+    for row, length in enumerate((9, 6, 3) if padded else (9, 9, 9)):
+        ids[row, length - 1] = 3
+        ids[row, length:] = 0
+    return ids, (ids != 0).long()
+
+
+CONFIGURATIONS = {
+    "base-like": {"vit": (48, 3, 3), "text": (48, 3, 3)},
+    "large-like": {"vit": (64, 4, 4), "text": (48, 2, 3)},
+    "other heads": {"vit": (48, 1, 6), "text": (32, 1, 8)},
+    "larger images": {"image": 64, "load_at": 64},
+    "image size of the checkpoint changed": {"image": 32, "load_at": 64},
+    "image size reduced": {"image": 64, "load_at": 32},
+    "padded batch": {"padded": True},
+    "prompt": {"prompt": 4, "padded": True},
+    "BLIP's own epsilon": {"eps": 1e-6},
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equal_to_transformers(name, dtype, tmp_path):
+    """Logits, loss and every gradient, by the library's own names."""
+    sizes = dict(CONFIGURATIONS[name])
+    load_at, padded = sizes.pop("load_at", None), sizes.pop("padded", False)
+    prompt = sizes.pop("prompt", 1)
+    theirs = make_transformers(tmp_path, **sizes).to(dtype)
+    ours = smile.load(tmp_path, image_size=load_at).to(dtype)
+    size = ours.config.vit.image_size
+    images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(2)).to(dtype)
+    vocab = ours.config.decoder.vocab_size
+    ids, attention = captions_batch(vocab, padded=padded)
+    labels = ids.masked_fill(ids == 0, IGNORE)
+    labels[:, :prompt] = IGNORE
+
+    out = theirs(
+        pixel_values=images,
+        input_ids=ids,
+        attention_mask=attention,
+        labels=labels,
+        interpolate_pos_encoding=load_at is not None,
+    )
+    [states] = ours(images, [ids[:, None]])
+    logits = ours.logits(states)
+    if dtype == torch.float64:
+        close = {"rtol": 0, "atol": 1e-9}
+    else:
+        close = {"rtol": 1e-4, "atol": 1e-5}
+    real = attention.bool()
+    assert_close(logits[real], out.logits[real], **close)
+    loss = torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE
+    )
+    assert_close(loss, out.loss, **close)
+    assert mle_loss(logits[:, :-1], labels[:, 1:]).item() == pytest.approx(loss.item(), rel=1e-6)
+
+    out.loss.backward()
+    loss.backward()
+    if load_at not in (None, sizes.get("image")):
+        # Ours are the positions at the new size, theirs those of the checkpoint.
+        ours.vit.positions.grad = None
+    gradients = {k: p.grad for k, p in ours.named_parameters() if p.grad is not None}
+    expected = {k: p.grad for k, p in theirs.named_parameters() if k not in TIED}
+    if ours.vit.positions.grad is None:
+        gradients["vit.positions"] = expected["vision_model.embeddings.position_embedding"]
+    renamed = from_ours(gradients, "transformers")
+    assert expected.keys() == renamed.keys() - TIED.keys()
+    for key, gradient in expected.items():
+        assert_close(renamed[key], gradient, **close, msg=lambda m, k=key: f"{k}: {m}")
+
+
+def test_golden_float64_equals_transformers(tmp_path):
+    """The golden checkpoint, both cast up: what float32 leaves open is settled here."""
+    golden = load_golden("a")
+    config = golden.expected["config"]
+    theirs = make_transformers(
+        tmp_path,
+        image=config["image_size"],
+        vit=(config["vision_width"], config["vision_depth"], config["vision_heads"]),
+        text=(config["text_width"], config["text_layers"], config["text_heads"]),
+        vocab=config["vocab_size"],
+        eps=config["vision_layer_norm_eps"],
+    )
+    theirs.text_decoder.bert.encoder.layer[0].intermediate.dense.out_features = config["text_ffn"]
+    ours = golden.captioner.double()
+    weights = from_ours(ours.state_dict(), "transformers")
+    for layer in theirs.text_decoder.bert.encoder.layer:  # the fixture's FFN is not 4 x its width
+        layer.intermediate.dense = torch.nn.Linear(config["text_width"], config["text_ffn"])
+        layer.output.dense = torch.nn.Linear(config["text_ffn"], config["text_width"])
+    theirs = theirs.double()
+    theirs.load_state_dict(weights, strict=False)
+    image, ids = golden.expected["image"].double(), golden.expected["ids"]
+    mask = golden.expected["attention_mask"]
+    logits = theirs(pixel_values=image, input_ids=ids, attention_mask=mask).logits
+    [states] = ours(image, [ids[:, None]])
+    assert_close(ours.logits(states)[mask.bool()], logits[mask.bool()], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_every_key_of_the_real_checkpoints_is_accounted_for(name):
+    """Base in full with random numbers; large and pre-training by shape, to save memory."""
+    device = "cpu" if name == "caption_base_384" else "meta"
+    shapes = {key: tuple(shape) for key, shape in KEYS[name].items()}
+    generator = torch.Generator().manual_seed(0)
+    if device == "cpu":
+        theirs = {k: torch.empty(s).uniform_(generator=generator) for k, s in shapes.items()}
+        theirs |= {copy: theirs[original] for copy, original in TIED.items()}
+    else:
+        theirs = {key: torch.empty(shape, device=device) for key, shape in shapes.items()}
+    book = account(theirs, "blip")
+    assert not book.missing and not book.left_over
+    renamed = {key for row in book.rows for key in row.theirs}
+    fates = [renamed, book.tied.keys(), book.dropped.keys()]
+    assert sum(map(len, fates)) == len(shapes) and set().union(*fates) == shapes.keys()
+
+    weights = to_ours(theirs, "blip", source=name)
+    config = pretrained.infer_config(weights)
+    captioner = build(config, None, weights, source=name)
+    large = "large" in name
+    assert config.vit.dim == (1024 if large else 768)
+    assert config.vit.depth == (24 if large else 12)
+    assert config.vit.num_heads == (16 if large else 12)
+    assert config.vit.image_size == (224 if "224" in name else 384)
+    assert (config.decoder.vocab_size, config.decoder.num_heads) == (30524, 12)
+    assert config.vit.norm_eps == 1e-6 and config.decoder.norm_eps == 1e-12
+    # Counting the tied head twice, as the published sizes do.
+    count = sum(p.numel() for p in captioner.parameters()) + 30524 * 768 + 30524
+    assert count == pytest.approx(469.8e6 if large else 247.4e6, rel=1.5e-3)
+    if device == "cpu":
+        qkv = theirs["visual_encoder.blocks.3.attn.qkv.weight"]
+        assert torch.equal(captioner.vit.blocks[3].attention.key.weight, qkv[768:1536])
+        assert captioner.vit.blocks[3].attention.key.weight.data_ptr() == qkv[768:].data_ptr()
+        word = theirs["text_decoder.bert.embeddings.word_embeddings.weight"]
+        assert captioner.decoder.word_embed.weight.data_ptr() == word.data_ptr()  # not copied
+
+
+@pytest.mark.parametrize("convention", ["blip", "transformers"])
+def test_round_trip_is_bit_identical(convention):
+    weights = load_golden("b").captioner.state_dict()
+    back = to_ours(from_ours(weights, convention), convention, source="test")
+    assert back.keys() == weights.keys()
+    assert all(torch.equal(back[name], weights[name]) for name in weights)
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A transformers folder with random weights, and the captioner loaded from it."""
+    make_transformers(tmp_path / "hf")
+    return tmp_path / "hf", smile.load(tmp_path / "hf")
+
+
+def equal_weights(a, b) -> bool:
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+@pytest.mark.parametrize("format", ["transformers", "blip"])
+def test_export_and_back_is_bit_identical(small, format, tmp_path):
+    _, captioner = small
+    save_run(tmp_path / "run", captioner)
+    command = [sys.executable, "-m", "smile.pretrained"]
+    args = ["export", tmp_path / "run", tmp_path / "out", "--format", format]
+    done = subprocess.run([*command, *args], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    exported = tmp_path / "out" / ("" if format == "transformers" else "checkpoint.pth")
+    toml = tmp_path / "model.toml"  # BLIP's format does not say how many heads, nor which epsilon
+    toml.write_text(
+        "[vit]\nnum_heads = 2\nnorm_eps = 1e-5\n[decoder]\nnum_heads = 2\ndropout = 0.0\n"
+    )
+    back = smile.load(exported, model_config=None if format == "transformers" else toml)
+    assert equal_weights(captioner, back)
+    assert back.config.vit == captioner.config.vit
+    assert back.config.decoder == captioner.config.decoder
+    args = ["convert", exported, tmp_path / "again", "--model-config", toml]
+    subprocess.run([*command, *args], cwd=ROOT, check=True, capture_output=True)
+    assert equal_weights(captioner, smile.load(tmp_path / "again"))
+    done = subprocess.run([*command, *args], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "not an empty folder" in done.stderr
+
+
+def test_exported_folder_captions_the_same_in_transformers(small, tmp_path):
+    """Image file in, text out, through the library's own processor and search."""
+    _, captioner = small
+    pretrained.export_transformers(captioner, tmp_path / "out")
+    model = BlipForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
+    processor = BlipProcessor.from_pretrained(tmp_path / "out")
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (40, 60, 3), generator=generator, dtype=torch.uint8)
+    image = Image.fromarray(pixels.numpy())
+    inputs = processor(image, "a picture of", return_tensors="pt")
+    assert_close(inputs.pixel_values[0], captioner.transform(image), rtol=0, atol=2e-2)
+    for settings in ({"num_beams": 1}, {"num_beams": 3, "length_penalty": 0.0}):
+        lengths = {"max_length": 14, "min_length": 14}
+        ids = model.generate(**inputs, **lengths, **settings)[0]
+        theirs = processor.decode(ids, skip_special_tokens=True).removeprefix("a picture of ")
+        assert captioner.caption(image, **lengths, **settings) == theirs
+
+
+def test_safetensors_bin_and_shards_are_the_same(small, tmp_path):
+    folder, captioner = small
+    weights = load_file(folder / "model.safetensors")
+    names = sorted(weights)
+    for variant in ("bin", "shards"):
+        target = tmp_path / variant
+        target.mkdir()
+        for name in ("config.json", "vocab.txt"):
+            (target / name).write_bytes((folder / name).read_bytes())
+        if variant == "bin":
+            torch.save(weights, target / "pytorch_model.bin")
+        else:
+            parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+            for part, keys in parts.items():
+                save_file({key: weights[key] for key in keys}, target / part)
+            index = {"weight_map": {key: part for part, keys in parts.items() for key in keys}}
+            (target / "model.safetensors.index.json").write_text(json.dumps(index))
+        assert equal_weights(captioner, smile.load(target))
+    (tmp_path / "shards" / "b.safetensors").unlink()
+    with pytest.raises(
+        UserError, match=r"b\.safetensors is missing, but model\.safetensors\.index"
+    ):
+        smile.load(tmp_path / "shards")
+
+
+def blip_file(path: Path, change=None) -> Path:
+    """Golden checkpoint "a" as a .pth with its vocabulary beside it, changed by `change`."""
+    checkpoint = torch.load(GOLDEN / "blip_tiny_a.pth", weights_only=True)
+    if change:
+        change(checkpoint)
+    torch.save(checkpoint, path)
+    write_vocab(path.parent / "vocab.txt", 211)
+    return path
+
+
+def test_a_blip_file_with_what_cannot_be_inferred(tmp_path):
+    path = blip_file(tmp_path / "model.pth")
+    toml = tmp_path / "sizes.toml"
+    toml.write_text("[vit]\nnum_heads = 3\n[decoder]\nnum_heads = 4\n")
+    captioner = smile.load(path, model_config=toml, image_size=96)
+    assert (captioner.config.vit.num_heads, captioner.config.decoder.num_heads) == (3, 4)
+    assert captioner.config.vit.image_size == 96
+    golden = load_golden("a")
+    captioner = smile.load(path, model_config=toml)
+    features = captioner.encode(golden.expected["image"])
+    assert_close(features, golden.expected["image_embeds"], rtol=1e-4, atol=1e-5)
+    assert smile.load(path, num_heads=8).config.decoder.num_heads == 8
+
+
+def test_wrong_weights_are_named(tmp_path):
+    def drop(checkpoint):
+        for n in range(2):
+            del checkpoint["model"][f"visual_encoder.blocks.{n}.mlp.fc1.weight"]
+
+    with pytest.raises(
+        UserError, match=r"model\.pth: visual_encoder\.blocks\.0\.mlp\.fc1\.weight is"
+    ):
+        smile.load(blip_file(tmp_path / "model.pth", drop))
+
+    def add(checkpoint):
+        checkpoint["model"]["visual_encoder.extra"] = torch.zeros(3, 5)
+
+    with pytest.raises(UserError, match=r"visual_encoder\.extra \(3, 5\) is not part of a BLIP"):
+        smile.load(blip_file(tmp_path / "model.pth", add))
+
+    def bend(checkpoint):
+        for n in range(2):
+            checkpoint["model"][f"visual_encoder.blocks.{n}.norm1.weight"] = torch.zeros(7)
+
+    with pytest.raises(UserError, match=r"norm1\.weight is \(7,\), expected \(48,\)"):
+        smile.load(blip_file(tmp_path / "model.pth", bend), num_heads=1)
+
+    def untie(checkpoint):
+        key = "text_decoder.cls.predictions.decoder.bias"
+        checkpoint["model"][key] = checkpoint["model"][key] + 1
+
+    with pytest.raises(UserError, match=r"decoder\.bias differs from .*predictions\.bias"):
+        smile.load(blip_file(tmp_path / "model.pth", untie))
+
+    def headless(checkpoint):
+        checkpoint["model"] = {
+            k.replace("text_decoder", "text_encoder"): v for k, v in checkpoint["model"].items()
+        }
+
+    with pytest.raises(UserError, match="without a text decoder"):
+        smile.load(blip_file(tmp_path / "model.pth", headless))
+
+    def other(checkpoint):
+        checkpoint["model"] = {"conv1.weight": torch.zeros(3)}
+
+    with pytest.raises(UserError, match=r"not a BLIP model; its keys are conv1\.weight"):
+        smile.load(blip_file(tmp_path / "model.pth", other))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html><html>404</html>", "web page"),
+        (None, "model.pth"),
+    ],
+)
+def test_damaged_files_get_one_clear_line(tmp_path, content, message):
+    path = blip_file(tmp_path / "model.pth")
+    path.write_bytes(path.read_bytes()[:5000] if content is None else content)
+    with pytest.raises(UserError, match=message) as caught:
+        smile.load(path)
+    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+
+
+class Config(dict):
+    """Stands for SMILE_Flickr8k's pickled ruamel.yaml object: a class torch refuses to load."""
+
+
+def test_a_harmless_stranger_beside_the_weights(tmp_path):
+    def user_checkpoint(checkpoint):
+        checkpoint |= {"optimizer": {"state": {}}, "config": Config(lr=1e-5), "epoch": 4}
+
+    path = blip_file(tmp_path / "checkpoint_best.pth", user_checkpoint)
+    with pytest.raises(Exception, match="Weights only load failed"):
+        torch.load(path, weights_only=True)
+    plain = smile.load(blip_file(tmp_path / "plain.pth"), num_heads=1)
+    assert equal_weights(plain, smile.load(path, num_heads=1))
+
+
+def test_vocabulary_must_fit(tmp_path):
+    path = blip_file(tmp_path / "model.pth")
+    write_vocab(tmp_path / "vocab.txt", 100)
+    with pytest.raises(UserError, match=r"100 entries with \[DEC\] and \[ENC\], but .* know 211"):
+        smile.load(path, num_heads=1)
+    write_vocab(tmp_path / "other.txt", 211)
+    assert smile.load(path, num_heads=1, vocab=tmp_path / "other.txt").tokenizer.vocab_size == 211
+
+
+def test_a_transformers_config_is_checked(small, tmp_path):
+    folder, _ = small
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"]["hidden_act"] = "relu"
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"vision_config\.hidden_act is 'relu', not 'gelu'"):
+        smile.load(folder)
+    config["vision_config"]["hidden_act"] = "gelu"
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}')
+    with pytest.raises(UserError, match=r"image_mean is \[0\.5, 0\.5, 0\.5\], expected CLIP's"):
+        smile.load(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(UserError, match=r"config\.json is missing"):
+        smile.load(folder)
+
+
+def test_names_lead_to_their_files(small, monkeypatch, tmp_path):
+    """Each known name fetches from its address; hub ids work like names; the rest is refused."""
+    _, captioner = small
+    pretrained.export_transformers(captioner, tmp_path / "hub")
+    asked = []
+
+    def hub_file(repo, name, repo_type="model"):
+        asked.append((repo_type, repo, name))
+        if not (tmp_path / "hub" / name).exists():
+            raise UserError(f"{repo} has no file {name}")
+        return tmp_path / "hub" / name
+
+    monkeypatch.setattr(pretrained, "hub_file", hub_file)
+    assert equal_weights(smile.load("blip-base"), captioner)
+    assert {repo for _, repo, _ in asked} == {"Salesforce/blip-image-captioning-base"}
+    assert equal_weights(smile.load("someone/my-blip"), captioner)
+    path = blip_file(tmp_path / "blip_smile_base.pth")
+    (tmp_path / "hub" / "model").mkdir()
+    path.rename(tmp_path / "hub" / "model" / path.name)
+    (tmp_path / "vocab.txt").rename(tmp_path / "hub" / "model" / "vocab.txt")
+    smile.load("blip-smile", num_heads=1)
+    assert asked[-1] == ("space", "yuezih/BLIP-SMILE", "model/blip_smile_base.pth")
+    urls = []
+    monkeypatch.setattr(
+        pretrained, "fetch", lambda url: urls.append(url) or tmp_path / "hub/model" / path.name
+    )
+    smile.load("blip-base-coco", num_heads=1)
+    assert urls == [pretrained.STORAGE + "model_base_caption_capfilt_large.pth"]
+    with pytest.raises(UserError, match=r"blip-bse: no such file or folder.*blip-base, blip-large"):
+        smile.load("blip-bse")
+
+
+def test_the_newest_run_is_the_default(small, tmp_path):
+    _, captioner = small
+    runs = tmp_path / "runs"
+    assert pretrained.default_source(runs) == ("blip-base", f"since there is no run under {runs}/")
+    for age, name in ((200, "old"), (100, "new"), (0, "broken")):
+        save_run(runs / name, captioner)
+        time = 1e9 - age
+        os.utime(runs / name / "model.safetensors", (time, time))
+    (runs / "broken" / "vocab.txt").unlink()
+    assert pretrained.default_source(runs)[0] == str(runs / "new")
+
+
+def test_loading_draws_no_random_numbers(small):
+    folder, _ = small
+    before = torch.get_rng_state()
+    smile.load(folder)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_inspect_prints_every_key(small, tmp_path):
+    folder, _ = small
+    command = [sys.executable, "-m", "smile.pretrained", "inspect"]
+    done = subprocess.run([*command, folder], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for key in load_file(folder / "model.safetensors"):
+        assert key in done.stdout
+    assert "[vit] image_size 32" in done.stdout and "split in 3" in done.stdout
+    path = blip_file(tmp_path / "m.pth", lambda c: c["model"].update(strange=torch.zeros(2)))
+    done = subprocess.run([*command, path], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "strange" in done.stdout and "LEFT OVER" in done.stdout
+
+
+@pytest.mark.real_weights
+def test_known_good_captions_of_the_real_weights():
+    """FACTS: model_base_capfilt_large.pth at 384 px, BLIP's demo.jpg, greedy."""
+    folder = os.environ.get("SMILE_REAL_WEIGHTS")
+    if not folder:
+        pytest.skip(
+            "set SMILE_REAL_WEIGHTS to a folder with model_base_capfilt_large.pth, BLIP's demo.jpg "
+            "and bert-base-uncased's vocab.txt"
+        )
+    captioner = smile.load(Path(folder) / "model_base_capfilt_large.pth", image_size=384)
+    pixels = captioner.transform(Image.open(Path(folder) / "demo.jpg").convert("RGB"))[None]
+    greedy = {"num_beams": 1, "min_length": 0, "max_length": 20}
+    common = [1037, 2450, 3564, 2006, 1996, 3509, 2007, 2014, 3899]
+    for prompt in ("", "a picture of "):
+        [found] = captioner.search(pixels, prompt=prompt, **greedy)
+        assert found.ids == common
