@@ -1,0 +1,238 @@
+"""The scripts as a user runs them: train a tiny captioner, resume it, sample from it."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+import train
+from smile.checkpoint import load_run, write_atomically
+from smile.config import load_config
+from smile.data import load_examples
+from smile.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+TINY = [
+    "vit.dim=32", "vit.depth=1", "vit.num_heads=2", "vit.mlp_dim=64", "vit.patch_size=12",
+    "decoder.dim=32", "decoder.depth=1", "decoder.num_heads=2", "decoder.mlp_dim=64",
+    "data.num_train=48", "data.num_val=6", "data.num_test=6", "train.batch_size=16",
+    "train.warmup_steps=2", "generate.max_length=12", "generate.num_beams=2",
+]  # fmt: skip
+
+
+def run(script: str, *args, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / script), *map(str, args)]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def settings(*more: str) -> list[str]:
+    return [word for setting in [*TINY, *more] for word in ("--set", setting)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a two-epoch run (MLE, then SMILE) at runs/shapes; and what it printed."""
+    folder = tmp_path_factory.mktemp("work")
+    config = ROOT / "configs" / "shapes.toml"
+    done = run("train.py", config, *settings("train.epochs=2", "loss.mle_epochs=1"), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_a_run_leaves_everything(trained):
+    folder, printed = trained
+    shapes = folder / "runs" / "shapes"
+    for name in ("model.safetensors", "config.toml", "vocab.txt", "log.jsonl"):
+        assert (shapes / name).stat().st_size > 0
+    for name in ("samples.png", "comparison.png", "loss.png"):
+        assert Image.open(shapes / name).width > 200
+    records = [json.loads(line) for line in (shapes / "log.jsonl").read_text().splitlines()]
+    assert [record["objective"] for record in records] == ["mle", "smile"]
+    assert all(0 <= record["true_share"] <= 1 for record in records)
+    assert "MLE " in printed and "SMILE " in printed and "statements true" in printed
+    assert not [path for path in shapes.rglob(".*")]  # no temporary files left
+
+
+def test_the_mle_captioner_is_kept_as_it_was(trained):
+    shapes = trained[0] / "runs" / "shapes"
+    kept, final = (load_file(shapes / part / "model.safetensors") for part in ("mle", "last"))
+    assert kept.keys() == final.keys()
+    assert any(not torch.equal(kept[name], final[name]) for name in kept)
+    load_run(shapes / "mle")
+
+
+def test_sample_describes_files_and_folders(trained, tmp_path):
+    folder, _ = trained
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "a.png")
+    (tmp_path / "sub").mkdir()
+    Image.new("L", (30, 30)).save(tmp_path / "sub" / "b.jpg")
+    done = run("sample.py", tmp_path, "--model", "runs/shapes", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [Path(line["image"]).name for line in lines] == ["a.png", "b.jpg"]
+    done = run("sample.py", tmp_path / "a.png", cwd=folder)  # the newest run is found by itself
+    assert done.stdout.startswith(f"{tmp_path / 'a.png'}: ")
+    assert "runs/shapes" in done.stderr
+
+
+def test_sample_goes_on_past_a_broken_file(trained, tmp_path):
+    folder, _ = trained
+    (tmp_path / "a.png").write_bytes(b"not a picture")
+    Image.new("RGB", (50, 40), "red").save(tmp_path / "b.png")
+    done = run("sample.py", tmp_path, "--model", "runs/shapes", cwd=folder)
+    assert done.returncode == 1
+    assert done.stdout.startswith(f"{tmp_path / 'b.png'}: ")
+    assert done.stderr.count("\n") == 1 and "a.png: cannot read this image" in done.stderr
+
+
+def test_sample_without_a_model_says_how_to_get_one(tmp_path):
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
+    done = run("sample.py", "x.jpg", cwd=tmp_path, **offline)
+    assert done.returncode == 2
+    said, problem, train_one, point_at_one = done.stderr.splitlines()
+    assert "no --model given: blip-base, since there is no run under runs/" in said
+    assert "Salesforce/blip-image-captioning-base" in problem and "downloads are off" in problem
+    assert "train.py configs/shapes.toml" in train_one
+    assert "--model" in point_at_one
+
+
+def test_a_second_run_does_not_overwrite_the_first(trained):
+    folder, _ = trained
+    before = (folder / "runs" / "shapes" / "model.safetensors").read_bytes()
+    config = ROOT / "configs" / "shapes.toml"
+    options = settings("train.epochs=1", "loss.mle_epochs=0", "train.seed=1")
+    done = run("train.py", config, *options, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "runs/shapes-2" in done.stdout
+    assert (folder / "runs" / "shapes" / "model.safetensors").read_bytes() == before
+    done = run("train.py", config, "--out", "runs/shapes", *settings(), cwd=folder)
+    assert done.returncode != 0 and "--resume" in done.stderr
+
+
+def test_user_errors_are_one_line(tmp_path):
+    done = run("train.py", ROOT / "configs" / "shapes.toml", "--set", "train.epoch=3", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "did you mean train.epochs" in done.stderr
+
+
+@pytest.fixture
+def make_trainer(tmp_path):
+    """A trainer of the tiny captioner, with the same weights each time."""
+
+    def make(*more: str, folder="run"):
+        config = load_config(ROOT / "configs" / "shapes.toml", [*TINY, *more])
+        torch.manual_seed(0)
+        examples = {
+            split: load_examples(config.data, split, image_size=config.vit.image_size)
+            for split in ("train", "val", "test")
+        }
+        (tmp_path / folder).mkdir(exist_ok=True)
+        return train.Trainer(
+            train.make_captioner(config, examples["train"]), tmp_path / folder, examples
+        )
+
+    return make
+
+
+def test_accumulated_batches_are_one_large_batch(make_trainer):
+    trainer = make_trainer("train.grad_clip=0.0")
+    draws = next(iter(trainer.batches.batch_sampler))
+    dataset, collate = trainer.batches.dataset, trainer.batches.collate_fn
+    whole = collate([dataset[draw] for draw in draws])
+    parts = [collate([dataset[draw] for draw in part]) for part in (draws[:3], draws[3:])]
+    phase = train.Phase("smile", 0, 1)
+    weights = []
+    for batches in ([whole], parts):
+        trainer = make_trainer("train.grad_clip=0.0", "decoder.dropout=0.0")
+        losses = [trainer.step(batches, phase, lr=0.0)[0].item()]
+        losses.append(trainer.step(batches, phase, lr=1e-2)[0].item())
+        weights.append([losses, [p.detach().clone() for p in trainer.captioner.parameters()]])
+    (losses, one), (other_losses, two) = weights
+    assert losses == pytest.approx(other_losses, rel=1e-5)
+    # AdamW's first steps follow the sign of the gradient: where it is zero, noise decides.
+    same = [torch.isclose(a, b, atol=2e-3).float().mean() for a, b in zip(one, two, strict=True)]
+    assert min(same) > 0.9
+
+
+def test_resume_goes_on_where_the_run_stopped(make_trainer):
+    """Two epochs in one go, and one by one with a new process's worth of objects between."""
+    more = ("train.epochs=2", "loss.mle_epochs=0", "decoder.dropout=0.1")
+    straight = make_trainer(*more, folder="straight")
+    straight.run()
+    stopped = make_trainer(*more, folder="stopped")
+    phase = train.Phase.of(stopped.config, 0)
+    stopped.finish_epoch(stopped.train_epoch(0, phase), phase)
+    resumed = make_trainer(*more, folder="stopped")
+    resumed.resume()
+    resumed.run()
+    kinds = ("train_loss", "val_loss", "caption_words")
+    for kind in kinds:
+        assert [r[kind] for r in resumed.records] == [r[kind] for r in straight.records]
+    pairs = zip(straight.captioner.parameters(), resumed.captioner.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_learning_rate_warms_up_and_falls_along_a_cosine():
+    rates = [train.learning_rate(step, 11, lr=1.0, min_lr=0.1, warmup=2) for step in range(11)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[6] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 2)) / 2)
+    assert rates[10] == pytest.approx(0.1)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_phases_split_the_epochs(make_trainer):
+    config = make_trainer("train.epochs=5", "loss.mle_epochs=2").config
+    phases = [train.Phase.of(config, epoch) for epoch in range(5)]
+    assert phases == [train.Phase("mle", 0, 2)] * 2 + [train.Phase("smile", 2, 3)] * 3
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "config.toml"
+    path.write_text("old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(path, fail)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_damaged_run_folders_are_named(trained, tmp_path):
+    shapes = trained[0] / "runs" / "shapes"
+    with pytest.raises(UserError, match=r"lacks model\.safetensors, config\.toml, vocab\.txt"):
+        load_run(tmp_path)
+    for name in ("config.toml", "vocab.txt", "model.safetensors"):
+        (tmp_path / name).write_bytes((shapes / name).read_bytes())
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(weights[:1000])
+    with pytest.raises(UserError, match=r"model\.safetensors: cannot be read"):
+        load_run(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(weights)
+    text = (tmp_path / "config.toml").read_text()
+    (tmp_path / "config.toml").write_text(text.replace("mlp_dim = 64", "mlp_dim = 128"))
+    with pytest.raises(UserError, match=r"is \(64.*\), expected \(128.*and \d+ more"):
+        load_run(tmp_path)
+
+
+def test_another_image_size_at_load_time(trained):
+    shapes = trained[0] / "runs" / "shapes"
+    captioner = load_run(shapes, image_size=96)
+    assert captioner.vit.positions.size(1) == 1 + (96 // 12) ** 2
+    assert isinstance(captioner.caption(Image.new("RGB", (200, 100), "blue")), str)
