@@ -1,0 +1,121 @@
+"""Imports go one way, so every file can be read knowing only those before it.
+
+The check reads the source with `ast`; the tests on made-up files show that it can fail.
+"""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# A module of `smile` imports only from rows above its own; a package counts as one module.
+LAYERS = (
+    {"errors"},
+    {"config"},
+    {"layers", "loss", "tokenizer", "generate", "pictures", "weight_names"},
+    {"torchfile", "download"},
+    {"cache"},
+    {"vit", "decoder", "data"},
+    {"captioner"},
+    {"checkpoint"},
+    {"export"},
+    {"pretrained"},
+)
+ROW = {module: row for row, modules in enumerate(LAYERS) for module in modules}
+
+# Packages whose import has another name.
+DISTRIBUTIONS = {"PIL": "pillow"}
+
+
+def imported_names(path: Path, root: Path) -> Iterator[str]:
+    """Every dotted name a file imports, wherever in the file, relative ones resolved."""
+    package = path.relative_to(root).parent.parts
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join((*base, *([node.module] if node.module else [])))
+            # `from smile import config` names a module; `from smile.config import Config` does not.
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def mistakes(root: Path) -> list[str]:
+    """Every import that goes the wrong way, as `file: reason`."""
+    scripts = {path.stem for path in root.glob("*.py")}
+    found = []
+    for path in sorted([*root.glob("*.py"), *root.glob("smile/**/*.py")]):
+        where = path.relative_to(root)
+        inside = where.parts[0] == "smile"
+        own = where.with_suffix("").parts[1] if inside else None
+        if inside and own not in ROW and own != "__init__":
+            found.append(f"{where}: {own} has no row in LAYERS")
+            continue
+        for name in imported_names(path, root):
+            top, _, rest = name.partition(".")
+            target = rest.partition(".")[0]
+            if top in scripts:
+                found.append(f"{where}: imports the script {top}.py")
+            elif top == "smile" and target not in ROW:
+                found.append(f"{where}: {name} is not a module with a row in LAYERS")
+            elif top == "smile" and own in ROW and own != target and ROW[own] <= ROW[target]:
+                found.append(f"{where}: {own} must not import {target}")
+    return found
+
+
+def third_party(root: Path) -> set[str]:
+    """The packages that must be installed to use the project."""
+    files = [*root.glob("*.py"), *root.glob("smile/**/*.py")]
+    names = {name.partition(".")[0] for path in files for name in imported_names(path, root)}
+    own = {"smile", *(path.stem for path in root.glob("*.py"))}
+    return {DISTRIBUTIONS.get(name, name) for name in names - own - sys.stdlib_module_names}
+
+
+def test_imports_go_one_way():
+    assert mistakes(ROOT) == []
+
+
+def test_requirements_name_every_package_used():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    required = {re.split("[=<>]", line)[0] for line in lines if line and not line.startswith("#")}
+    assert third_party(ROOT) <= required
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "mistake"),
+    [
+        ("smile/layers.py", "from smile.vit import ViT", "layers must not import vit"),
+        ("smile/layers.py", "from .vit import ViT", "layers must not import vit"),
+        ("smile/layers.py", "from . import vit", "layers must not import vit"),
+        ("smile/vit.py", "import smile.decoder", "vit must not import decoder"),
+        ("smile/vit.py", "def f():\n    from smile import captioner", "must not import captioner"),
+        ("smile/data/images.py", "from ..captioner import x", "data must not import captioner"),
+        ("smile/loss.py", "import train", "imports the script train.py"),
+        ("sample.py", "from train import main", "imports the script train.py"),
+        ("sample.py", "from smile import ViT", "smile.ViT is not a module"),
+        ("smile/utils.py", "", "utils has no row in LAYERS"),
+    ],
+)
+def test_a_wrong_import_is_found(tmp_path, file, line, mistake):
+    (tmp_path / "train.py").write_text("from smile.config import load_config\n")
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"import torch\n{line}\n")
+    (found,) = mistakes(tmp_path)
+    assert found.startswith(file)
+    assert mistake in found
+
+
+def test_a_right_import_is_not_found(tmp_path):
+    (tmp_path / "smile" / "data").mkdir(parents=True)
+    (tmp_path / "train.py").write_text("from smile.data import load_examples\n")
+    (tmp_path / "smile" / "data" / "a.py").write_text(
+        "import torchvision\nfrom smile.data.b import x\nfrom .b import y\nfrom ..config import z\n"
+    )
+    assert mistakes(tmp_path) == []
+    assert third_party(tmp_path) == {"torchvision"}
