@@ -51,8 +51,8 @@ class Decoder(nn.Module):
     def __init__(self, *, config: DecoderConfig):
         super().__init__()
         self.config = config
-        self.word_embed = nn.Embedding(config.vocab_size, config.dim)
-        self.position_embed = nn.Embedding(config.max_positions, config.dim)
+        self.word_embed = _embedding(config.vocab_size, config.dim)
+        self.position_embed = _embedding(config.max_positions, config.dim)
         self.embed_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(DecoderBlock(config=config) for _ in range(config.depth))
@@ -60,6 +60,7 @@ class Decoder(nn.Module):
         self.head_dense = nn.Linear(config.dim, config.dim)
         self.head_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.head_bias = nn.Parameter(torch.zeros(config.vocab_size))
+        self.packed_head: nn.Module | None = None  # the same scores sooner, if `packed.pack` set it
 
     def forward(
         self,
@@ -101,24 +102,27 @@ class Decoder(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., D) states → (..., V) scores of every word."""
+        if self.packed_head is not None:
+            return self.packed_head(states)
         return F.linear(states, self.word_embed.weight, self.head_bias)
 
     def keys_values(self, features: Tensor) -> list[KeysValues]:
         """(B, P, D_image) → each block's keys and values, for any number of `forward` calls."""
         return [block.cross_attention.keys_values(features) for block in self.blocks]
 
-    def new_cache(self, features: Tensor, *, max_length: int) -> DecoderCache:
+    def new_cache(self, features: Tensor, *, max_length: int, copies: int = 1) -> DecoderCache:
         """Projects the images' keys and values and makes room for `max_length` words.
 
         Args:
             features: (B, P, D_image), the encoder's output.
+            copies: captions or beams of each image, once the cache is `spread`.
         """
         config = self.config
         return DecoderCache(
             image=self.keys_values(features),
             past=[
                 PastCache(
-                    rows=features.size(0),
+                    rows=features.size(0) * copies,
                     num_heads=config.num_heads,
                     max_length=max_length,
                     head_dim=config.dim // config.num_heads,
@@ -126,7 +130,17 @@ class Decoder(nn.Module):
                 )
                 for _ in self.blocks
             ],
+            copies=copies,
         )
+
+
+def _embedding(entries: int, dim: int) -> nn.Embedding:
+    """An embedding whose numbers are still to come, from `init_weights` or a file.
+
+    nn.Embedding would draw them, for which torch, on the meta device, first imports its compiler:
+    more than a second, when a captioner could be at work already.
+    """
+    return nn.Embedding.from_pretrained(torch.empty(entries, dim), freeze=False)
 
 
 def causal_mask(padding: Tensor) -> Tensor:
