@@ -1,16 +1,17 @@
 """What caption decoding remembers between steps, so that each step computes one position only.
 
-Per layer: the keys and values of the image, computed once per image and shared by its beams, and
-those of the words so far, one row per caption or beam.
+Per layer: the keys and values of the image, projected once per image and read by all its captions
+or beams, and those of the words so far, one row per caption or beam, in buffers allocated once.
 """
 
+import torch
 from torch import Tensor
 
 from smile.layers import KeysValues
 
 
 class PastCache:
-    """Keys and values of the words so far for one layer, in buffers allocated once."""
+    """Keys and values of the words so far for one layer: room for R rows of `max_length` words."""
 
     def __init__(self, *, rows: int, num_heads: int, max_length: int, head_dim: int, like: Tensor):
         shape = (rows, num_heads, max_length, head_dim)
@@ -19,40 +20,49 @@ class PastCache:
         self.length = 0
 
     def append(self, keys_values: KeysValues) -> KeysValues:
-        """Adds T positions, (R, heads, T, head_dim) each; returns all of them, without a copy."""
+        """Adds T positions to the first R rows, (R, heads, T, head_dim); returns all, uncopied."""
         keys, values = keys_values
-        end = self.length + keys.size(2)
-        self.keys[:, :, self.length : end] = keys
-        self.values[:, :, self.length : end] = values
+        rows, end = keys.size(0), self.length + keys.size(2)
+        self.keys[:rows, :, self.length : end] = keys
+        self.values[:rows, :, self.length : end] = values
         self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
+        return self.keys[:rows, :, :end], self.values[:rows, :, :end]
 
-    def select(self, rows: Tensor) -> None:
-        """Row i becomes what row `rows[i]` was: beams are reordered, finished images leave."""
-        for name in ("keys", "values"):
-            buffer = getattr(self, name)
-            chosen = buffer[rows, :, : self.length]
-            if len(rows) != len(buffer):
-                buffer = buffer.new_empty((len(rows), *buffer.shape[1:]))
-                setattr(self, name, buffer)
-            buffer[:, :, : self.length] = chosen
+    def select(self, rows: Tensor, moved: Tensor) -> None:
+        """Row i becomes what row `rows[i]` was; only the rows `moved` differ, and are copied."""
+        for buffer in (self.keys, self.values):
+            buffer[moved, :, : self.length] = buffer[rows[moved], :, : self.length]
 
 
 class DecoderCache:
-    """What decoding remembers between steps: the image's keys and values, and the words' ones."""
+    """The image's and the words' keys and values, for `copies` captions or beams of each image."""
 
-    def __init__(self, *, image: list[KeysValues], past: list[PastCache]):
+    def __init__(self, *, image: list[KeysValues], past: list[PastCache], copies: int):
         self.image = image
         self.past = past
+        self.copies = copies
 
     @property
     def length(self) -> int:
         """Number of word positions held."""
         return self.past[0].length
 
-    def select(self, rows: Tensor, images: Tensor | None = None) -> None:
-        """Keeps word rows `rows` (any order, repeats allowed) and, if given, images `images`."""
+    def spread(self) -> None:
+        """After the prompt was read once per image: each image's row becomes `copies` rows."""
+        images = self.image[0][0].size(0)
+        rows = torch.arange(images, device=self.image[0][0].device).repeat_interleave(self.copies)
         for past in self.past:
-            past.select(rows)
-        if images is not None:
+            past.select(rows, torch.arange(len(rows), device=rows.device))
+
+    def select(self, rows: Tensor) -> None:
+        """Row i becomes what row `rows[i]` was: beams change places, images that are done leave.
+
+        Args:
+            rows: `copies` rows for each image that goes on, all of that image, images in order.
+        """
+        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+        for past in self.past:
+            past.select(rows, moved)
+        images = rows[:: self.copies] // self.copies
+        if len(images) < self.image[0][0].size(0):
             self.image = [(keys[images], values[images]) for keys, values in self.image]

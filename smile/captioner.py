@@ -8,20 +8,33 @@ A captioner carries its tokenizer and its settings, so `captioner.caption(photo)
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
 from smile.cache import DecoderCache
-from smile.config import Config
+from smile.config import Config, override
 from smile.data.images import EvalTransform
 from smile.decoder import Decoder
 from smile.generate import Hypothesis, generate
 from smile.layers import KeysValues
 from smile.tokenizer import Tokenizer
 from smile.vit import ViT
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption and how sure the model was of it.
+
+    logprob: natural logarithm of its probability given image and prompt, `[SEP]` included.
+    tokens: each piece with its own; they add up to `logprob`.
+    """
+
+    text: str
+    logprob: float
+    tokens: list[tuple[str, float]]
 
 
 class Captioner(nn.Module):
@@ -98,9 +111,9 @@ class Captioner(nn.Module):
         """(..., D) states → (..., V) scores of every word as the next one."""
         return self.decoder.logits(states)
 
-    def new_cache(self, features: Tensor, *, max_length: int) -> DecoderCache:
-        """A cache for decoding up to `max_length` words over (B, P + 1, D) features."""
-        return self.decoder.new_cache(features, max_length=max_length)
+    def new_cache(self, features: Tensor, *, max_length: int, copies: int = 1) -> DecoderCache:
+        """A cache for decoding `copies` texts of up to `max_length` words per image."""
+        return self.decoder.new_cache(features, max_length=max_length, copies=copies)
 
     def forward(self, images: Tensor, captions: list[Tensor]) -> list[Tensor]:
         """(B, 3, S, S) images, groups of (B, K, T) captions → their (B·K, T, D) states.
@@ -115,11 +128,10 @@ class Captioner(nn.Module):
     def device(self) -> torch.device:
         return self.vit.class_token.device
 
-    @torch.inference_mode()
     def caption(
         self, images: Image.Image | Sequence[Image.Image], *, prompt: str | None = None, **settings
     ) -> str | list[str]:
-        """Describes one picture (a string) or several (a list of strings).
+        """The best caption of one picture (a string) or of several (a list of strings).
 
         Args:
             images: RGB pictures of any size, such as `smile.data.open_image` gives.
@@ -129,18 +141,52 @@ class Captioner(nn.Module):
         if isinstance(images, Image.Image):
             return self.caption([images], prompt=prompt, **settings)[0]
         pixels = torch.stack([self.transform(image) for image in images])
-        found = self.search(pixels, prompt=prompt, **settings)
-        return [self.tokenizer.decode(hypothesis.ids) for hypothesis in found]
+        return [found[0].text for found in self.describe(pixels, prompts=prompt, **settings)]
 
     @torch.inference_mode()
-    def search(self, pixels: Tensor, *, prompt: str | None = None, **settings) -> list[Hypothesis]:
-        """(B, 3, S, S) transformed images → the best caption of each, as ids and score."""
-        prompt = self.config.data.prompt if prompt is None else prompt
-        ids = torch.tensor([self.tokenizer.prompt_ids(prompt)], device=self.device)
-        return generate(
-            self,
-            self.encode(pixels.to(self.device)),
-            ids.expand(len(pixels), -1),
-            sep_id=self.tokenizer.sep_id,
-            options=replace(self.config.generate, **settings),
-        )
+    def describe(
+        self,
+        pixels: Tensor,
+        *,
+        prompts: str | Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
+        **settings,
+    ) -> list[list[Caption]]:
+        """(B, 3, S, S) transformed images → the `num_return` best captions of each, best first.
+
+        Args:
+            prompts: what captions continue, itself left out: one for all or one per image; the
+                captioner's own unless given.
+            seeds: one per image, for sampling.
+            settings: any of `[generate]`'s, instead of the captioner's own.
+
+        Raises:
+            UserError: if a setting is unknown or does not fit the others.
+        """
+        options = override(self.config, "generate", settings).generate
+        if prompts is None or isinstance(prompts, str):
+            prompts = [self.config.data.prompt if prompts is None else prompts] * len(pixels)
+        seeds = list(range(len(pixels)) if seeds is None else seeds)
+        ids = [self.tokenizer.prompt_ids(prompt) for prompt in prompts]
+        captions: list[list[Caption]] = [[] for _ in ids]
+        # Prompts of one length go together: none is padded, and each image is alone with its own.
+        for length in sorted(set(map(len, ids))):
+            group = [i for i, prompt in enumerate(ids) if len(prompt) == length]
+            found = generate(
+                self,
+                self.encode(pixels[group].to(self.device)),
+                torch.tensor([ids[i] for i in group], device=self.device),
+                sep_id=self.tokenizer.sep_id,
+                options=options,
+                seeds=[seeds[i] for i in group],
+            )
+            for i, hypotheses in zip(group, found, strict=True):
+                captions[i] = [self._caption(hypothesis) for hypothesis in hypotheses]
+        return captions
+
+    def _caption(self, found: Hypothesis) -> Caption:
+        pieces = [self.tokenizer.vocab[i] for i in found.ids]
+        if len(found.logprobs) > len(pieces):
+            pieces.append("[SEP]")
+        tokens = list(zip(pieces, found.logprobs, strict=True))
+        return Caption(self.tokenizer.decode(found.ids), sum(found.logprobs), tokens)

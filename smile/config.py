@@ -150,7 +150,21 @@ class GenerateConfig:
     max_length: int = setting(30, "longest text, in tokens", minimum=2)
     min_length: int = setting(10, "shortest text, in tokens", minimum=0)
     length_penalty: float = setting(1.0, "exponent of the length a beam's score is divided by")
+    early_stopping: bool = setting(False, "beams: stop at the first num_beams finished captions")
     repetition_penalty: float = setting(1.0, "divides the scores of tokens already said", above=0)
+    no_repeat_ngram_size: int = setting(0, "no n tokens twice in a caption; 0: off", minimum=0)
+    top_p: float = setting(1.0, "sampling: mass of the nucleus drawn from", above=0, maximum=1)
+    top_k: int = setting(0, "sampling: likeliest tokens drawn from; 0: all", minimum=0)
+    temperature: float = setting(1.0, "sampling: below 1 bolder, above 1 wilder", above=0)
+    do_sample: bool = setting(False, "draw at random; implied by top_p, top_k or temperature")
+    num_return: int = setting(
+        1, "captions per image; at most num_beams, unless sampling", minimum=1
+    )
+
+    @property
+    def samples(self) -> bool:
+        """Whether words are drawn at random rather than searched for."""
+        return self.do_sample or self.top_p < 1 or self.top_k > 0 or self.temperature != 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +264,20 @@ def load_config(
         **{section: replace(getattr(base, section), **keys) for section, keys in sections.items()}
     )
     _check_relations(config, places, default_place=str(path))
+    return config
+
+
+def override(config: Config, section: str, settings: dict[str, Any]) -> Config:
+    """The config with some settings of one section replaced, checked like those of a file.
+
+    Raises:
+        UserError: a name is unknown, or a value is of the wrong type or impossible.
+    """
+    checked = {
+        key: _check(f"{section}.{key}", value, place="settings") for key, value in settings.items()
+    }
+    config = replace(config, **{section: replace(getattr(config, section), **checked)})
+    _check_relations(config, {}, default_place="settings")
     return config
 
 

@@ -1,4 +1,4 @@
-"""From image features to captions: greedy and beam search, as BLIP does them.
+"""From image features to captions: greedy, sampling and beam search, as BLIP does them.
 
 BLIP searches with `transformers` 4.15 to 4.24, whose rules differ from today's, so they are written
 out here. Lengths count the prompt; `[SEP]` is impossible before `min_length`; a beam's score is its
@@ -8,200 +8,343 @@ without `[SEP]`.
 Any model with the verbs `decode(ids, features, cache=…)`, `logits(states)` and
 `new_cache(features, max_length=…)` will do; none is imported. The prompt is read once per image,
 then its cache is spread over the image's beams, which share the image's keys and values throughout.
+Only the last position goes through the head, and images that are done leave the batch.
 """
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from smile.config import GenerateConfig
+from smile.errors import UserError
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One caption found: the ids after the prompt (`[SEP]` left out) and what they are worth.
+    """One caption found.
 
-    `score` is what the search ranked by: the sum of log-probabilities, penalties included, divided
-    by length ** length_penalty.
+    ids: the tokens after the prompt, `[SEP]` left out.
+    score: what the search ranked by: the sum of log-probabilities, penalties included, divided by
+        length ** length_penalty.
+    logprobs: the model's own log-probability of each of `ids`, and of `[SEP]` if the caption ended
+        by it; their sum is the caption's.
     """
 
     ids: list[int]
     score: float
+    logprobs: list[float]
 
 
 def generate(
-    model, features: Tensor, prompts: Tensor, *, sep_id: int, options: GenerateConfig
-) -> list[Hypothesis]:
-    """The best caption of each image.
+    model,
+    features: Tensor,
+    prompts: Tensor,
+    *,
+    sep_id: int,
+    options: GenerateConfig,
+    seeds: Sequence[int] | None = None,
+) -> list[list[Hypothesis]]:
+    """The `num_return` best captions of each image, best first.
 
     Args:
         features: (B, P, D), what the model's encoder gave.
-        prompts: (B, T) ids that every caption continues, `[DEC]` first, without padding.
+        prompts: (B, T) ids that each caption continues, `[DEC]` first, without padding.
         sep_id: the token that ends a caption.
-        options: the search's settings; `num_beams = 1` is greedy search.
+        options: sampling if `top_p`, `top_k` or `temperature` ask for it, else beam search, or
+            greedy search with one beam.
+        seeds: one per image, for sampling: an image's captions depend on its own seed alone,
+            whatever the batch. 0, 1, … unless given.
 
     Raises:
-        ValueError: if the prompt leaves no room before `max_length`.
+        UserError: if the prompt leaves no room before `max_length`, or more captions are asked for
+            than there are beams.
     """
     if prompts.size(1) >= options.max_length:
-        raise ValueError(
-            f"max_length is {options.max_length}, but the prompt alone is {prompts.size(1)} tokens"
+        raise UserError(
+            f"max_length is {options.max_length}, but the prompt alone has {prompts.size(1)} "
+            "tokens: raise it, or shorten the prompt"
         )
-    search = greedy_search if options.num_beams == 1 else beam_search
+    if options.num_return > options.num_beams and not options.samples:
+        raise UserError(
+            f"num_return is {options.num_return}, but there are only {options.num_beams} beams: "
+            "raise num_beams, or sample (top_p, top_k or temperature)"
+        )
     with torch.inference_mode():
+        if options.samples:
+            seeds = range(len(prompts)) if seeds is None else seeds
+            return sample(
+                model, features, prompts, sep_id=sep_id, options=options, seeds=list(seeds)
+            )
+        search = greedy_search if options.num_beams == 1 else beam_search
         return search(model, features, prompts, sep_id=sep_id, options=options)
+
+
+# One word after another ---------------------------------------------------------------------------
 
 
 def greedy_search(
     model, features: Tensor, prompts: Tensor, *, sep_id: int, options: GenerateConfig
-) -> list[Hypothesis]:
+) -> list[list[Hypothesis]]:
     """The likeliest next word, again and again. Arguments as for `generate`."""
-    cache = model.new_cache(features, max_length=options.max_length)
-    ids, new = prompts, prompts
-    images = torch.arange(len(prompts), device=ids.device)  # which image each row belongs to
-    totals = torch.zeros(len(prompts), device=ids.device)
+
+    def pick(logits: Tensor, rows: list[int]) -> Tensor:
+        return logits.argmax(dim=-1)
+
+    found = _extend(model, features, prompts, pick, sep_id=sep_id, options=options)
+    return [[hypothesis] for hypothesis in found]
+
+
+def sample(
+    model,
+    features: Tensor,
+    prompts: Tensor,
+    *,
+    sep_id: int,
+    options: GenerateConfig,
+    seeds: list[int],
+) -> list[list[Hypothesis]]:
+    """Draws each next word: temperature, then top-k, then nucleus (Holtzman et al. 2020).
+
+    Arguments as for `generate`; the `num_return` captions of an image are sorted by score.
+    """
+    copies = options.num_return
+    generators = [_generator(seed, copy) for seed in seeds for copy in range(copies)]
+
+    def pick(logits: Tensor, rows: list[int]) -> Tensor:
+        probabilities = sampling_probabilities(logits, options).cpu()
+        drawn = [
+            torch.multinomial(p, 1, generator=generators[row])
+            for p, row in zip(probabilities, rows, strict=True)
+        ]
+        return torch.cat(drawn).to(logits.device)
+
+    found = _extend(model, features, prompts, pick, sep_id=sep_id, options=options, copies=copies)
+    groups = [found[i : i + copies] for i in range(0, len(found), copies)]
+    return [sorted(group, key=lambda h: h.score, reverse=True) for group in groups]
+
+
+def _generator(seed: int, copy: int) -> torch.Generator:
+    """A source of randomness of its own for each caption, on the CPU: the same on every device.
+
+    The generator heeds 32 bits of its seed only, so `seed` and `copy` are mixed into those.
+    """
+    mixed = hashlib.blake2b(f"{seed} {copy}".encode(), digest_size=4).digest()
+    return torch.Generator().manual_seed(int.from_bytes(mixed))
+
+
+def sampling_probabilities(logits: Tensor, options: GenerateConfig) -> Tensor:
+    """(R, V) logits → the distribution that sampling draws from.
+
+    Top-k keeps the k likeliest words; nucleus keeps the fewest likeliest words whose probabilities
+    reach `top_p`, the one that crosses it included. What is kept is renormalised.
+    """
+    logits = logits / options.temperature
+    if 0 < options.top_k < logits.size(-1):
+        smallest = logits.topk(options.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest, float("-inf"))
+    probabilities = logits.softmax(dim=-1)
+    if options.top_p < 1:
+        ranked, order = probabilities.sort(dim=-1, descending=True)
+        before = ranked.cumsum(dim=-1) - ranked  # the mass of all likelier words
+        ranked = ranked.masked_fill(before >= options.top_p, 0.0)
+        probabilities = torch.zeros_like(probabilities).scatter(-1, order, ranked)
+    return probabilities / probabilities.sum(dim=-1, keepdim=True)
+
+
+def _extend(
+    model, features, prompts: Tensor, pick, *, sep_id: int, options: GenerateConfig, copies: int = 1
+) -> list[Hypothesis]:
+    """Continues `copies` captions per image, each next word chosen by `pick(logits, rows)`."""
+    state = _Rows(model, features, prompts, copies=copies, max_length=options.max_length)
     found: dict[int, Hypothesis] = {}
-    while len(images):
-        logits = model.logits(model.decode(new, None, cache=cache)[:, -1]).float()
+    rows = list(range(len(state.ids)))  # which caption each row of the state is
+    while rows:
+        logits = state.logits.float()
         logprobs = logits.log_softmax(dim=-1)
-        logits = constrain(logits, ids, sep_id=sep_id, options=options)
-        new = logits.argmax(dim=-1, keepdim=True)
-        totals = totals + logprobs.gather(1, new)[:, 0]
-        ended = new[:, 0] == sep_id
-        ids = torch.cat([ids, new], dim=1)
-        if ids.size(1) == options.max_length:
-            ended = torch.ones_like(ended)
-        if not ended.any():
-            continue
-        for row in ended.nonzero()[:, 0].tolist():
-            words = ids[row, prompts.size(1) :].tolist()
-            length = ids.size(1) - (words[-1] == sep_id)
-            score = totals[row].item() / length**options.length_penalty
-            found[images[row].item()] = Hypothesis(_until(words, sep_id), score)
-        running = (~ended).nonzero()[:, 0]
-        ids, new, images, totals = (t[running] for t in (ids, new, images, totals))
-        cache.select(running, running)
-    return [found[image] for image in range(len(prompts))]
+        words = pick(constrain(logits, state.ids, sep_id=sep_id, options=options), rows)
+        state.append(words, logprobs.gather(1, words[:, None]))
+        full = state.ids.size(1) == options.max_length
+        for slot, (row, ended) in enumerate(zip(rows, (words == sep_id).tolist(), strict=True)):
+            if (ended or full) and row not in found:
+                said, logprob = state.said(slot)
+                score = sum(logprob) / (state.ids.size(1) - ended) ** options.length_penalty
+                found[row] = Hypothesis(said[:-1] if ended else said, score, logprob)
+        # An image leaves when all its captions are done: until then its rows stay together.
+        groups = [range(start, start + copies) for start in range(0, len(rows), copies)]
+        going = [
+            slot for group in groups if any(rows[s] not in found for s in group) for slot in group
+        ]
+        rows = [rows[slot] for slot in going]
+        if rows:
+            state.advance(going)
+    return [found[row] for row in sorted(found)]
 
 
-class Finished:
-    """The best `num_beams` finished hypotheses of one image."""
-
-    def __init__(self, options: GenerateConfig):
-        self.options = options
-        self.kept: list[tuple[float, list[int]]] = []
-
-    @property
-    def worst(self) -> float:
-        return min((score for score, _ in self.kept), default=float("inf"))
-
-    def score(self, total: float, length: int) -> float:
-        return total / length**self.options.length_penalty
-
-    def add(self, ids: list[int], total: float) -> None:
-        """Keeps `ids` (prompt included, without `[SEP]`) if it is among the best."""
-        score = self.score(total, len(ids))
-        full = len(self.kept) == self.options.num_beams
-        if not full or score > self.worst:
-            if full:
-                self.kept.remove(min(self.kept, key=lambda item: item[0]))
-            self.kept.append((score, ids))
-
-    def cannot_improve(self, best_total: float, length: int) -> bool:
-        """True once no running beam can beat the worst one kept, if it ended at this length."""
-        full = len(self.kept) == self.options.num_beams
-        return full and self.worst >= self.score(best_total, length)
-
-    def best(self) -> tuple[float, list[int]]:
-        return max(self.kept, key=lambda item: item[0])
+# Several at a time --------------------------------------------------------------------------------
 
 
 def beam_search(
     model, features: Tensor, prompts: Tensor, *, sep_id: int, options: GenerateConfig
-) -> list[Hypothesis]:
+) -> list[list[Hypothesis]]:
     """Keeps the `num_beams` best beginnings at each length. Arguments as for `generate`.
 
     Each step ranks 2·num_beams continuations of an image, so that num_beams remain even if every
     beam could end; `[SEP]` ends a beam only when ranked within the first num_beams.
     """
-    beams, device = options.num_beams, prompts.device
-    cache = model.new_cache(features, max_length=options.max_length)
-    logits = model.logits(model.decode(prompts, None, cache=cache)[:, -1])
-    logits = logits.repeat_interleave(beams, dim=0)
-    ids = prompts.repeat_interleave(beams, dim=0)
-    cache.select(torch.arange(len(prompts), device=device).repeat_interleave(beams))
-
-    finished = [Finished(options) for _ in prompts]
+    beams = options.num_beams
+    state = _Rows(model, features, prompts, copies=beams, max_length=options.max_length)
+    finished = [_Finished(options, prompts.size(1)) for _ in prompts]
     images = list(range(len(prompts)))  # the images still searched, in the order of the rows
     # All beams of an image begin alike, so only the first may be continued in the first step.
-    totals = torch.full((len(images), beams), -1e9, device=device)
+    totals = torch.full((len(images), beams), -1e9, device=prompts.device)
     totals[:, 0] = 0.0
-    while True:
-        scores = logits.float().log_softmax(dim=-1)
-        scores = constrain(scores, ids, sep_id=sep_id, options=options)
-        scores = (totals.view(-1, 1) + scores).view(len(images), -1)
+    while images:
+        logprobs = state.logits.float().log_softmax(dim=-1)
+        scores = constrain(logprobs, state.ids, sep_id=sep_id, options=options)
+        scores = (scores + totals.view(-1, 1)).view(len(images), -1)
         ranked, places = scores.topk(2 * beams, dim=1)
-        parents = places // logits.size(-1)
-        words = places % logits.size(-1)
+        candidates = zip(ranked.tolist(), places.tolist(), strict=True)
 
-        length, steps, going = ids.size(1), [], []
-        for slot, image in enumerate(images):
-            step = _advance(
-                finished[image],
-                ids[slot * beams : (slot + 1) * beams],
-                list(zip(*(t[slot].tolist() for t in (ranked, parents, words)), strict=True)),
-                sep_id,
-            )
-            if not finished[image].cannot_improve(ranked[slot, 0].item(), length):
-                steps.append([(total, slot * beams + parent, word) for total, parent, word in step])
-                going.append(slot)
-        images = [images[slot] for slot in going]
+        length, vocabulary, going = state.ids.size(1), logprobs.size(1), []
+        for slot, (image, (ranks, where)) in enumerate(zip(images, candidates, strict=True)):
+            # A place among an image's scores is its beam (and so its row) and the word after it.
+            steps = [
+                (total, slot * beams + place // vocabulary, place % vocabulary)
+                for total, place in zip(ranks, where, strict=True)
+            ]
+            kept = finished[image].take(steps, state, logprobs, sep_id)
+            if not finished[image].cannot_improve(ranks[0], length):
+                going.append((image, kept))
+        images = [image for image, _ in going]
         if not images:
             break
-        flat = [item for step in steps for item in step]
-        totals = torch.tensor([total for total, _, _ in flat], device=device).view(-1, beams)
-        rows = torch.tensor([row for _, row, _ in flat], device=device)
-        new = torch.tensor([[word] for _, _, word in flat], device=device)
-        ids = torch.cat([ids[rows], new], dim=1)
-        if ids.size(1) == options.max_length:
-            for row, image in enumerate(images):
-                for beam in range(beams):
-                    total = totals[row, beam].item()
-                    finished[image].add(ids[row * beams + beam].tolist(), total)
+        totals, rows, words = _stacked([step for _, kept in going for step in kept], beams, prompts)
+        state.branch(rows, words, logprobs[rows, words][:, None])
+        if state.ids.size(1) == options.max_length:
+            for row, total in enumerate(totals.flatten().tolist()):
+                finished[images[row // beams]].add(*state.said(row), total)
             break
-        left = len(going) < cache.image[0][0].size(0)
-        cache.select(rows, torch.tensor(going, device=device) if left else None)
-        logits = model.logits(model.decode(new, None, cache=cache)[:, -1])
-
-    best = [image.best() for image in finished]
-    return [Hypothesis(ids[prompts.size(1) :], score) for score, ids in best]
+        state.advance(None)
+    return [image.best() for image in finished]
 
 
-def _advance(
-    finished: Finished, ids: Tensor, candidates: list[tuple[float, int, int]], sep_id: int
-) -> list[tuple[float, int, int]]:
-    """One image's step: ends beams at `[SEP]`, returns the num_beams that go on.
+class _Finished:
+    """The best `num_beams` finished captions of one image."""
 
-    Candidates and result are (sum of log-probabilities, parent beam, word), best first.
+    def __init__(self, options: GenerateConfig, prompt_length: int):
+        self.options = options
+        self.prompt_length = prompt_length
+        self.kept: list[Hypothesis] = []
+
+    def take(self, steps: list, state: "_Rows", logprobs: Tensor, sep_id: int) -> list:
+        """Ends beams at `[SEP]`; returns the num_beams steps that go on.
+
+        A step is (sum of log-probabilities, row it continues, word), best first.
+        """
+        beams, going = self.options.num_beams, []
+        for rank, (total, row, word) in enumerate(steps):
+            if word != sep_id:
+                going.append((total, row, word))
+            elif rank < beams:
+                said, logprob = state.said(row)
+                self.add(said, [*logprob, logprobs[row, sep_id].item()], total)
+            if len(going) == beams:
+                break
+        return going
+
+    def add(self, ids: list[int], logprobs: list[float], total: float) -> None:
+        """Keeps a caption if it is among the best."""
+        score = self._score(total, self.prompt_length + len(ids))
+        full = len(self.kept) == self.options.num_beams
+        if not full or score > self._worst():
+            if full:
+                self.kept.remove(min(self.kept, key=lambda h: h.score))
+            self.kept.append(Hypothesis(ids, score, logprobs))
+
+    def cannot_improve(self, best_total: float, length: int) -> bool:
+        """True once this image is done.
+
+        With early stopping, as soon as num_beams captions ended; else when the best running beam
+        could not beat the worst one kept, if it ended at this length.
+        """
+        if len(self.kept) < self.options.num_beams:
+            return False
+        return self.options.early_stopping or self._worst() >= self._score(best_total, length)
+
+    def best(self) -> list[Hypothesis]:
+        """The `num_return` best captions, best first."""
+        return sorted(self.kept, key=lambda h: h.score, reverse=True)[: self.options.num_return]
+
+    def _score(self, total: float, length: int) -> float:
+        return total / length**self.options.length_penalty
+
+    def _worst(self) -> float:
+        return min(h.score for h in self.kept)
+
+
+def _stacked(steps: list, beams: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(total, row, word) of all images' beams → (B, beams) totals, (B·beams) rows and words."""
+    totals, rows, words = zip(*steps, strict=True)
+    return (
+        torch.tensor(totals, device=like.device).view(-1, beams),
+        torch.tensor(rows, device=like.device),
+        torch.tensor(words, device=like.device),
+    )
+
+
+# What both have in common -------------------------------------------------------------------------
+
+
+class _Rows:
+    """The captions being written: their words, their log-probabilities, their cache.
+
+    `copies` rows for each image, which share its keys and values and, at first, the prompt's.
     """
-    beams = finished.options.num_beams
-    going: list[tuple[float, int, int]] = []
-    for rank, (total, parent, word) in enumerate(candidates):
-        if word != sep_id:
-            going.append((total, parent, word))
-        elif rank < beams:
-            finished.add(ids[parent].tolist(), total)
-        if len(going) == beams:
-            break
-    return going
+
+    def __init__(self, model, features: Tensor, prompts: Tensor, *, copies: int, max_length: int):
+        self.model, self.copies = model, copies
+        self.prompt_length = prompts.size(1)
+        self.cache = model.new_cache(features, max_length=max_length, copies=copies)
+        logits = model.logits(model.decode(prompts, None, cache=self.cache)[:, -1])
+        self.cache.spread()
+        self.logits = logits.repeat_interleave(copies, dim=0)  # (R, V) of each row's next word
+        self.ids = prompts.repeat_interleave(copies, dim=0)  # (R, T), prompt included
+        self.logprobs = logits.new_zeros(len(self.ids), 0, dtype=torch.float32)
+        self.parents: list[int] | None = None
+
+    def append(self, words: Tensor, logprobs: Tensor) -> None:
+        """Adds a word, (R), and its log-probability, (R, 1), to each row."""
+        self.ids = torch.cat([self.ids, words[:, None]], dim=1)
+        self.logprobs = torch.cat([self.logprobs, logprobs], dim=1)
+
+    def branch(self, rows: Tensor, words: Tensor, logprobs: Tensor) -> None:
+        """Row i becomes row `rows[i]` with a word added; images that have no row any more leave."""
+        self.ids, self.logprobs = self.ids[rows], self.logprobs[rows]
+        self.cache.select(rows)
+        self.append(words, logprobs)
+
+    def advance(self, rows: list[int] | None) -> None:
+        """Reads the last words; with `rows`, only those rows go on."""
+        if rows is not None and len(rows) < len(self.ids):
+            kept = torch.tensor(rows, device=self.ids.device)
+            self.ids, self.logprobs = self.ids[kept], self.logprobs[kept]
+            self.cache.select(kept)
+        states = self.model.decode(self.ids[:, -1:], None, cache=self.cache)
+        self.logits = self.model.logits(states[:, -1])
+
+    def said(self, row: int) -> tuple[list[int], list[float]]:
+        """The words after the prompt, and their log-probabilities."""
+        return self.ids[row, self.prompt_length :].tolist(), self.logprobs[row].tolist()
 
 
 def constrain(scores: Tensor, ids: Tensor, *, sep_id: int, options: GenerateConfig) -> Tensor:
-    """Applies the repetition penalty, then forbids `[SEP]` before `min_length`.
+    """Applies the repetition penalty, forbids repeated n-grams, and `[SEP]` before `min_length`.
 
     Args:
-        scores: (R, V), log-probabilities in beam search, logits in greedy search.
+        scores: (R, V), log-probabilities in beam search, logits in greedy search and sampling.
         ids: (R, T), the texts so far, prompt included.
     """
     if options.repetition_penalty != 1.0:
@@ -209,11 +352,20 @@ def constrain(scores: Tensor, ids: Tensor, *, sep_id: int, options: GenerateConf
         penalty = options.repetition_penalty
         said = torch.where(said < 0, said * penalty, said / penalty)
         scores = scores.scatter(1, ids, said)
+    forbidden = torch.zeros_like(scores, dtype=torch.bool)
+    if options.no_repeat_ngram_size > 0:
+        _mark_repeats(forbidden, ids, options.no_repeat_ngram_size)
     if ids.size(1) < options.min_length:
-        scores = scores.clone()
-        scores[:, sep_id] = float("-inf")
-    return scores
+        forbidden[:, sep_id] = True
+    return scores.masked_fill(forbidden, float("-inf"))
 
 
-def _until(ids: list[int], sep_id: int) -> list[int]:
-    return ids[: ids.index(sep_id)] if sep_id in ids else ids
+def _mark_repeats(forbidden: Tensor, ids: Tensor, size: int) -> None:
+    """Marks each word that would complete an n-gram the row has already."""
+    if ids.size(1) < size:
+        return
+    grams = ids.unfold(1, size, 1)  # (R, T - n + 1, n)
+    ending = ids[:, ids.size(1) - size + 1 :]  # the n - 1 words that a next word would complete
+    again = (grams[:, :, :-1] == ending[:, None, :]).all(dim=2)
+    rows, places = again.nonzero(as_tuple=True)
+    forbidden[rows, grams[rows, places, -1]] = True

@@ -81,10 +81,10 @@ def test_searches(golden):
             sep_id=sizes.sep,
             options=GenerateConfig(**{name: expected[name] for name in names}),
         )
-        for row, hypothesis in zip(expected["sequences"].tolist(), found, strict=True):
+        for row, [hypothesis] in zip(expected["sequences"].tolist(), found, strict=True):
             ids = [token for token in row[sizes.prompt_length :] if token != sizes.pad]
             ended = ids[-1] == sizes.sep
             assert hypothesis.ids == (ids[:-1] if ended else ids), setting
         if expected["score"] is not None:
-            scores = [hypothesis.score for hypothesis in found]
+            scores = [hypothesis.score for [hypothesis] in found]
             assert scores == pytest.approx(expected["score"].tolist(), abs=1e-4), setting

@@ -35,15 +35,20 @@ def test_cache_follows_its_rows(golden):
     captioner, ids = golden.captioner, golden.expected["ids"]
     with torch.inference_mode():
         features = captioner.encode(golden.expected["image"])
-        cache = captioner.new_cache(features, max_length=6)
-        captioner.decode(ids[:, :5], None, cache=cache)
-        rows, images = torch.tensor([2, 0, 2, 2]), torch.tensor([2, 0])
-        rows = torch.tensor([2, 2, 0, 0])
-        cache.select(rows, images)
-        new = torch.tensor([[7], [8], [9], [10]])
-        states = captioner.decode(new, None, cache=cache)
-        alone = captioner.decode(torch.cat([ids[rows, :5], new], dim=1), features[images])[:, -1:]
-        assert_close(states, alone, rtol=1e-4, atol=1e-5)
+        cache = captioner.new_cache(features, max_length=8, copies=2)
+        captioner.decode(ids[:, :4], None, cache=cache)
+        cache.spread()
+        said = ids[:, :4].repeat_interleave(2, dim=0)
+        # Beams change places within their image; then the image in the middle leaves.
+        for rows in ([1, 0, 3, 2, 5, 5], [0, 1, 5, 4], [1, 1, 3, 2]):
+            new = torch.arange(7, 7 + len(said))[:, None]
+            states = captioner.decode(new, None, cache=cache)
+            said = torch.cat([said, new], dim=1)
+            images = [0, 0, 1, 1, 2, 2] if len(said) == 6 else [0, 0, 2, 2]
+            alone = captioner.decode(said, features[images])[:, -1:]
+            assert_close(states, alone, rtol=1e-4, atol=1e-5)
+            cache.select(torch.tensor(rows))
+            said = said[rows]
 
 
 def test_captions_of_one_image_share_it(golden):

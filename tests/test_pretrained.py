@@ -502,5 +502,5 @@ def test_known_good_captions_of_the_real_weights():
     greedy = {"num_beams": 1, "min_length": 0, "max_length": 20}
     common = [1037, 2450, 3564, 2006, 1996, 3509, 2007, 2014, 3899]
     for prompt in ("", "a picture of "):
-        [found] = captioner.search(pixels, prompt=prompt, **greedy)
-        assert found.ids == common
+        [[found]] = captioner.describe(pixels, prompts=prompt, **greedy)
+        assert [captioner.tokenizer.ids[piece] for piece, _ in found.tokens] == [*common, 102]
