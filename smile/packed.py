@@ -1,0 +1,59 @@
+"""Linear layers packed for the CPU, for inference only.
+
+torch multiplies float32 matrices with MKL, which reads the weights as they lie. oneDNN, which comes
+with torch too, is faster if it may lay them out beforehand in blocks that fit its kernels: on an
+AMD EPYC about 1.4 times for an image's patches, and 2 to 5 times for a decoding step's few rows.
+The sums are the same, in another order. (torch.compile's "freezing" does the same to a whole graph;
+this needs no compiler and no warm-up.)
+"""
+
+import torch
+from torch import Tensor, nn
+
+from smile.captioner import Captioner
+
+
+class PackedLinear(nn.Module):
+    """What `nn.Linear` computes, from weights in oneDNN's own layout; without gradients."""
+
+    def __init__(self, weight: Tensor, bias: Tensor):
+        super().__init__()
+        # Not buffers: the layout is opaque, so it can be neither saved nor moved to a device.
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach())
+        self.bias = bias.detach().clone()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., D_in) → (..., D_out), float32."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+
+def can_pack(captioner: Captioner) -> bool:
+    """Whether this torch has oneDNN's operators and the weights are float32 on the CPU."""
+    weight = captioner.decoder.word_embed.weight
+    has_operators = torch.backends.mkldnn.is_available() and hasattr(
+        torch.ops.mkldnn, "_reorder_linear_weight"
+    )
+    return has_operators and weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
+@torch.no_grad()
+def pack(captioner: Captioner) -> Captioner:
+    """Packs every linear layer of a captioner in place; from then on it can only caption.
+
+    The original weights are let go one by one, so this takes no second copy of them, except of the
+    word embeddings, which are also the head.
+
+    Raises:
+        ValueError: where `can_pack` is false.
+    """
+    if not can_pack(captioner):
+        raise ValueError("this captioner cannot be packed: it takes oneDNN, float32 and the CPU")
+    for module in list(captioner.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear):
+                setattr(module, name, PackedLinear(child.weight, child.bias))
+    decoder = captioner.decoder
+    decoder.packed_head = PackedLinear(decoder.word_embed.weight, decoder.head_bias)
+    for parameter in captioner.parameters():  # the rest no longer holds on to the mapped file
+        parameter.data = parameter.data.clone()
+    return captioner.eval()

@@ -1,0 +1,41 @@
+"""Packed layers compute what they replace."""
+
+import copy
+
+import pytest
+import torch
+from golden_fixtures import load_golden
+from torch.testing import assert_close
+
+from smile.config import GenerateConfig
+from smile.generate import generate
+from smile.packed import PackedLinear, can_pack, pack
+
+
+def test_packed_layers_give_the_same_states_and_captions():
+    golden = load_golden("b")
+    captioner, packed = golden.captioner, pack(copy.deepcopy(golden.captioner))
+    assert not any(isinstance(module, torch.nn.Linear) for module in packed.modules())
+    assert isinstance(packed.decoder.packed_head, PackedLinear)
+    prompts = torch.full((4, 1), golden.sizes.bos)
+    options = GenerateConfig(num_beams=3, max_length=20, min_length=0)
+    with torch.inference_mode():
+        features = captioner.encode(golden.expected["image"])
+        assert_close(packed.encode(golden.expected["image"]), features, rtol=1e-4, atol=1e-5)
+        logits = packed.logits(packed.decode(golden.expected["ids"], features))
+        assert_close(logits, golden.expected["logits"], rtol=1e-4, atol=1e-5)
+        searches = [
+            generate(model, features, prompts, sep_id=golden.sizes.sep, options=options)
+            for model in (captioner, packed)
+        ]
+    plain, fast = ([hypotheses[0].ids for hypotheses in found] for found in searches)
+    assert plain == fast
+    assert len({tuple(ids) for ids in plain}) > 1
+
+
+def test_only_float32_on_the_cpu_is_packed():
+    captioner = load_golden("a").captioner
+    assert can_pack(captioner)
+    assert not can_pack(captioner.double())
+    with pytest.raises(ValueError, match="cannot be packed"):
+        pack(captioner)
