@@ -55,9 +55,8 @@ class Attention(nn.Module):
         """
         keys, values = keys_values
         rows = x.size(0) // keys.size(0)
-        queries = rearrange(self.query(x), "(b k) t (h d) -> b h (k t) d", k=rows, h=self.num_heads)
         attended = F.scaled_dot_product_attention(
-            queries,
+            self._queries(x, rows),
             keys,
             values,
             attn_mask=mask,
@@ -65,6 +64,17 @@ class Attention(nn.Module):
             is_causal=causal,
         )
         return self.out(rearrange(attended, "b h (k t) d -> (b k) t (h d)", k=rows))
+
+    def weights(self, x: Tensor, keys_values: KeysValues) -> Tensor:
+        """Where `forward` looks, without a mask: (B·K, T, D) → (B·K, heads, T, S), sums of 1."""
+        keys, _ = keys_values
+        rows = x.size(0) // keys.size(0)
+        scores = self._queries(x, rows) @ keys.transpose(2, 3) / keys.size(3) ** 0.5
+        return rearrange(scores.softmax(dim=-1), "b h (k t) s -> (b k) h t s", k=rows)
+
+    def _queries(self, x: Tensor, rows: int) -> Tensor:
+        """(B·K, T, D) → (B, heads, K·T, head_dim)."""
+        return rearrange(self.query(x), "(b k) t (h d) -> b h (k t) d", k=rows, h=self.num_heads)
 
 
 class MLP(nn.Module):

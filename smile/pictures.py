@@ -66,6 +66,61 @@ def contact_sheet(
     _save(sheet, path)
 
 
+def attention_sheet(
+    image: Image.Image,
+    words: Sequence[tuple[str, float, Sequence[Sequence[float]]]],
+    path: str | Path,
+    *,
+    columns: int = 6,
+    tile: int = 200,
+) -> None:
+    """Save an image once plain and once for each word, where its heat map lets the image shine.
+
+    Each word comes with its log-probability, shown as a probability, and its map: rows of numbers,
+    of which only the proportions matter. What was looked at little is darkened.
+    """
+    font = ImageFont.load_default(size=max(13, tile // 12))
+    small = ImageFont.load_default(size=max(11, tile // 16))
+    height = max(1, round(tile * image.height / image.width))
+    photo = image.convert("RGB").resize((tile, height), Image.Resampling.LANCZOS)
+    panels = [(photo, "image", "")]
+    panels += [
+        (_heated(photo, heat), word, f"{math.exp(logprob):.0%}") for word, logprob, heat in words
+    ]
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    margin, gap, label = tile // 8, tile // 12, round(font.size * 2.0)
+    sheet = Image.new(
+        "RGB",
+        (
+            2 * margin + columns * tile + (columns - 1) * gap,
+            2 * margin + rows * (height + label) + (rows - 1) * gap,
+        ),
+        PAPER,
+    )
+    draw = ImageDraw.Draw(sheet)
+    for index, (panel, word, probability) in enumerate(panels):
+        left = margin + index % columns * (tile + gap)
+        top = margin + index // columns * (height + label + gap)
+        sheet.paste(panel, (left, top))
+        below = top + height + font.size // 3
+        draw.text((left, below), word, font=font, fill=INK)
+        draw.text((left + tile, below), probability, font=small, fill=FAINT, anchor="ra")
+    _save(sheet, path)
+
+
+def _heated(photo: Image.Image, heat: Sequence[Sequence[float]]) -> Image.Image:
+    """The photo, dark where `heat` is low, in full light with a warm tint where it is high."""
+    low = min(map(min, heat))
+    scale = 255 / max(max(map(max, heat)) - low, 1e-12)
+    mask = Image.new("L", (len(heat[0]), len(heat)))
+    mask.putdata([round((value - low) * scale) for row in heat for value in row])
+    mask = mask.resize(photo.size, Image.Resampling.BICUBIC)
+    dark = Image.blend(photo.convert("L").convert("RGB"), Image.new("RGB", photo.size), 0.65)
+    warm = Image.blend(photo, Image.new("RGB", photo.size, (255, 120, 0)), 0.25)
+    return Image.composite(warm, dark, mask)
+
+
 def loss_curve(records: Sequence[dict], path: str | Path) -> None:
     """Save training and validation loss over the epochs as a line chart.
 

@@ -22,7 +22,7 @@ LAYERS = (
     {"cache"},
     {"vit", "decoder", "data"},
     {"captioner"},
-    {"checkpoint"},
+    {"checkpoint", "packed", "attention"},
     {"export"},
     {"pretrained"},
 )

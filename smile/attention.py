@@ -1,0 +1,111 @@
+"""Which part of the image made which word: the decoder's cross-attention as heat maps.
+
+While the decoder is about to say a word, each head of each layer spreads a weight of 1 over the
+image tokens. Averaged over heads and layers (or taken from one layer) it is a map over the patches.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+
+from smile.captioner import Caption, Captioner
+from smile.errors import UserError
+from smile.pictures import attention_sheet
+
+
+@dataclass(frozen=True)
+class WordMap:
+    """A word, its log-probability, and where the model looked: (g, g), non-negative, sum 1."""
+
+    word: str
+    logprob: float
+    heat: Tensor
+
+
+@torch.inference_mode()
+def cross_attention(captioner: Captioner, pixels: Tensor, ids: Tensor) -> Tensor:
+    """(1, 3, S, S) image, (1, T) ids → (layers, heads, T, P + 1) weights, class token first.
+
+    Position t is where the decoder, having read ids up to t, looks for the word after it.
+    """
+    seen: list[Tensor] = []
+
+    def record(module, args):
+        seen.append(module.weights(*args)[0])
+
+    blocks = captioner.decoder.blocks
+    hooks = [block.cross_attention.register_forward_pre_hook(record) for block in blocks]
+    try:
+        captioner.decode(ids, captioner.encode(pixels.to(captioner.device)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(seen)
+
+
+def word_maps(
+    captioner: Captioner,
+    pixels: Tensor,
+    caption: Caption,
+    *,
+    prompt: str | None = None,
+    layer: int | None = None,
+) -> list[WordMap]:
+    """A map for each word of a caption; those of a word's pieces are averaged.
+
+    The class token's share, which belongs to no place, is left out.
+
+    Args:
+        prompt: what the caption continued.
+        layer: one decoder layer, counted from 0, or None for the mean of all.
+
+    Raises:
+        UserError: if there is no such layer.
+    """
+    depth = captioner.config.decoder.depth
+    if layer is not None and not 0 <= layer < depth:
+        raise UserError(f"layer is {layer}, but the decoder's layers are 0 to {depth - 1}")
+    prompt = captioner.config.data.prompt if prompt is None else prompt
+    start = captioner.tokenizer.prompt_ids(prompt)
+    pieces = [(piece, logprob) for piece, logprob in caption.tokens if piece != "[SEP]"]
+    ids = [*start, *(captioner.tokenizer.ids[piece] for piece, _ in pieces)]
+    weights = cross_attention(captioner, pixels, torch.tensor([ids], device=captioner.device))
+    weights = weights.mean(dim=(0, 1)) if layer is None else weights[layer].mean(dim=0)
+    grid = round((weights.size(1) - 1) ** 0.5)
+    heat = rearrange(weights[len(start) - 1 : -1, 1:], "t (h w) -> t h w", h=grid).cpu()
+
+    words: list[tuple[str, float, list[Tensor]]] = []
+    for (piece, logprob), piece_heat in zip(pieces, heat, strict=True):
+        if piece.startswith("##") and words:
+            word, total, heats = words[-1]
+            words[-1] = (word + piece[2:], total + logprob, [*heats, piece_heat])
+        else:
+            words.append((piece, logprob, [piece_heat]))
+    return [
+        WordMap(word, logprob, (mean := torch.stack(heats).mean(dim=0)) / mean.sum())
+        for word, logprob, heats in words
+    ]
+
+
+def explain(
+    captioner: Captioner,
+    image: Image.Image,
+    path: str | Path,
+    *,
+    prompt: str | None = None,
+    layer: int | None = None,
+    **settings,
+) -> Caption:
+    """Captions an image and draws a panel per word at `path`: where the model looked for it.
+
+    `settings` are those of `Captioner.describe`.
+    """
+    pixels = captioner.transform(image)[None]
+    [[caption, *_]] = captioner.describe(pixels, prompts=prompt, **settings)
+    maps = word_maps(captioner, pixels, caption, prompt=prompt, layer=layer)
+    attention_sheet(image, [(m.word, m.logprob, m.heat.tolist()) for m in maps], path)
+    return caption
