@@ -11,13 +11,15 @@ half.
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from smile.captioner import Captioner
@@ -77,11 +79,29 @@ def load_run(folder: str | Path, *, image_size: int | None = None) -> Captioner:
         raise UserError(f"{folder} is not a run folder: it lacks {', '.join(missing)}")
     overrides = [] if image_size is None else [f"vit.image_size={image_size}"]
     config = load_config(folder / CONFIG, overrides)
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{folder / WEIGHTS}: cannot be read as safetensors: {error}") from error
+    weights = read_safetensors(folder / WEIGHTS)
     return build(config, Tokenizer.from_vocab(folder / VOCAB), weights, source=folder / WEIGHTS)
+
+
+def read_safetensors(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a `.safetensors` file, memory-mapped.
+
+    Each layer has a mapping of its own, so that the memory its pages take can be given back layer
+    by layer, once nothing holds its tensors any more.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    weights: dict[str, Tensor] = {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = sorted(file.keys())
+        for _, layer in groupby(names, key=lambda name: re.match(r".*?\.\d+\.|.*", name)[0]):
+            with safe_open(path, framework="pt") as file:
+                weights |= {name: file.get_tensor(name) for name in layer}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors: {error}") from error
+    return weights
 
 
 def build(config, tokenizer: Tokenizer | None, weights: dict[str, Tensor], *, source) -> Captioner:

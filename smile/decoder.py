@@ -119,7 +119,8 @@ class Decoder(nn.Module):
         """
         config = self.config
         return DecoderCache(
-            image=self.keys_values(features),
+            # Each step reads them anew, so they are laid out head by head once.
+            image=[(k.contiguous(), v.contiguous()) for k, v in self.keys_values(features)],
             past=[
                 PastCache(
                     rows=features.size(0) * copies,

@@ -21,12 +21,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from smile.captioner import Captioner
-from smile.checkpoint import build, is_run, load_run, save_run
+from smile.checkpoint import build, is_run, load_run, read_safetensors, save_run
 from smile.config import Config, DecoderConfig, GenerateConfig, ViTConfig, load_config
 from smile.data.images import MEAN, STD
 from smile.download import fetch, hub_file
@@ -326,10 +324,7 @@ def _parts(main: Path) -> list[str]:
 def _read_file(path: Path) -> dict[str, Tensor]:
     """The tensors of one file, memory-mapped."""
     if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: cannot be read as safetensors: {error}") from error
+        return read_safetensors(path)
     content = read_torch_file(path)
     for key in ("model", "state_dict"):
         if isinstance(content.get(key), dict):
