@@ -1,68 +1,246 @@
 """Describe photos.
 
 python sample.py dog.jpg
-python sample.py holiday/ more.jpg --model runs/shapes --json
+python sample.py holiday/ "more/**/*.png" --model runs/shapes --json
+python sample.py photos/ --out captions.jsonl         # go on with it by the same command
+torchrun --nproc-per-node 4 sample.py photos/ --out captions.jsonl
+python sample.py dog.jpg --explain words.png          # where it looked for each word
+python sample.py photos/ --compare runs/shapes/mle runs/shapes --sheet side_by_side.png
 """
 
 import argparse
-import json
+import os
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import fields
+from itertools import islice
 from pathlib import Path
 
+from PIL import Image
+from tqdm import tqdm
+
+from smile.attention import explain
+from smile.bulk import Model, Shard, TextFiles, Todo, describe_all, fingerprint
 from smile.captioner import Captioner
-from smile.data import IMAGE_SUFFIXES, open_image
+from smile.config import GenerateConfig
+from smile.data import Broken, open_image
+from smile.device import pick_device
 from smile.errors import UserError
+from smile.find_images import ImageNames
+from smile.packed import can_pack, pack
+from smile.pictures import contact_sheet
 from smile.pretrained import add_model_options, default_source, load
+from smile.results import CaptionFile, Result, errors_path
+
+SHEET_IMAGES, SHEET_SIDE = 48, 480  # a contact sheet's most images, and their pixels kept
 
 
 def main() -> None:
     args = parse_args()
+    sys.stdout.reconfigure(errors="surrogateescape")  # file names may hold any bytes
     try:
-        captioner = find_captioner(args)
-        settings = {} if args.num_beams is None else {"num_beams": args.num_beams}
-        failed = 0
-        for path in find_images(args.images):
-            try:
-                caption = captioner.caption(open_image(path), **settings)
-            except UserError as error:
-                print(f"sample.py: {error}", file=sys.stderr)
-                failed += 1
-                continue
-            line = {"image": str(path), "caption": caption}
-            print(json.dumps(line, ensure_ascii=False) if args.json else f"{path}: {caption}")
+        failed = draw_attention(args) if args.explain else describe(args)
     except UserError as error:
         print(f"sample.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        goes_on = "; the same command goes on from here" if args.out or args.txt else ""
+        print(f"sample.py: stopped{goes_on}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # whoever read our captions has had enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     sys.exit(1 if failed else 0)
+
+
+# Options ------------------------------------------------------------------------------------------
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("images", nargs="+", type=Path, help="image files, or folders of them")
     parser.add_argument(
+        "images", nargs="+", help="files, folders (and those in them), patterns in quotes; no URLs"
+    )
+    models = parser.add_mutually_exclusive_group()
+    models.add_argument(
         "--model",
         help="a run folder, a .pth, a transformers folder, a known name such as blip-base, or a "
         "hub id (default: the newest run under runs/, else blip-base)",
     )
+    models.add_argument(
+        "--compare", nargs=2, metavar=("MODEL_A", "MODEL_B"), help="captions of both, side by side"
+    )
     add_model_options(parser)
-    parser.add_argument("--num-beams", type=int, help="beams of the search; 1 is greedy")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    return parser.parse_args()
+    add_output_options(parser)
+    add_caption_options(parser)
+    add_speed_options(parser)
+    args = parser.parse_args()
+    if args.explain and (args.compare or args.out or args.txt or args.sheet):
+        parser.error("--explain draws one image for one model, without --compare, --out and so on")
+    if args.txt and args.compare:
+        parser.error("--txt holds one model's captions: leave out --compare, or use --out")
+    return args
 
 
-def find_captioner(args: argparse.Namespace) -> Captioner:
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("output", "default: captions on standard output")
+    group.add_argument(
+        "--json",
+        action="store_true",
+        help='standard output as {"image", "captions": [{"text", "logprob", "tokens"}]} lines',
+    )
+    group.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="captions.jsonl (lines as of --json) or .csv (a row per caption); what it already "
+        "holds is not done again; images that cannot be read go to captions.errors.jsonl",
+    )
+    group.add_argument(
+        "--txt",
+        action="store_true",
+        help="a .txt beside each image, a caption a line; images that have one are left alone",
+    )
+    group.add_argument(
+        "--overwrite", action="store_true", help="replace what --out and --txt find there"
+    )
+    group.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="FILE.png",
+        help=f"also a picture of the first {SHEET_IMAGES} images and their captions",
+    )
+    group.add_argument(
+        "--explain",
+        type=Path,
+        metavar="FILE.png",
+        help="for one image: a panel per word, lit where the model looked while saying it",
+    )
+    group.add_argument(
+        "--layer", type=not_negative, metavar="N", help="--explain: one decoder layer (all)"
+    )
+
+
+def add_caption_options(parser: argparse.ArgumentParser) -> None:
+    """`--num-beams` and all its like: one option per setting of `[generate]`."""
+    group = parser.add_argument_group(
+        "captions", "defaults are the model's own: a run's [generate], or for BLIP's weights"
+    )
+    for setting in fields(GenerateConfig):
+        default = setting.default
+        group.add_argument(
+            "--" + setting.name.replace("_", "-"),
+            metavar=None if setting.type is bool else setting.type.__name__.upper(),
+            help=f"{setting.metadata['meaning']} ({default})".replace("%", "%%"),
+            **(
+                {"action": argparse.BooleanOptionalAction}
+                if setting.type is bool
+                else {"type": setting.type}
+            ),
+        )
+    group.add_argument(
+        "--prompt", help='what every caption continues, itself left out ("a picture of ")'
+    )
+    group.add_argument(
+        "--seed", type=int, default=0, help="of sampling; each image draws its own from it (0)"
+    )
+
+
+def add_speed_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("speed")
+    group.add_argument(
+        "--batch-size", type=positive, metavar="N", help="images at once (8; on CUDA 64)"
+    )
+    group.add_argument(
+        "--workers",
+        type=not_negative,
+        metavar="N",
+        help="processes that read images ahead; 0: none (half the CPUs, at most 4; on CUDA 16)",
+    )
+    group.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto: the fastest there is)"
+    )
+    group.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of the arithmetic (auto: bfloat16 on CUDA, else float32)",
+    )
+    group.add_argument(
+        "--compile", action="store_true", help="compile the image encoder; pays on long runs"
+    )
+
+
+def positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
+    return number
+
+
+def not_negative(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
+    return number
+
+
+# Models -------------------------------------------------------------------------------------------
+
+
+def find_models(args: argparse.Namespace) -> list[Model]:
+    """The model named, or both of `--compare`, on the device."""
+    device = pick_device(args.device)
+    settings = {setting.name: getattr(args, setting.name) for setting in fields(GenerateConfig)}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    models = []
+    for source, label in zip(args.compare or [args.model], labels(args.compare), strict=True):
+        source, captioner = find_captioner(args, source)
+        weights = fingerprint(captioner) if args.out else ""
+        model = Model(
+            captioner=prepare(captioner.to(device), args),
+            label=label,
+            source=source,
+            weights=weights,
+            prompt=args.prompt,
+            settings=settings,
+        )
+        models.append(model)
+    return models
+
+
+def prepare(captioner: Captioner, args: argparse.Namespace) -> Captioner:
+    """Makes a captioner fast for many images."""
+    if args.compile:
+        captioner.vit.compile()
+    elif args.precision != "bfloat16" and can_pack(captioner):
+        pack(captioner)
+    return captioner
+
+
+def labels(sources: list[str] | None) -> list[str]:
+    """Short names to tell two models apart by; nothing for a model alone."""
+    if not sources:
+        return [""]
+    short = [Path(source).name or source for source in sources]
+    names = short if len(set(short)) == len(short) else sources
+    if len(set(names)) < len(names):
+        raise UserError(f"--compare {' '.join(sources)}: expected two different models")
+    return list(names)
+
+
+def find_captioner(args: argparse.Namespace, source: str | None) -> tuple[str, Captioner]:
     """The captioner named; without a name the newest run, or else blip-base."""
-    source = args.model
-    if source is None:
+    named = source is not None
+    if not named:
         source, why = default_source()
         print(f"sample.py: no --model given: {source}, {why}", file=sys.stderr)
     try:
-        return load(source, model_config=args.model_config, vocab=args.vocab)
+        return source, load(source, model_config=args.model_config, vocab=args.vocab)
     except UserError as error:
-        if args.model is not None:
+        if named:
             raise
         raise UserError(
             f"{error}\n"
@@ -71,13 +249,217 @@ def find_captioner(args: argparse.Namespace) -> Captioner:
         ) from error
 
 
-def find_images(paths: list[Path]) -> Iterator[Path]:
-    """Files as named, folders as the images under them in order of name."""
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+# One image, explained -----------------------------------------------------------------------------
+
+
+def draw_attention(args: argparse.Namespace) -> int:
+    """Captions one image and draws where the model looked for each word."""
+    names = list(islice(ImageNames(args.images), 2))
+    if len(names) != 1:
+        raise UserError("--explain: expected one image, not several or none")
+    if isinstance(names[0], Broken):
+        raise UserError(f"{names[0].name}: {names[0].reason}")
+    image = open_image(names[0])
+    [model] = find_models(args)
+    caption = explain(
+        model.captioner,
+        image,
+        args.explain,
+        prompt=args.prompt,
+        layer=args.layer,
+        seeds=[args.seed],
+        **model.settings,
+    )
+    print(f"{names[0]}: {caption.text}")
+    return 0
+
+
+# Describing ---------------------------------------------------------------------------------------
+
+
+def describe(args: argparse.Namespace) -> int:
+    """Describes everything asked for; returns how many images could not be."""
+    names = ImageNames(args.images)
+    shard = Shard.from_environment()
+    if shard.world > 1 and (args.sheet or not (args.out or args.txt)):
+        raise UserError("several processes write --out and --txt only; do the rest in one")
+    models = find_models(args)
+    texts = TextFiles(overwrite=args.overwrite) if args.txt else None
+    out = open_out(args, models, shard) if args.out else None
+    sheet = Sheet(args.sheet) if args.sheet else None
+    left = {"done": out and out.done, "texts": texts, "shard": shard}
+    todo, counted = Todo(names, **left), Todo(ImageNames(args.images), **left)
+    num_described = num_broken = 0
+    start = time.perf_counter()
+    with Progress(counted, disable=None if shows_progress(args, shard) else True) as bar:
+        for results, broken in describe_all(todo, models, **speed(args, models[0])):
+            for sink in (texts, out, sheet):  # texts first: what is in `out` counts as done
+                if sink is not None:
+                    sink.add(results)
+            if not (args.out or args.txt):
+                show(results, as_json=args.json)
+            complain(broken, out)
+            num_described += len(results)
+            num_broken += len(broken)
+            bar.update(len(results) + len(broken))
+    if sheet is not None:
+        sheet.save()
+    if out is not None:
+        out.close()
+        shard.wait()
+        if shard.rank == 0:
+            out.finish((n for n in names if isinstance(n, str)), in_order=todo.in_order)
+    totals = [shard.total(n) for n in (num_described, todo.num_done, num_broken)]
+    if shard.rank == 0:
+        report(args, *totals, num_repeated=names.repeated, seconds=time.perf_counter() - start)
+    return totals[-1]
+
+
+def open_out(args: argparse.Namespace, models: list[Model], shard: Shard) -> CaptionFile:
+    """The file of `--out`, ready to be gone on with."""
+    run = {
+        "precision": "bfloat16" if wants_bfloat16(args, models[0]) else "float32",
+        "models": [model.record(seed=args.seed) for model in models],
+    }
+    out = CaptionFile(
+        args.out,
+        run=run,
+        captions_per_image=sum(model.options.num_return for model in models),
+        labels=[model.label for model in models],
+        rank=shard.rank,
+        world=shard.world,
+    )
+    if not args.overwrite:
+        out.check()
+    shard.wait()
+    if shard.rank == 0:
+        out.prepare(overwrite=args.overwrite)
+    shard.wait()
+    out.open()
+    return out
+
+
+def speed(args: argparse.Namespace, model: Model) -> dict:
+    """How `describe_all` is to go about it: what was asked for, or what suits the machine."""
+    on_cuda = model.captioner.device.type == "cuda"
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cpus //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    workers = max(1, min(16, cpus) if on_cuda else min(4, cpus // 2))
+    return {
+        "batch_size": args.batch_size or (64 if on_cuda else 8),
+        "workers": workers if args.workers is None else args.workers,
+        "seed": args.seed,
+        "bfloat16": wants_bfloat16(args, model),
+    }
+
+
+def wants_bfloat16(args: argparse.Namespace, model: Model) -> bool:
+    if args.precision == "auto":
+        return model.captioner.device.type == "cuda"
+    return args.precision == "bfloat16"
+
+
+# What people see ----------------------------------------------------------------------------------
+
+
+class Progress(tqdm):
+    """A progress bar over images. How many there are is counted while the first are described."""
+
+    def __init__(self, images: Iterable[object], *, disable: bool | None) -> None:
+        super().__init__(unit=" images", disable=disable, smoothing=0.1, dynamic_ncols=True)
+        self.counting = threading.Thread(target=self.count, args=(images,), daemon=True)
+
+    def count(self, images: Iterable[object]) -> None:
+        self.total = sum(1 for _ in images)
+
+    def update(self, n: int = 1) -> None:
+        if not self.disable and self.counting.ident is None:  # not started yet
+            self.counting.start()
+        super().update(n)
+
+
+def shows_progress(args: argparse.Namespace, shard: Shard) -> bool:
+    """Whether a bar would be of use: not between captions on the same terminal."""
+    return shard.rank == 0 and (args.out or args.txt or not sys.stdout.isatty())
+
+
+def show(results: list[Result], *, as_json: bool) -> None:
+    """Captions on standard output; those of several models beneath the image's name."""
+    for result in results:
+        if as_json:
+            sys.stdout.buffer.write(result.json_line())
+        elif "" in result.captions:
+            for line in result.lines():
+                print(f"{result.name}: {line}")
         else:
-            yield path
+            print(result.name, *result.lines(), sep="\n  ")
+    sys.stdout.flush()
+
+
+def complain(broken: list[Broken], out: CaptionFile | None) -> None:
+    for image in broken:
+        tqdm.write(f"sample.py: {image.name}: {image.reason}", file=sys.stderr)
+    if out is not None:
+        out.add_errors(broken)
+
+
+def report(
+    args: argparse.Namespace,
+    num_described: int,
+    num_done: int,
+    num_broken: int,
+    *,
+    num_repeated: int,
+    seconds: float,
+) -> None:
+    """One line about a run whose captions went to files, or that left names out."""
+    parts = []
+    if args.out or args.txt:
+        rate = f" ({num_described / seconds:.1f} a second)" if num_described else ""
+        parts.append(f"{num_described} images described in {seconds:.1f} s{rate}")
+        if num_done:
+            parts.append(f"{num_done} had their captions already")
+        if num_broken:
+            where = f", see {errors_path(args.out)}" if args.out else ""
+            parts.append(f"{num_broken} could not be read{where}")
+    if num_repeated:
+        parts.append(f"{num_repeated} named again, and left out")
+    if parts:
+        print(f"sample.py: {'; '.join(parts)}", file=sys.stderr)
+
+
+class Sheet:
+    """The picture of `--sheet`: what is described first, each image kept no larger than needed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.images: list[Image.Image] = []
+        self.lines: list[list[str]] = []
+        self.num_left_out = 0
+
+    def add(self, results: list[Result]) -> None:
+        for result in results:
+            if len(self.images) == SHEET_IMAGES:
+                self.num_left_out += 1
+                continue
+            image = open_image(result.name)
+            image.thumbnail((SHEET_SIDE, SHEET_SIDE))
+            self.images.append(image)
+            self.lines.append(result.lines())
+
+    def save(self) -> None:
+        if not self.images:
+            print(
+                f"sample.py: {self.path}: nothing new was described, so no sheet", file=sys.stderr
+            )
+            return
+        contact_sheet(self.images, self.lines, self.path)
+        if self.num_left_out:
+            print(
+                f"sample.py: {self.path}: the first {SHEET_IMAGES} images, "
+                f"{self.num_left_out} more not shown",
+                file=sys.stderr,
+            )
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from smile.checkpoint import is_run, load_run, save_run, write_atomically
 from smile.config import Config, describe_config, load_config
 from smile.data import Batch, CaptionDataset, Collate, EpochBatches, load_examples
 from smile.data.shapes import Scene, check_caption
+from smile.device import pick_device
 from smile.errors import UserError
 from smile.loss import IGNORE, caption_loss
 from smile.pictures import contact_sheet, loss_curve
@@ -151,13 +152,6 @@ def learning_rate(step: int, total: int, *, lr: float, min_lr: float, warmup: in
         return lr * (step + 1) / warmup
     progress = (step - warmup) / max(1, total - 1 - warmup)
     return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
-
-
-def pick_device(name: str) -> torch.device:
-    if name == "auto":
-        name = "mps" if torch.backends.mps.is_available() else "cpu"
-        name = "cuda" if torch.cuda.is_available() else name
-    return torch.device(name)
 
 
 class Trainer:

@@ -4,6 +4,7 @@ While the decoder is about to say a word, each head of each layer spreads a weig
 image tokens. Averaged over heads and layers (or taken from one layer) it is a map over the patches.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,14 +99,15 @@ def explain(
     *,
     prompt: str | None = None,
     layer: int | None = None,
+    seeds: Sequence[int] | None = None,
     **settings,
 ) -> Caption:
     """Captions an image and draws a panel per word at `path`: where the model looked for it.
 
-    `settings` are those of `Captioner.describe`.
+    `seeds` (one) and `settings` are those of `Captioner.describe`.
     """
     pixels = captioner.transform(image)[None]
-    [[caption, *_]] = captioner.describe(pixels, prompts=prompt, **settings)
+    [[caption, *_]] = captioner.describe(pixels, prompts=prompt, seeds=seeds, **settings)
     maps = word_maps(captioner, pixels, caption, prompt=prompt, layer=layer)
     attention_sheet(image, [(m.word, m.logprob, m.heat.tolist()) for m in maps], path)
     return caption

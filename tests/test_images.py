@@ -1,14 +1,15 @@
 """Opening every kind of image file, and the two transforms."""
 
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageFile
 
-from smile.data import augment
+from smile.data import augment, images
 from smile.data.augment import GREY, RandAugment, TrainTransform, v2
 from smile.data.images import MEAN, STD, EvalTransform, open_image
 from smile.errors import UserError
@@ -134,6 +135,60 @@ def test_what_cannot_be_read_is_named_with_its_reason(tmp_path, picture, monkeyp
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UserError, match=r"whole\.jpg.*bomb"):
         open_image(tmp_path / "whole.jpg")
+
+
+def test_huge_pictures_are_refused_or_halved(tmp_path, picture, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 5000)  # the picture has 5400
+    with pytest.raises(UserError, match=r"90 x 60 pixels may be a decompression bomb"):
+        open_image(save(picture, tmp_path / "a.png"))
+    assert open_image(save(picture, tmp_path / "a.jpg")).size == (45, 30)
+    monkeypatch.setattr(images, "MAX_PIXELS", 500)
+    with pytest.raises(UserError, match="45 x 30 pixels"):
+        open_image(tmp_path / "a.jpg")
+    monkeypatch.undo()
+    monkeypatch.setattr(images, "MAX_SIDE", 89)
+    with pytest.raises(UserError, match="sides of 89"):
+        open_image(tmp_path / "a.jpg")
+
+
+def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 5000)
+    path = save(Image.new("RGB", (100, 100)), tmp_path / "a.png")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("was decoded"))
+    with pytest.raises(UserError, match="bomb"):
+        open_image(path)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jpg")
+    with pytest.raises(UserError, match="not a regular file"):
+        open_image(tmp_path / "a.jpg")
+
+
+def test_nothing_starts_ghostscript(tmp_path, monkeypatch):
+    path = save(Image.new("RGB", (4, 4)), tmp_path / "a.eps").rename(tmp_path / "a.jpg")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("started"))
+    with pytest.raises(UserError, match="not an image file"):
+        open_image(path)
+
+
+def test_what_is_odd_but_readable_warns_nobody(tmp_path, picture, recwarn):
+    path = save(picture, tmp_path / "a.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\xff\xff")
+    assert open_image(path).size == picture.size
+    assert not list(recwarn)
+
+
+def test_floats_that_are_no_numbers_are_read(tmp_path):
+    values = np.array([[0, np.nan, 0.5, 1]], dtype=np.float32)
+    opened = open_image(save(Image.fromarray(values), tmp_path / "a.tif"))
+    assert [opened.getpixel((x, 0))[0] for x in range(4)] == [0, 0, 128, 255]
+
+
+def test_wide_samples_are_scaled_alike_in_every_strip(tmp_path):
+    values = np.zeros((1200, 1000), dtype=np.float32)
+    values[1100:] = 200  # white is 255, which the first strip alone does not show
+    opened = open_image(save(Image.fromarray(values), tmp_path / "a.tif"))
+    assert np.array_equal(np.asarray(opened)[..., 0], values.astype(np.uint8))
 
 
 # --- transforms -------------------------------------------------------------------------------

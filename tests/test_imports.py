@@ -18,12 +18,13 @@ LAYERS = (
     {"errors"},
     {"config"},
     {"layers", "loss", "tokenizer", "generate", "pictures", "weight_names"},
-    {"torchfile", "download"},
+    {"torchfile", "download", "device"},
     {"cache"},
     {"vit", "decoder", "data"},
-    {"captioner"},
+    {"captioner", "find_images"},
     {"checkpoint", "packed", "attention"},
-    {"export"},
+    {"export", "results"},
+    {"bulk"},
     {"pretrained"},
 )
 ROW = {module: row for row, modules in enumerate(LAYERS) for module in modules}

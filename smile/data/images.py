@@ -4,8 +4,13 @@ Deliberately free of torchvision, whose import alone takes seconds: describing o
 Pillow and torch. Augmentation, which training alone needs, is in `augment.py`.
 """
 
+import contextlib
 import os
+import stat
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -20,6 +25,15 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 # What counts as an image when a folder is searched.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+
+# What is read, by content. Not all that Pillow knows: EPS, for one, would start Ghostscript.
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000")
+
+# With these, no picture takes 1 GB: a decoded one has 4 bytes a pixel, but WebP decodes by way of
+# three copies, and flattening transparency takes a second and a third; resizing has a table of
+# 32 bytes per pixel of a side.
+MAX_PIXELS = 50_000_000
+MAX_SIDE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -40,20 +54,54 @@ class Photo:
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Read any image file as an upright 8-bit RGB picture.
+    """Read an image file of one of `FORMATS` as an upright 8-bit RGB picture.
 
     EXIF orientation is applied, transparency is laid on white, 16-bit greys are scaled down to
-    8 bit and an animation gives its first frame. Raises UserError, naming the path and the reason,
-    for whatever cannot be read: a missing or empty file, not an image, truncated, absurdly large.
+    8 bit and an animation gives its first frame. A JPEG of more than `MAX_PIXELS` is read at half
+    its size. Raises UserError, naming the path and the reason, for whatever cannot be read: a
+    missing or empty file, not an image, truncated, absurdly large. Takes less than 1 GB of memory,
+    whatever the file says.
     """
     try:
-        with Image.open(path) as image:
-            image.load()
-            return _to_rgb(_upright(image))
+        _refuse_what_is_no_file(path)
+        with warnings.catch_warnings():  # what is odd but can be read is nobody's concern
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_formats()) as image:
+                _refuse_huge(image)
+                image.load()
+                _turn_upright(image)
+                return _to_rgb(image)
     except Exception as error:  # decoders meet broken bytes with every type of exception there is
         raise UserError(
             f"{os.fspath(path)}: cannot read this image: {_reason(path, error)}"
         ) from error
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """Those of `FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _refuse_what_is_no_file(path: str | os.PathLike[str]) -> None:
+    """A pipe or a device might never end."""
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError
+    if not stat.S_ISREG(mode):
+        raise ValueError("not a regular file")
+
+
+def _refuse_huge(image: Image.Image) -> None:
+    """Raises before anything is decoded, on the strength of the size in the header."""
+    if image.width * image.height > MAX_PIXELS:
+        image.draft("RGB", (image.width // 2, image.height // 2))  # only JPEG can
+    if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels may be a decompression bomb; at most "
+            f"{MAX_PIXELS / 1e6:.0f} million pixels and sides of {MAX_SIDE} are read"
+        )
 
 
 def _reason(path: str | os.PathLike[str], error: Exception) -> str:
@@ -69,22 +117,22 @@ def _reason(path: str | os.PathLike[str], error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """Turn the picture the way its EXIF orientation says."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged metadata beside sound pixels: every viewer shows those as they are
-        return image
+def _turn_upright(image: Image.Image) -> None:
+    """Turn the loaded picture the way its EXIF orientation says."""
+    # Damaged metadata beside sound pixels: every viewer shows those as they are.
+    with contextlib.suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Bring a loaded picture of any mode to 8-bit RGB."""
+    """Bring a loaded picture of any mode to 8-bit RGB, with at most one more copy at a time."""
     if image.mode == "F" or image.mode.startswith("I"):
         return _to_8_bit(image).convert("RGB")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        return white
     return image.convert("RGB")
 
 
@@ -92,12 +140,25 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     """Scale a 16-bit, 32-bit or float grey to 8 bit; Pillow's own conversion clips it at 255.
 
     Integers are 16-bit samples unless their values say otherwise. Floats do not say which value is
-    white, so it is the smallest customary one (1, 255 or 65535) that no sample exceeds.
+    white, so it is the smallest customary one (1, 255 or 65535) that no sample exceeds. What is no
+    number is black.
     """
-    values = np.asarray(image, dtype=np.float64)
+    largest = max(strip.max() for _, strip in _strips(image))
     whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    white = next((white for white in whites if values.max() <= white), values.max())
-    return Image.fromarray((values / white * 255).round().clip(0, 255).astype(np.uint8))
+    white = next((white for white in whites if largest <= white), largest)
+    scaled = Image.new("L", image.size)
+    for top, strip in _strips(image):
+        grey = (strip / white * 255).round().clip(0, 255).astype(np.uint8)
+        scaled.paste(Image.fromarray(grey), (0, top))
+    return scaled
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
+    """(top, float64 samples) of a million pixels at a time; of the whole they take much memory."""
+    height = max(1, 1_000_000 // image.width)
+    for top in range(0, image.height, height):
+        strip = image.crop((0, top, image.width, min(top + height, image.height)))
+        yield top, np.nan_to_num(np.asarray(strip, dtype=np.float64))
 
 
 def normalise(image: Image.Image) -> Tensor:

@@ -1,0 +1,247 @@
+"""Reading ahead and describing batch by batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from kill_bulk import make_photos, make_run
+
+from smile import bulk
+from smile.bulk import (
+    Model,
+    Reader,
+    Shard,
+    TextFiles,
+    Todo,
+    describe_all,
+    fingerprint,
+    name_seed,
+    read_ahead,
+)
+from smile.captioner import Caption
+from smile.checkpoint import load_run
+from smile.data import Broken
+from smile.errors import UserError
+from smile.results import Result
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """11 pictures, the fifth broken."""
+    folder = tmp_path_factory.mktemp("photos")
+    names = [str(path) for path in make_photos(folder, 11)]
+    Path(names[4]).write_bytes(b"not a picture")
+    return names
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+def captions(batches) -> dict[str, dict[str, list[str]]]:
+    return {
+        result.name: {label: [c.text for c in found] for label, found in result.captions.items()}
+        for results, _ in batches
+        for result in results
+    }
+
+
+def test_reading_ahead_keeps_order_and_pixels(photos):
+    alone = Reader([8, 16])
+    for workers in (0, 2):
+        batches = list(read_ahead(photos, [8, 16], batch_size=3, workers=workers))
+        assert [len(batch.names) for batch in batches] == [3, 2, 3, 2]
+        names = [name for batch in batches for name in batch.names]
+        assert names == [*photos[:4], *photos[5:]]
+        assert [broken.name for batch in batches for broken in batch.broken] == [photos[4]]
+        for batch in batches:
+            for size, pixels in batch.pixels.items():
+                expected = torch.stack([alone[name][1][size] for name in batch.names])
+                assert torch.equal(pixels, expected)
+
+
+def test_names_are_drawn_only_a_few_batches_ahead(photos):
+    drawn = 0
+
+    def endless():
+        nonlocal drawn
+        while True:
+            drawn += 1
+            yield photos[0]
+
+    for workers in (0, 1):
+        drawn = 0
+        batches = read_ahead(endless(), [8], batch_size=2, workers=workers)
+        for _ in range(3):
+            next(batches)
+        assert drawn <= 2 * (3 + 1 + bulk.PREFETCH * workers)
+        batches.close()
+
+
+def test_few_images_start_no_process(photos, monkeypatch):
+    loaders = []
+    monkeypatch.setattr(bulk, "DataLoader", lambda *_, **kwargs: loaders.append(kwargs) or [])
+    for count in (2, 3):
+        list(read_ahead(photos[:count], [8], batch_size=2, workers=4))
+    assert [loader["num_workers"] for loader in loaders] == [0, 4]
+
+
+def test_what_is_broken_keeps_its_place_and_reason(photos):
+    names = [Broken("somewhere", "no image"), photos[4], photos[0]]
+    ((batch),) = read_ahead(names, [8], batch_size=3)
+    assert batch.broken[0] == names[0] and batch.names == [photos[0]]
+    assert batch.broken[1] == Broken(photos[4], "cannot read this image: not an image file")
+    (batch,) = read_ahead(names[:2], [8], batch_size=3)
+    assert batch.names == [] and len(batch.broken) == 2
+
+
+def test_a_killed_worker_is_said(photos, monkeypatch):
+    def killed(*_, **__):
+        raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed.")
+        yield
+
+    monkeypatch.setattr(bulk, "DataLoader", killed)
+    with pytest.raises(UserError, match=r"was killed: memory.*--workers 0"):
+        list(read_ahead(photos, [8], batch_size=2))
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_p": 0.9, "num_return": 2}])
+def test_a_batch_gives_what_each_image_gives_alone(photos, run, settings):
+    model = Model(captioner=load_run(run), settings=settings)
+    whole = captions(describe_all(photos, [model], batch_size=11, workers=2, seed=5))
+    assert len(whole) == 10 and len({str(found) for found in whole.values()}) > 5
+    assert captions(describe_all(photos[::-1], [model], batch_size=3, seed=5)) == whole
+    other_seed = captions(describe_all(photos, [model], batch_size=11, seed=6))
+    assert (other_seed != whole) == bool(settings)
+
+
+def test_seeds_are_the_files_own():
+    assert name_seed(0, "a/x.jpg") == name_seed(0, "b/x.jpg")
+    assert len({name_seed(0, "x.jpg"), name_seed(1, "x.jpg"), name_seed(0, "y.jpg")}) == 3
+
+
+def test_models_of_other_sizes_side_by_side(photos, run, tmp_path):
+    larger = make_run(tmp_path, seed=1, image_size=24)
+    models = [
+        Model(captioner=load_run(run), label="a"),
+        Model(captioner=load_run(larger), label="b"),
+    ]
+    both = captions(describe_all(photos, models, batch_size=4))
+    for model in models:
+        alone = Model(captioner=model.captioner)
+        expected = captions(describe_all(photos, [alone], batch_size=4))
+        assert {name: found[model.label] for name, found in both.items()} == {
+            name: found[""] for name, found in expected.items()
+        }
+
+
+def test_impossible_settings_are_refused_before_any_image(run):
+    with pytest.raises(UserError, match="num_beams = 0"):
+        Model(captioner=load_run(run), settings={"num_beams": 0})
+
+
+def test_too_little_memory_is_said(photos, run, monkeypatch):
+    model = Model(captioner=load_run(run))
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("2 GiB")
+
+    monkeypatch.setattr(model.captioner, "describe", full)
+    with pytest.raises(UserError, match="--batch-size 8: try 4"):
+        list(describe_all(photos, [model], batch_size=8))
+
+
+def test_the_record_tells_what_captions_depend_on(run, tmp_path):
+    captioner = load_run(run)
+    record = Model(captioner=captioner, settings={"num_beams": 4}).record(seed=3)
+    assert record["num_beams"] == 4 and record["max_length"] == 16 and record["seed"] is None
+    assert record["prompt"] == captioner.config.data.prompt
+    sampled = Model(captioner=captioner, settings={"top_k": 4}, prompt="").record(seed=3)
+    assert sampled["seed"] == 3 and sampled["prompt"] == ""
+
+
+def test_the_fingerprint_is_of_weights_sizes_and_words(run):
+    captioner = load_run(run)
+    first = fingerprint(captioner)
+    assert fingerprint(load_run(run)) == first
+    with torch.no_grad():
+        captioner.decoder.word_embed.weight[3, 2] += 1e-6
+    second = fingerprint(captioner)
+    captioner.tokenizer.vocab[-1] = "other"
+    assert len({first, second, fingerprint(captioner)}) == 3
+
+
+# --- what is left to do -----------------------------------------------------------------------
+
+
+def test_shards_share_out_everything_once():
+    names = [f"{i}.jpg" for i in range(10)]
+    done = {"1.jpg", "2.jpg", "9.jpg"}
+    shares = [list(Todo(names, done=done, shard=Shard(rank, 3))) for rank in range(3)]
+    assert shares == [["0.jpg", "3.jpg", "6.jpg"], ["4.jpg", "7.jpg"], ["5.jpg", "8.jpg"]]
+
+
+@pytest.mark.parametrize(
+    ("done", "in_order"),
+    [("", True), ("ab", True), ("abcd", True), ("b", False), ("bcd", False), ("ad", False)],
+)
+def test_todo_tells_whether_appending_keeps_the_order(done, in_order):
+    todo = Todo("abcd", done=set(done))
+    assert "".join(todo) == "".join(name for name in "abcd" if name not in done)
+    assert todo.num_done == len(done)
+    assert todo.in_order == in_order
+
+
+def test_todo_with_texts(tmp_path):
+    names = [str(tmp_path / f"{letter}.jpg") for letter in "abc"]
+    Path(names[0]).with_suffix(".txt").touch()
+    a, b, c = names
+    assert list(Todo(names)) == names
+    assert list(Todo(names, texts=TextFiles())) == [b, c]
+    assert list(Todo(names, texts=TextFiles(overwrite=True))) == names
+    assert list(Todo(names, done={a, b}, texts=TextFiles())) == [b, c]
+    assert list(Todo(names, done=set(), texts=TextFiles())) == [a, b, c]
+    broken = Broken("x", "y")
+    assert list(Todo([broken, a], done={a}, texts=TextFiles())) == [broken]
+
+
+def test_texts_lie_beside_images_and_keep_what_was_there(tmp_path):
+    def results(text):
+        captions = [Caption(text, 0.0, []), Caption("second", -1.0, [])]
+        return [Result(str(tmp_path / name), {"": captions}) for name in ("a.jpg", "b.c.png")]
+
+    (tmp_path / "a.txt").write_text("mine")
+    texts = TextFiles()
+    texts.add(results("first"))
+    assert (tmp_path / "a.txt").read_text() == "mine"
+    assert (tmp_path / "b.c.txt").read_text() == "first\nsecond\n"
+    assert texts.num_kept == 1
+    TextFiles(overwrite=True).add(results("new"))
+    assert (tmp_path / "a.txt").read_text() == "new\nsecond\n"
+
+
+def test_an_image_is_never_replaced_by_its_text(tmp_path):
+    path = tmp_path / "photo.txt"
+    path.write_bytes(b"pixels")
+    TextFiles(overwrite=True).add([Result(str(path), {"": [Caption("a", 0.0, [])]})])
+    assert path.read_bytes() == b"pixels"
+
+
+def test_one_process_leaves_torch_distributed_alone(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "init_process_group", None)
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    shard = Shard.from_environment()
+    shard.wait()
+    assert (shard.rank, shard.world, shard.total(3)) == (0, 1, 3)
+
+
+def test_damaged_images_neither_crash_nor_hang():
+    command = [sys.executable, HERE / "fuzz_images.py", "--count", "200", "--first", "100000"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.startswith("200 files: ") and " 0 read" not in done.stdout
