@@ -216,7 +216,8 @@ def prepare(captioner: Captioner, args: argparse.Namespace) -> Captioner:
     if args.compile:
         captioner.vit.compile()
     elif args.precision != "bfloat16" and can_pack(captioner):
-        pack(captioner)
+        few = len(args.images) == 1 and Path(args.images[0]).is_file()
+        pack(captioner, relay=not few)
     return captioner
 
 

@@ -12,9 +12,10 @@ from smile.generate import generate
 from smile.packed import PackedLinear, can_pack, pack
 
 
-def test_packed_layers_give_the_same_states_and_captions():
+@pytest.mark.parametrize("relay", [True, False])
+def test_packed_layers_give_the_same_states_and_captions(relay):
     golden = load_golden("b")
-    captioner, packed = golden.captioner, pack(copy.deepcopy(golden.captioner))
+    captioner, packed = golden.captioner, pack(copy.deepcopy(golden.captioner), relay=relay)
     assert not any(isinstance(module, torch.nn.Linear) for module in packed.modules())
     assert isinstance(packed.decoder.packed_head, PackedLinear)
     prompts = torch.full((4, 1), golden.sizes.bos)

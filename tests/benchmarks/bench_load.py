@@ -20,7 +20,8 @@ ROOT = Path(__file__).parent.parent.parent
 OURS = """
 import smile
 from PIL import Image
-captioner = smile.load({folder!r})
+from smile.packed import pack
+captioner = pack(smile.load({folder!r}), relay=False)  # as sample.py does for one image
 print(captioner.caption(Image.open({photo!r}), num_beams=1, max_length=24, min_length=24))
 """
 THEIRS = """
