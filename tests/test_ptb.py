@@ -1,0 +1,62 @@
+"""Our tokenizer gives the words of pycocoevalcap's: Stanford CoreNLP 3.4.1, less punctuation."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from smile.metrics import tokenize, tokenize_all
+
+GOLDEN = Path(__file__).parent / "golden" / "coco_metrics.json"
+
+
+def test_golden_captions():
+    for item in json.loads(GOLDEN.read_text(encoding="utf-8"))["items"]:
+        assert " ".join(tokenize(item["caption"])) == item["tokens"]
+        said = [" ".join(tokens) for tokens in tokenize_all(item["references"])]
+        assert said == item["reference_tokens"]
+
+
+# Each line was checked against the Java program.
+@pytest.mark.parametrize(
+    ("caption", "words"),
+    [
+        ("", ""),
+        (" . , ! ", ""),
+        ("A dog, a cat; a man.", "a dog a cat a man"),
+        ("It's the men's dogs' ball", "it 's the men 's dogs ball"),
+        ("They isn't can't don't won't", "they is n't ca n't do n't wo n't"),
+        ("I'd he'll we're they've I'm", "i 'd he 'll we 're they 've i 'm"),
+        ("it\u2019s a \u201cred\u201d dog \u2014 isn\u2019t it\u2026", "it 's a red dog is n't it"),
+        ("cannot gonna wanna gimme", "can not gon na wan na gim me"),
+        ("'tis 'em 'til rock 'n' roll", "'t is 'em 'til rock 'n' roll"),
+        ("O'Neil at 5 o'clock, y'all", "o'neil at 5 o'clock y' all"),
+        ("the '80s and the 90's", "the '80s and the 90 's"),
+        ("Mr. and mrs. Smith on St. John St.", "mr. and mrs. smith on st. john st."),
+        ("at 5 p.m. in the U.S.", "at 5 p.m. in the u.s."),
+        ("no. 5 is a no. and No. 6 not", "no. 5 is a no and no. 6 not"),
+        ("vitamin c. The end", "vitamin c the end"),
+        ("vitamin c. and", "vitamin c. and"),
+        ("$5.99 or 1,000 or 2.5%", "$ 5.99 or 1,000 or 2.5 %"),
+        ("10:30am 3rd 1/2 1 1/2 12/25/2000", "10:30 am 3rd 1/2 1 1/2 12/25/2000"),
+        ("a 1,000-year-old U.S.-made t-shirt's", "a 1,000-year-old u.s.-made t-shirt 's"),
+        ("pre- and post- -dog --", "pre and post dog"),
+        ("and/or he/she w/ a / b", "and/or he/she w / a / b"),
+        ("AT&T and r&b & B&B", "at&t and r & b & b&b"),
+        ("(a) [b] {c} <d>", "-lrb- a -rrb- -lsb- b -rsb- -lcb- c -rcb- <d>"),
+        ("what?! no!! yes? :)", "what ?! no !! yes :-rrb-"),
+        ("a_b __ *** a*b #1 #dog @dog", "a_b __ *** a * b # 1 #dog @dog"),
+        ("www.dog.cat/cow and a@b.com", "www.dog.cat/cow and a@b.com"),
+        ("caf\u00e9 na\u00efve \u65e5\u672c", "caf\u00e9 na\u00efve \u65e5\u672c"),
+        ("half \u00bd a \U0001f600 dog\U0001f600cat 5\u20ac", "half 1/2 a dog cat 5 $"),
+        ("dog.The cat...dog", "dog.the cat dog"),
+        ("a\tdog\nruns\u00a0far", "a dog runs far"),
+    ],
+)
+def test_words(caption, words):
+    assert " ".join(tokenize(caption)) == words
+
+
+def test_tokens_hold_no_space():
+    caption = '<a href="x"> call (555) 555-1234 1 1/2'
+    assert all(token and not any(map(str.isspace, token)) for token in tokenize(caption))
