@@ -1,0 +1,18 @@
+"""What every metric returns."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+__all__ = ["Score"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric over a set of images: one number for all, and one for each image.
+
+    Usually `corpus` is the mean of `per_image`; for BLEU it is not (see `smile.metrics.bleu`).
+    """
+
+    corpus: float
+    per_image: np.ndarray  # (N,) float64

@@ -1,0 +1,156 @@
+"""Caption statistics, and the intervals and paired tests of every metric."""
+
+import math
+import random
+
+import numpy as np
+import pytest
+
+from smile.metrics import (
+    Bootstrap,
+    Candidates,
+    References,
+    bleu,
+    bleu_from_counts,
+    caption_statistics,
+    jackknife,
+    jackknife_compare,
+    repeats_at_tail,
+    rouge_l,
+)
+
+
+def bleu_4(counts: np.ndarray) -> np.ndarray:
+    return bleu_from_counts(counts)[..., 3]
+
+
+def some_candidates(seed: int, num: int = 40) -> Candidates:
+    rng = random.Random(seed)
+    captions = [[rng.choices("abcde", k=rng.randint(2, 9)) for _ in range(4)] for _ in range(num)]
+    return Candidates([image[0] for image in captions], References([i[1:] for i in captions]))
+
+
+def test_statistics_by_hand():
+    captions = [s.split() for s in ("a dog runs", "a cat", "", "a dog runs fast fast")]
+    stats = caption_statistics(captions, training=[["a", "cat"]])
+    assert stats.num_empty == 1
+    assert stats.mean_length == 10 / 4
+    assert stats.distinct_words == 5
+    assert stats.distinct_ratio == 5 / 10
+    assert stats.novel_share == 2 / 4  # not the training caption, not the empty one
+    assert stats.tail_repeats.tolist() == [False, False, False, True]
+
+
+def test_left_out_statistics_are_those_of_the_rest():
+    captions = [s.split() for s in ("a dog", "a cat", "", "the the dog")]
+    stats = caption_statistics(captions)
+    for i in range(len(captions)):
+        rest = caption_statistics(captions[:i] + captions[i + 1 :])
+        assert stats.distinct_words_without_each()[i] == rest.distinct_words
+        assert stats.distinct_ratio_without_each()[i] == rest.distinct_ratio
+
+
+def test_no_training_captions_no_novelty():
+    assert caption_statistics([["a"]]).novel_share is None
+
+
+def test_no_captions():
+    with pytest.raises(ValueError, match="no captions"):
+        caption_statistics([])
+
+
+@pytest.mark.parametrize(
+    ("caption", "stuck"),
+    [
+        ("a man rides a red bike in a park", False),  # "a" again is no fault
+        ("a man in a hat walks in a park", False),  # nor is "in a"
+        ("a brown dog runs on the beach beach", True),
+        ("a dog runs and white and white", True),
+        ("a dog in the snow with a dog in the snow", True),
+        ("dog dog runs along the wide sandy beach", False),  # at the head, not the tail
+        ("", False),
+        ("dog", False),
+        ("dog dog", True),
+    ],
+)
+def test_repeats_at_tail(caption, stuck):
+    assert repeats_at_tail(caption.split()) is stuck
+
+
+def test_interval_of_a_mean_is_the_textbook_one():
+    scores = np.random.default_rng(0).normal(3.0, 2.0, size=400)
+    interval = Bootstrap(num_images=400, draws=2000).interval(scores)
+    assert interval.value == pytest.approx(scores.mean())
+    half = 1.96 * scores.std() / math.sqrt(400)
+    assert interval.low == pytest.approx(interval.value - half, abs=0.03)
+    assert interval.high == pytest.approx(interval.value + half, abs=0.03)
+
+
+def test_bleu_interval_is_that_of_rescored_draws():
+    candidates = some_candidates(0)
+    interval = Bootstrap(num_images=40, draws=50, seed=3).interval(bleu(candidates).counts, bleu_4)
+    generator, redone = np.random.default_rng(3), []
+    for _ in range(50):
+        drawn = generator.integers(40, size=40)
+        references = References([candidates.references.captions[i] for i in drawn])
+        again = Candidates([candidates.captions[i] for i in drawn], references)
+        redone.append(bleu(again).scores[3].corpus)
+    assert interval.value == pytest.approx(bleu(candidates).scores[3].corpus)
+    low, high = np.percentile(redone, [2.5, 97.5])
+    assert (interval.low, interval.high) == pytest.approx((low, high))
+
+
+def test_same_seed_same_interval():
+    scores = rouge_l(some_candidates(1)).per_image
+    one, two, other = (Bootstrap(num_images=40, seed=s).interval(scores) for s in (0, 0, 1))
+    assert one == two != other
+
+
+def test_comparison_sees_a_paired_difference():
+    rng = np.random.default_rng(0)
+    first = rng.normal(0, 10, size=200)  # images differ far more than systems do
+    bootstrap = Bootstrap(num_images=200)
+    better = bootstrap.compare(first, first + 0.5 + rng.normal(0, 1, size=200))
+    assert better.significant
+    assert 0 < better.difference.low < better.difference.value < better.difference.high
+    as_good = bootstrap.compare(first, first + rng.permutation(np.linspace(-1, 1, 200)))
+    assert not as_good.significant
+
+
+def test_system_does_not_differ_from_itself():
+    counts = bleu(some_candidates(2)).counts
+    same = Bootstrap(num_images=40).compare(counts, counts, bleu_4)
+    assert same.difference.value == 0
+    assert same.p_value == 1
+
+
+def test_false_alarms_are_rare():
+    rng = np.random.default_rng(0)
+    bootstrap = Bootstrap(num_images=100, draws=400)
+    alarms = sum(
+        bootstrap.compare(rng.normal(size=100), rng.normal(size=100)).significant
+        for _ in range(200)
+    )
+    assert alarms <= 22  # 5 % are 10
+
+
+def test_statistics_of_other_images():
+    with pytest.raises(ValueError, match="statistics of 3 images, drawn from 4"):
+        Bootstrap(num_images=4).interval(np.zeros(3))
+
+
+def test_jackknife_of_a_mean_is_the_textbook_one():
+    scores = np.random.default_rng(0).normal(size=100)
+    without_each = (scores.sum() - scores) / 99
+    interval = jackknife(scores.mean(), without_each)
+    half = 1.959964 * scores.std(ddof=1) / 10
+    assert interval.high - interval.value == pytest.approx(half)
+    assert interval.value - interval.low == pytest.approx(half)
+
+
+def test_jackknife_comparison():
+    few = caption_statistics([["a", "dog"], ["a", "cat"]] * 50)
+    many = caption_statistics([["a", f"w{i}"] for i in range(100)])
+    pairs = [(s.distinct_words, s.distinct_words_without_each()) for s in (few, many)]
+    assert jackknife_compare(*pairs[0], *pairs[1]).p_value == 0.0  # 98 words more, error 0
+    assert jackknife_compare(*pairs[0], *pairs[0]).p_value == 1.0
