@@ -26,6 +26,7 @@ LAYERS = (
     {"export", "results"},
     {"bulk"},
     {"pretrained"},
+    {"metrics"},
 )
 ROW = {module: row for row, modules in enumerate(LAYERS) for module in modules}
 
