@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kill_bulk import ROOT, command, kill_and_resume, make_photos, make_run
+from kill_bulk import ROOT, command, kill_and_resume, make_photos, make_run, same_captions
 from PIL import Image
 
 import sample
@@ -209,7 +209,7 @@ def test_two_processes_give_the_same_file(photos, work, run_sample):
     words = command(Path("photos"), work / "run", Path("c.jsonl"), processes=2)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
-    assert Path("c.jsonl").read_bytes() == Path("alone.jsonl").read_bytes()
+    assert same_captions(Path("c.jsonl"), Path("alone.jsonl"))
     assert [error["image"] for error in records("c.errors.jsonl")] == ["photos/0/zz.jpg"]
     assert done.returncode == 1 and "9 images described" in done.stderr
     assert not list(Path().glob("*.part-*"))
