@@ -118,9 +118,14 @@ class Decoder(nn.Module):
             copies: captions or beams of each image, once the cache is `spread`.
         """
         config = self.config
+        # Each step reads the image's anew, so they are laid out head by head, block after block:
+        # all blocks' before and after at once would take twice the memory.
+        image = []
+        for block in self.blocks:
+            keys, values = block.cross_attention.keys_values(features)
+            image.append((keys.contiguous(), values.contiguous()))
         return DecoderCache(
-            # Each step reads them anew, so they are laid out head by head once.
-            image=[(k.contiguous(), v.contiguous()) for k, v in self.keys_values(features)],
+            image=image,
             past=[
                 PastCache(
                     rows=features.size(0) * copies,

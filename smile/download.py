@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from smile.errors import UserError
@@ -193,6 +192,8 @@ def _announce(url: str, size: int | None, place: Path) -> None:
 @contextlib.contextmanager
 def _only_process(target: Path) -> Iterator[None]:
     """Waits until no other process downloads the same file."""
+    from filelock import FileLock, Timeout  # 0.1 s to import, which a first caption need not wait
+
     lock = FileLock(target.with_name(f".{target.name}.lock"))
     try:
         lock.acquire(timeout=0)
