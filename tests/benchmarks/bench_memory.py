@@ -1,0 +1,53 @@
+"""Peak memory of captioning with three beams, beside transformers.
+
+    PYTHONPATH=. python tests/benchmarks/bench_memory.py
+
+Both read the same folder on disk, random weights of BLIP base's size, and caption a batch of eight
+images with beam 3 and 20 words, each in a process of its own. Printed is the operating system's
+peak of the process, and what of it is above a process that only imports torch.
+"""
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench_load import DECLARE, MAKE, ROOT, TORCH, measure, torchvision_imports
+
+OURS = """
+import smile
+from PIL import Image
+from smile.packed import pack
+captioner = pack(smile.load({folder!r}))  # as sample.py does for a folder
+photos = [Image.open({photo!r}).rotate(angle) for angle in range(8)]
+settings = {{"num_beams": 3, "max_length": 24, "min_length": 24}}
+print(captioner.caption(photos, **settings)[0])
+"""
+THEIRS = """
+from PIL import Image
+from transformers import BlipForConditionalGeneration, BlipProcessor
+model = BlipForConditionalGeneration.from_pretrained({folder!r})
+processor = BlipProcessor.from_pretrained({folder!r})
+photos = [Image.open({photo!r}).rotate(angle) for angle in range(8)]
+inputs = processor(photos, ["a picture of"] * 8, return_tensors="pt")
+ids = model.generate(**inputs, num_beams=3, max_length=24, min_length=24)
+print(processor.decode(ids[0], skip_special_tokens=True).removeprefix("a picture of "))
+"""
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        photo = str(Path(folder) / "photo.png")
+        subprocess.run([sys.executable, "-c", MAKE, folder, photo], cwd=ROOT, check=True)
+        declare = "" if torchvision_imports() else DECLARE
+        programs = {"torch alone": TORCH, "ours": OURS, "transformers": declare + THEIRS}
+        peaks = {}
+        for who, program in programs.items():
+            _, peaks[who], said = measure(program.format(folder=folder, photo=photo))
+            above = peaks[who] - peaks["torch alone"]
+            print(f"{who}: {peaks[who]:.0f} MB, {above:.0f} above torch alone; {said.strip()[:40]}")
+    print(f"ratio {peaks['ours'] / peaks['transformers']:.2f} (goal: at most 1)")
+
+
+if __name__ == "__main__":
+    main()
