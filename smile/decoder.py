@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from smile.cache import DecoderCache, PastCache
 from smile.config import DecoderConfig
-from smile.layers import MLP, Attention, KeysValues
+from smile.layers import MLP, Attention, KeysValues, embedding
 
 
 class DecoderBlock(nn.Module):
@@ -51,8 +51,8 @@ class Decoder(nn.Module):
     def __init__(self, *, config: DecoderConfig):
         super().__init__()
         self.config = config
-        self.word_embed = _embedding(config.vocab_size, config.dim)
-        self.position_embed = _embedding(config.max_positions, config.dim)
+        self.word_embed = embedding(config.vocab_size, config.dim)
+        self.position_embed = embedding(config.max_positions, config.dim)
         self.embed_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(DecoderBlock(config=config) for _ in range(config.depth))
@@ -138,15 +138,6 @@ class Decoder(nn.Module):
             ],
             copies=copies,
         )
-
-
-def _embedding(entries: int, dim: int) -> nn.Embedding:
-    """An embedding whose numbers are still to come, from `init_weights` or a file.
-
-    nn.Embedding would draw them, for which torch, on the meta device, first imports its compiler:
-    more than a second, when a captioner could be at work already.
-    """
-    return nn.Embedding.from_pretrained(torch.empty(entries, dim), freeze=False)
 
 
 def causal_mask(padding: Tensor) -> Tensor:

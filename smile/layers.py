@@ -1,4 +1,4 @@
-"""The two layers everything here is built from: multi-head attention and the MLP.
+"""The layers everything here is built from: multi-head attention, the MLP, the pre-norm block.
 
 One attention module serves the ViT's self-attention, the decoder's causal self-attention (with or
 without a cache) and its cross-attention. What differs is only where the keys and values come from,
@@ -6,12 +6,15 @@ so they are a separate verb: `keys_values(source)` projects them, `forward(x, ke
 An image's keys and values are projected once, however many captions or beams read them.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 KeysValues = tuple[Tensor, Tensor]
+Activation = Callable[[Tensor], Tensor]
 
 
 class Attention(nn.Module):
@@ -78,16 +81,17 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Two linear layers with the exact (erf) GELU between them, applied to each position."""
+    """Two linear layers applied to each position, between them the exact (erf) GELU or another."""
 
-    def __init__(self, *, dim: int, hidden_dim: int):
+    def __init__(self, *, dim: int, hidden_dim: int, activation: Activation = F.gelu):
         super().__init__()
+        self.activation = activation
         self.fc1 = nn.Linear(dim, hidden_dim)
         self.fc2 = nn.Linear(hidden_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) → (..., D)."""
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.activation(self.fc1(x)))
 
 
 class DropPath(nn.Module):
@@ -107,3 +111,44 @@ class DropPath(nn.Module):
         kept = 1.0 - self.probability
         shape = (branch.size(0),) + (1,) * (branch.dim() - 1)
         return branch * (torch.rand(shape, device=branch.device) < kept) / kept
+
+
+class PreNormBlock(nn.Module):
+    """Transformer block that normalises first: x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Args:
+        drop_path: stochastic depth's chance of skipping either branch in training.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        mlp_dim: int,
+        norm_eps: float,
+        drop_path: float = 0.0,
+        activation: Activation = F.gelu,
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.attention = Attention(dim=dim, num_heads=num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = MLP(dim=dim, hidden_dim=mlp_dim, activation=activation)
+        self.drop_path = DropPath(probability=drop_path)
+
+    def forward(self, x: Tensor, *, causal: bool = False) -> Tensor:
+        """(B, T, D) → (B, T, D); causal: position t sees positions up to t only."""
+        normed = self.norm1(x)
+        attended = self.attention(normed, self.attention.keys_values(normed), causal=causal)
+        x = x + self.drop_path(attended)
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+def embedding(entries: int, dim: int) -> nn.Embedding:
+    """An embedding whose numbers are still to come, from `init_weights` or a file.
+
+    nn.Embedding would draw them, for which torch, on the meta device, first imports its compiler:
+    more than a second, when a model could be at work already.
+    """
+    return nn.Embedding.from_pretrained(torch.empty(entries, dim), freeze=False)

@@ -11,42 +11,39 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from smile.config import ViTConfig
-from smile.layers import MLP, Attention, DropPath
-
-
-class ViTBlock(nn.Module):
-    """Pre-norm block: x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(self, *, config: ViTConfig, drop_path: float):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(config.dim, eps=config.norm_eps)
-        self.attention = Attention(dim=config.dim, num_heads=config.num_heads)
-        self.norm2 = nn.LayerNorm(config.dim, eps=config.norm_eps)
-        self.mlp = MLP(dim=config.dim, hidden_dim=config.mlp_dim)
-        self.drop_path = DropPath(probability=drop_path)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, P, D) → (B, P, D)."""
-        normed = self.norm1(x)
-        x = x + self.drop_path(self.attention(normed, self.attention.keys_values(normed)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+from smile.layers import Activation, PreNormBlock
 
 
 class ViT(nn.Module):
-    """Image → one feature vector for the whole and one for each patch."""
+    """Image → one feature vector for the whole and one for each patch.
 
-    def __init__(self, *, config: ViTConfig):
+    Args:
+        clip: CLIP's variant: patches have no bias, and a LayerNorm stands before the first block.
+        activation: of the MLPs.
+    """
+
+    def __init__(self, *, config: ViTConfig, clip: bool = False, activation: Activation = F.gelu):
         super().__init__()
         self.config = config
         grid = config.image_size // config.patch_size
-        self.patch_embed = nn.Conv2d(
-            3, config.dim, kernel_size=config.patch_size, stride=config.patch_size
-        )
+        patch = config.patch_size
+        self.patch_embed = nn.Conv2d(3, config.dim, kernel_size=patch, stride=patch, bias=not clip)
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.positions = nn.Parameter(torch.zeros(1, 1 + grid * grid, config.dim))
         # Stochastic depth grows linearly from 0 at the first block to its full value at the last.
         drop_paths = torch.linspace(0, config.drop_path, config.depth, device="cpu").tolist()
-        self.blocks = nn.ModuleList(ViTBlock(config=config, drop_path=p) for p in drop_paths)
+        self.embed_norm = nn.LayerNorm(config.dim, eps=config.norm_eps) if clip else nn.Identity()
+        self.blocks = nn.ModuleList(
+            PreNormBlock(
+                dim=config.dim,
+                num_heads=config.num_heads,
+                mlp_dim=config.mlp_dim,
+                norm_eps=config.norm_eps,
+                drop_path=p,
+                activation=activation,
+            )
+            for p in drop_paths
+        )
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -63,7 +60,7 @@ class ViT(nn.Module):
             )
         patches = rearrange(self.patch_embed(images), "b d h w -> b (h w) d")
         class_token = self.class_token.expand(images.size(0), -1, -1)
-        x = torch.cat([class_token, patches], dim=1) + self.positions
+        x = self.embed_norm(torch.cat([class_token, patches], dim=1) + self.positions)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
