@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from smile.captioner import Captioner
 from smile.config import config_to_toml, load_config
@@ -116,7 +116,17 @@ def build(config, tokenizer: Tokenizer | None, weights: dict[str, Tensor], *, so
         weights["vit.positions"] = interpolate_positions(weights["vit.positions"], grid=grid)
     with torch.device("meta"):
         captioner = Captioner(config=config, tokenizer=tokenizer)
-    expected = {name: tuple(tensor.shape) for name, tensor in captioner.state_dict().items()}
+    assign_weights(captioner, weights, source=source)
+    return captioner.eval()
+
+
+def assign_weights(model: nn.Module, weights: dict[str, Tensor], *, source) -> None:
+    """Makes `weights`, uncopied, those of a model that was built on the meta device.
+
+    Raises:
+        UserError: naming `source` and the first few missing, unexpected or misshapen weights.
+    """
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     problems = [f"{name} {expected[name]} is missing" for name in expected.keys() - given.keys()]
     problems += [f"{name} {given[name]} is unexpected" for name in given.keys() - expected.keys()]
@@ -127,5 +137,4 @@ def build(config, tokenizer: Tokenizer | None, weights: dict[str, Tensor], *, so
     ]
     if problems:
         raise UserError(f"{source} does not fit: {first_few(problems)}")
-    captioner.load_state_dict(weights, assign=True)
-    return captioner.eval()
+    model.load_state_dict(weights, assign=True)

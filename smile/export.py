@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from smile.captioner import Captioner
 from smile.checkpoint import write_atomically
 from smile.data.images import MEAN, STD
-from smile.weight_names import TIED, from_ours
+from smile.weight_names import BLIP, TIED, TRANSFORMERS, from_ours
 
 
 def export_transformers(captioner: Captioner, folder: str | Path) -> str:
@@ -24,7 +24,7 @@ def export_transformers(captioner: Captioner, folder: str | Path) -> str:
         text = json.dumps(content, indent=2) + "\n"
         write_atomically(folder / name, lambda path, text=text: path.write_text(text, "utf-8"))
     write_atomically(folder / "vocab.txt", captioner.tokenizer.save)
-    weights = from_ours(captioner.state_dict(), "transformers")
+    weights = from_ours(captioner.state_dict(), TRANSFORMERS)
     weights = {name: t.contiguous() for name, t in weights.items() if name not in TIED}
     metadata = {"format": "pt"}  # transformers refuses a file that does not say so
     write_atomically(
@@ -40,9 +40,7 @@ def export_blip(captioner: Captioner, folder: str | Path) -> str:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {
-        name: t.contiguous() for name, t in from_ours(captioner.state_dict(), "blip").items()
-    }
+    weights = {name: t.contiguous() for name, t in from_ours(captioner.state_dict(), BLIP).items()}
     positions = torch.arange(captioner.config.decoder.max_positions)[None]
     weights["text_decoder.bert.embeddings.position_ids"] = positions
     checkpoint = {"model": weights, "epoch": 0}

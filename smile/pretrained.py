@@ -14,7 +14,6 @@ from BLIP's habits where it has none.
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Iterable
@@ -24,15 +23,15 @@ from pathlib import Path
 from torch import Tensor
 
 from smile.captioner import Captioner
-from smile.checkpoint import build, is_run, load_run, read_safetensors, save_run
+from smile.checkpoint import build, is_run, load_run, save_run
 from smile.config import Config, DecoderConfig, GenerateConfig, ViTConfig, load_config
 from smile.data.images import MEAN, STD
 from smile.download import fetch, hub_file
 from smile.errors import UserError, first_few
 from smile.export import export_blip, export_transformers
 from smile.tokenizer import Tokenizer
-from smile.torchfile import read_torch_file
-from smile.weight_names import Account, account, to_ours
+from smile.transformers_folder import download_folder, read_file, read_folder, read_json
+from smile.weight_names import BLIP, TRANSFORMERS, Account, Convention, account, to_ours
 
 HEAD_DIM = 64  # of every BLIP: heads = width / 64 unless said otherwise
 BLIP_NORM_EPS = {"vit": 1e-6, "decoder": 1e-12}
@@ -118,7 +117,7 @@ def load(
     else:
         theirs, convention = read_weights(found)
         weights = to_ours(theirs, convention, source=found)
-        config = infer_config(weights, _their_config(found) if convention != "blip" else None)
+        config = infer_config(weights, _their_config(found) if convention is TRANSFORMERS else None)
         tokenizer = None
     config = _with_settings(
         config, image_size=image_size, num_heads=num_heads, drop_path=drop_path, dropout=dropout
@@ -140,7 +139,7 @@ def default_source(runs: str | Path = "runs") -> tuple[str, str]:
     return str(newest), f"the newest run under {runs}/"
 
 
-def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
+def read_weights(path: Path) -> tuple[dict[str, Tensor], Convention]:
     """All tensors of a `.pth`, `.bin` or `.safetensors` file or a `transformers` folder.
 
     Returns:
@@ -149,9 +148,9 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], str]:
     Raises:
         UserError: if there are none, they cannot be read, or they are of another kind of model.
     """
-    weights = _read_folder(path) if path.is_dir() else _read_file(path)
-    starts = {"blip": "visual_encoder.", "transformers": "vision_model."}
-    found = [c for c, start in starts.items() if any(name.startswith(start) for name in weights)]
+    weights = read_folder(path) if path.is_dir() else read_file(path)
+    starts = ((BLIP, "visual_encoder."), (TRANSFORMERS, "vision_model."))
+    found = [c for c, start in starts if any(name.startswith(start) for name in weights)]
     if len(found) != 1:
         raise UserError(f"{path}: not a BLIP model; its keys are {first_few(list(weights))}")
     if not any(name.startswith("text_decoder.") for name in weights):
@@ -244,28 +243,9 @@ def _download(known: Known) -> Path:
     if known.space:
         name, _, path = known.space.partition(":")
         return hub_file(name, path, repo_type="space")
-    folder = hub_file(known.hub, "config.json").parent
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config.get("model_type") != "blip":
-        raise UserError(
-            f"{known.hub} is a {config.get('model_type')!r} model, expected a BLIP captioner"
-        )
-    for name in ("preprocessor_config.json", "vocab.txt"):
-        hub_file(known.hub, name)
-    for part in _parts(_first_there(known.hub, WEIGHT_FILES)):
-        hub_file(known.hub, part)
-    return folder
-
-
-def _first_there(repo: str, names: tuple[str, ...]) -> Path:
-    """The first of several files that a repository, or its cache, has."""
-    problem = None
-    for name in names:
-        try:
-            return hub_file(repo, name)
-        except UserError as error:
-            problem = problem or error
-    raise problem
+    return download_folder(
+        known.hub, model_type="blip", files=("preprocessor_config.json", "vocab.txt")
+    )
 
 
 def _find_tokenizer(found: Path, vocab: str | Path | None, *, size: int) -> Tokenizer:
@@ -287,64 +267,11 @@ def _find_tokenizer(found: Path, vocab: str | Path | None, *, size: int) -> Toke
 
 # Reading ------------------------------------------------------------------------------------------
 
-WEIGHT_FILES = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-)
-
-
-def _read_folder(folder: Path) -> dict[str, Tensor]:
-    """The weights of a `transformers` folder, whole or in shards."""
-    main = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
-    if main is None:
-        raise UserError(
-            f"{folder} is neither a run folder nor a transformers folder: expected one of "
-            f"{', '.join(WEIGHT_FILES)} in it"
-        )
-    weights: dict[str, Tensor] = {}
-    for part in _parts(main):
-        if not (folder / part).exists():
-            raise UserError(f"{folder / part} is missing, but {main.name} names it")
-        weights |= _read_file(folder / part)
-    return weights
-
-
-def _parts(main: Path) -> list[str]:
-    """The files that hold the weights: `main` itself, or the shards that it lists."""
-    if main.suffix != ".json":
-        return [main.name]
-    try:
-        return sorted(set(json.loads(main.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{main}: not an index of weights (weight_map is missing)") from error
-
-
-def _read_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file, memory-mapped."""
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    content = read_torch_file(path)
-    for key in ("model", "state_dict"):
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    weights = {name.removeprefix("module."): value for name, value in content.items()}
-    strange = [
-        f"{name} ({type(v).__name__})" for name, v in weights.items() if not isinstance(v, Tensor)
-    ]
-    if strange or not weights:
-        raise UserError(
-            f"{path}: expected weights under 'model', found {first_few(strange) or 'nothing'}"
-        )
-    return weights
-
 
 def _their_config(found: Path) -> dict | None:
     """The `config.json` of a `transformers` folder, checked for what we would do differently."""
     folder = found if found.is_dir() else found.parent
-    config = _read_json(folder / "config.json")
+    config = read_json(folder / "config.json")
     if config is None:
         raise UserError(
             f"{folder / 'config.json'} is missing: without it the number of heads of these "
@@ -354,7 +281,7 @@ def _their_config(found: Path) -> dict | None:
         act = (config.get(part) or {}).get("hidden_act", "gelu")
         if act != "gelu":
             raise UserError(f"{folder / 'config.json'}: {part}.hidden_act is {act!r}, not 'gelu'")
-    processor = _read_json(folder / "preprocessor_config.json") or {}
+    processor = read_json(folder / "preprocessor_config.json") or {}
     for key, ours in (("image_mean", MEAN), ("image_std", STD)):
         given = processor.get(key, ours)
         if any(abs(a - b) > 1e-6 for a, b in zip(given, ours, strict=True)):
@@ -362,15 +289,6 @@ def _their_config(found: Path) -> dict | None:
                 f"{folder / 'preprocessor_config.json'}: {key} is {given}, expected CLIP's {ours}"
             )
     return config
-
-
-def _read_json(path: Path) -> dict | None:
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from error
 
 
 # Command line -------------------------------------------------------------------------------------
@@ -435,7 +353,7 @@ def _inspect(args: argparse.Namespace) -> None:
             print("\n".join(lines))
             raise UserError(f"{found}: not a BLIP captioner: see the keys marked above")
         weights = to_ours(theirs, convention, source=found)
-        config = infer_config(weights, _their_config(found) if convention != "blip" else None)
+        config = infer_config(weights, _their_config(found) if convention is TRANSFORMERS else None)
     total = sum(tensor.numel() for tensor in weights.values())
     print(f"{found}: {total / 1e6:.1f} M parameters")
     for name in ("vit", "decoder"):
@@ -444,13 +362,13 @@ def _inspect(args: argparse.Namespace) -> None:
     print("\n".join(lines))
 
 
-def _account_lines(book: Account, theirs: dict[str, Tensor], convention: str) -> list[str]:
+def _account_lines(book: Account, theirs: dict[str, Tensor], convention: Convention) -> list[str]:
     """One line a key: its shape, and what becomes of it."""
 
     def line(key: str, fate: str) -> str:
         return f"  {key:<75} {tuple(theirs[key].shape)!s:<18} {fate}"
 
-    lines = [f"{len(theirs)} keys by {convention}'s names:"]
+    lines = [f"{len(theirs)} keys by {convention.name}'s names:"]
     for row in book.rows:
         fate = "renamed" if len(row.ours) == 1 else f"split in {len(row.ours)}"
         lines += [

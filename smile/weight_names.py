@@ -1,13 +1,17 @@
-"""BLIP's weights in and out: one table of names, and every key accounted for.
+"""Foreign weights in and out: a table of names for each convention, every key accounted for.
 
 Three conventions name the same captioner: ours, BLIP's `.pth` files and the `transformers` library.
 `TABLE` sets them side by side. A `*` stands for a module's parameters (weight and bias), `N` for a
 layer's number, and `a + b` for tensors that the other convention lays end to end along their first
-dimension: BLIP's ViT keeps queries, keys and values in one matrix.
+dimension: BLIP's ViT keeps queries, keys and values in one matrix. `^T` after a name of theirs says
+that they keep its weight transposed, (in, out).
+
+What reads such tables serves any model: the metrics bring those of CLIP and GPT-2.
 """
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -90,29 +94,57 @@ TIED = {
 }
 
 
+@dataclass(frozen=True)
+class Convention:
+    """How somebody else names the weights of a model of ours, and what else their files hold.
+
+    table: pairs of our name and theirs, in the notation of this module's head.
+    dropped: pairs of a pattern of names that are left out, and why.
+    tied: names that repeat another.
+    """
+
+    name: str
+    model: str  # for messages, such as "a BLIP captioner"
+    table: tuple[tuple[str, str], ...]
+    dropped: tuple[tuple[str, str], ...] = ()
+    tied: dict[str, str] = field(default_factory=dict)
+
+
+BLIP = Convention(
+    "BLIP", "a BLIP captioner", tuple((row.ours, row.blip) for row in TABLE), DROPPED, TIED
+)
+TRANSFORMERS = Convention(
+    "transformers",
+    "a BLIP captioner",
+    tuple((row.ours, row.transformers) for row in TABLE),
+    DROPPED,
+    TIED,
+)
+
+
 class Row(NamedTuple):
     """A line of the table made concrete: tensors that are equal once laid end to end."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
+    transposed: bool = False
 
 
-def rows(convention: str, *, vit_depth: int, decoder_depth: int) -> Iterator[Row]:
-    """The table for a model of that many layers; `convention` is "blip" or "transformers"."""
-    for names in TABLE:
-        theirs = getattr(names, convention)
-        depth = vit_depth if names.ours.startswith("vit.") else decoder_depth
-        for layer in range(depth) if ".N." in names.ours else [0]:
-            for parameter in ("weight", "bias") if names.ours.endswith("*") else [""]:
-                yield Row(
-                    *(
-                        tuple(
-                            name.replace(".N.", f".{layer}.").replace("*", parameter)
-                            for name in side.split(" + ")
-                        )
-                        for side in (names.ours, theirs)
+def rows(convention: Convention, depths: dict[str, int]) -> Iterator[Row]:
+    """The table for a model whose parts ("vit", "decoder") have that many layers."""
+    for ours, theirs in convention.table:
+        depth = depths[ours.split(".")[0]] if ".N." in ours else 1
+        transposed = theirs.endswith("^T")
+        for layer in range(depth):
+            for parameter in ("weight", "bias") if ours.endswith("*") else [""]:
+                sides = (
+                    tuple(
+                        name.replace(".N.", f".{layer}.").replace("*", parameter)
+                        for name in side.split(" + ")
                     )
+                    for side in (ours, theirs.removesuffix("^T"))
                 )
+                yield Row(*sides, transposed and parameter != "bias")
 
 
 class Account(NamedTuple):
@@ -125,14 +157,16 @@ class Account(NamedTuple):
     missing: list[str]
 
 
-def account(names: Iterable[str], convention: str) -> Account:
-    """Sorts the keys of a file that follows `convention` ("blip" or "transformers")."""
+def account(names: Iterable[str], convention: Convention) -> Account:
+    """Sorts the keys of a file that follows `convention`."""
     names = set(names)
-    wanted = list(rows(convention, **_depths(names, convention)))
+    wanted = list(rows(convention, _depths(names, convention, side=1)))
     used = {name for row in wanted for name in row.theirs}
     rest = sorted(names - used)
-    tied = {name: TIED[name] for name in rest if name in TIED}
-    dropped = {name: reason for name in rest if (reason := _reason_to_drop(name))}
+    tied = {name: convention.tied[name] for name in rest if name in convention.tied}
+    dropped = {
+        name: reason for name in rest if (reason := _reason_to_drop(name, convention.dropped))
+    }
     return Account(
         rows=wanted,
         tied=tied,
@@ -142,8 +176,8 @@ def account(names: Iterable[str], convention: str) -> Account:
     )
 
 
-def to_ours(theirs: dict[str, Tensor], convention: str, *, source) -> dict[str, Tensor]:
-    """BLIP's or `transformers`' weights by our names, every key accounted for.
+def to_ours(theirs: dict[str, Tensor], convention: Convention, *, source) -> dict[str, Tensor]:
+    """Weights of that convention by our names, every key accounted for.
 
     Raises:
         UserError: naming `source` and the first few keys that are missing or left over, or that
@@ -152,7 +186,7 @@ def to_ours(theirs: dict[str, Tensor], convention: str, *, source) -> dict[str, 
     book = account(theirs, convention)
     problems = [f"{name} is missing" for name in book.missing]
     problems += [
-        f"{name} {tuple(theirs[name].shape)} is not part of a BLIP captioner"
+        f"{name} {tuple(theirs[name].shape)} is not part of {convention.model}"
         for name in book.left_over
     ]
     problems += [
@@ -164,24 +198,26 @@ def to_ours(theirs: dict[str, Tensor], convention: str, *, source) -> dict[str, 
         raise UserError(f"{source}: {first_few(problems)}")
     ours: dict[str, Tensor] = {}
     for row in book.rows:
-        tensors = _refit([theirs[name] for name in row.theirs], row.ours)
-        ours |= zip(row.ours, tensors, strict=True)
+        tensors = [theirs[name] for name in row.theirs]
+        if row.transposed:
+            tensors = [tensor.t() for tensor in tensors]
+        ours |= zip(row.ours, _refit(tensors, row.ours), strict=True)
     return ours
 
 
-def _reason_to_drop(name: str) -> str | None:
+def _reason_to_drop(name: str, dropped: tuple[tuple[str, str], ...]) -> str | None:
     """Why a key of theirs is left out, or None if it may not be."""
-    return next((reason for pattern, reason in DROPPED if re.fullmatch(pattern, name)), None)
+    return next((reason for pattern, reason in dropped if re.fullmatch(pattern, name)), None)
 
 
-def _depths(names: Iterable[str], convention: str) -> dict[str, int]:
-    """How many layers each tower has, from the numbers in the names of its weights."""
-    first = {n.ours.split(".")[0]: n for n in reversed(TABLE) if ".N." in n.ours}
+def _depths(names: Iterable[str], convention: Convention, *, side: int) -> dict[str, int]:
+    """How many layers each part has, from the numbers in names that are ours (side 0) or theirs."""
+    first = {row[0].split(".")[0]: row for row in reversed(convention.table) if ".N." in row[0]}
     depths = {}
-    for tower, row in first.items():
-        start = re.escape(getattr(row, convention).partition("N.")[0])
+    for part, row in first.items():
+        start = re.escape(row[side].partition("N.")[0])
         numbers = (re.match(start + r"(\d+)\.", name) for name in names)
-        depths[f"{tower}_depth"] = len({match[1] for match in numbers if match})
+        depths[part] = len({match[1] for match in numbers if match})
     return depths
 
 
@@ -192,13 +228,15 @@ def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and (a.data_ptr() == b.data_ptr() or torch.equal(a, b))
 
 
-def from_ours(weights: dict[str, Tensor], convention: str) -> dict[str, Tensor]:
-    """Our weights by BLIP's or `transformers`' names, tied ones included."""
+def from_ours(weights: dict[str, Tensor], convention: Convention) -> dict[str, Tensor]:
+    """Our weights by the convention's names, tied ones included."""
     theirs: dict[str, Tensor] = {}
-    for row in rows(convention, **_depths(weights, "ours")):
+    for row in rows(convention, _depths(weights, convention, side=0)):
         tensors = _refit([weights[name] for name in row.ours], row.theirs)
+        if row.transposed:
+            tensors = [tensor.t() for tensor in tensors]
         theirs |= zip(row.theirs, tensors, strict=True)
-    return theirs | {copy: theirs[original] for copy, original in TIED.items()}
+    return theirs | {copy: theirs[original] for copy, original in convention.tied.items()}
 
 
 def _refit(tensors: list[Tensor], names: tuple[str, ...]) -> list[Tensor]:

@@ -9,7 +9,7 @@ import torch
 from smile.captioner import Captioner
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.loss import IGNORE
-from smile.weight_names import from_ours, to_ours
+from smile.weight_names import BLIP, from_ours, to_ours
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -63,7 +63,7 @@ class Golden:
     def gradients(self) -> dict[str, torch.Tensor]:
         """Gradients by BLIP's names."""
         parameters = self.captioner.named_parameters()
-        return from_ours({name: parameter.grad for name, parameter in parameters}, "blip")
+        return from_ours({name: parameter.grad for name, parameter in parameters}, BLIP)
 
 
 def load_golden(name: str) -> Golden:
@@ -71,5 +71,5 @@ def load_golden(name: str) -> Golden:
     expected = torch.load(GOLDEN / f"blip_tiny_{name}_expected.pt", weights_only=True)
     checkpoint = torch.load(GOLDEN / f"blip_tiny_{name}.pth", weights_only=True)
     captioner = Captioner(config=golden_config(expected["config"]))
-    captioner.load_state_dict(to_ours(checkpoint["model"], "blip", source=f"blip_tiny_{name}.pth"))
+    captioner.load_state_dict(to_ours(checkpoint["model"], BLIP, source=f"blip_tiny_{name}.pth"))
     return Golden(captioner.eval(), expected)

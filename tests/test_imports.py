@@ -23,7 +23,7 @@ LAYERS = (
     {"vit", "decoder", "data"},
     {"captioner", "find_images"},
     {"checkpoint", "packed", "attention"},
-    {"export", "results"},
+    {"export", "results", "transformers_folder"},
     {"bulk"},
     {"pretrained"},
     {"metrics"},

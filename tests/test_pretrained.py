@@ -15,11 +15,11 @@ from torch.testing import assert_close
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipProcessor
 
 import smile
-from smile import pretrained
+from smile import pretrained, transformers_folder
 from smile.checkpoint import build, save_run
 from smile.errors import UserError
 from smile.loss import IGNORE, mle_loss
-from smile.weight_names import TIED, account, from_ours, to_ours
+from smile.weight_names import BLIP, TIED, TRANSFORMERS, account, from_ours, to_ours
 
 ROOT = Path(__file__).parent.parent
 KEYS = json.loads((GOLDEN / "checkpoint_keys.json").read_text())
@@ -140,7 +140,7 @@ def test_equal_to_transformers(name, dtype, tmp_path):
     expected = {k: p.grad for k, p in theirs.named_parameters() if k not in TIED}
     if ours.vit.positions.grad is None:
         gradients["vit.positions"] = expected["vision_model.embeddings.position_embedding"]
-    renamed = from_ours(gradients, "transformers")
+    renamed = from_ours(gradients, TRANSFORMERS)
     assert expected.keys() == renamed.keys() - TIED.keys()
     for key, gradient in expected.items():
         assert_close(renamed[key], gradient, **close, msg=lambda m, k=key: f"{k}: {m}")
@@ -160,7 +160,7 @@ def test_golden_float64_equals_transformers(tmp_path):
     )
     theirs.text_decoder.bert.encoder.layer[0].intermediate.dense.out_features = config["text_ffn"]
     ours = golden.captioner.double()
-    weights = from_ours(ours.state_dict(), "transformers")
+    weights = from_ours(ours.state_dict(), TRANSFORMERS)
     for layer in theirs.text_decoder.bert.encoder.layer:  # the fixture's FFN is not 4 x its width
         layer.intermediate.dense = torch.nn.Linear(config["text_width"], config["text_ffn"])
         layer.output.dense = torch.nn.Linear(config["text_ffn"], config["text_width"])
@@ -184,13 +184,13 @@ def test_every_key_of_the_real_checkpoints_is_accounted_for(name):
         theirs |= {copy: theirs[original] for copy, original in TIED.items()}
     else:
         theirs = {key: torch.empty(shape, device=device) for key, shape in shapes.items()}
-    book = account(theirs, "blip")
+    book = account(theirs, BLIP)
     assert not book.missing and not book.left_over
     renamed = {key for row in book.rows for key in row.theirs}
     fates = [renamed, book.tied.keys(), book.dropped.keys()]
     assert sum(map(len, fates)) == len(shapes) and set().union(*fates) == shapes.keys()
 
-    weights = to_ours(theirs, "blip", source=name)
+    weights = to_ours(theirs, BLIP, source=name)
     config = pretrained.infer_config(weights)
     captioner = build(config, None, weights, source=name)
     large = "large" in name
@@ -211,7 +211,7 @@ def test_every_key_of_the_real_checkpoints_is_accounted_for(name):
         assert captioner.decoder.word_embed.weight.data_ptr() == word.data_ptr()  # not copied
 
 
-@pytest.mark.parametrize("convention", ["blip", "transformers"])
+@pytest.mark.parametrize("convention", [BLIP, TRANSFORMERS], ids=["blip", "transformers"])
 def test_round_trip_is_bit_identical(convention):
     weights = load_golden("b").captioner.state_dict()
     back = to_ours(from_ours(weights, convention), convention, source="test")
@@ -436,7 +436,8 @@ def test_names_lead_to_their_files(small, monkeypatch, tmp_path):
             raise UserError(f"{repo} has no file {name}")
         return tmp_path / "hub" / name
 
-    monkeypatch.setattr(pretrained, "hub_file", hub_file)
+    for module in (pretrained, transformers_folder):
+        monkeypatch.setattr(module, "hub_file", hub_file)
     assert equal_weights(smile.load("blip-base"), captioner)
     assert {repo for _, repo, _ in asked} == {"Salesforce/blip-image-captioning-base"}
     assert equal_weights(smile.load("someone/my-blip"), captioner)

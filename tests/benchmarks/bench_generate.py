@@ -22,7 +22,7 @@ from smile.checkpoint import build
 from smile.config import Config, override
 from smile.generate import generate
 from smile.packed import PackedLinear, can_pack, pack
-from smile.weight_names import to_ours
+from smile.weight_names import TRANSFORMERS, to_ours
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def make_theirs(size: int):
 
 
 def make_ours(theirs, setting: Setting) -> Captioner:
-    weights = to_ours(dict(theirs.state_dict()), "transformers", source="transformers")
+    weights = to_ours(dict(theirs.state_dict()), TRANSFORMERS, source="transformers")
     weights = {name: tensor.clone() for name, tensor in weights.items()}
     config = override(Config(), "vit", {"image_size": setting.size, "norm_eps": 1e-5})
     return build(config, None, weights, source="transformers")

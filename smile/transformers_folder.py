@@ -1,0 +1,147 @@
+"""A model of the `transformers` library as it lies on disk or on the hub.
+
+A folder with `config.json` and the weights: one file, or shards that an index lists; `safetensors`
+or what `torch.save` writes. What the weights mean is for those who ask to know.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from smile.checkpoint import read_safetensors
+from smile.download import hub_file
+from smile.errors import UserError, first_few
+from smile.torchfile import read_torch_file
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+
+
+def find_folder(
+    source: str | Path, *, known: Mapping[str, str], model_type: str, files: tuple[str, ...]
+) -> Path:
+    """The folder that `source` names, downloaded if it has to be.
+
+    Args:
+        source: a folder, a name of `known` (name → hub id), or a hub id ("owner/name").
+        model_type, files: see `download_folder`.
+
+    Raises:
+        UserError: if it is none of these, or cannot be downloaded.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    repo = known.get(str(source), str(source))
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or path.exists():
+        raise UserError(
+            f"{source}: expected a transformers folder of a {model_type!r} model, a known name "
+            f"({', '.join(known)}) or a hub id (owner/name)"
+        )
+    return download_folder(repo, model_type=model_type, files=files)
+
+
+def download_folder(repo: str, *, model_type: str, files: tuple[str, ...]) -> Path:
+    """The folder in the hub's cache that holds a repository's config, weights and `files`.
+
+    Raises:
+        UserError: if a file is neither in the cache nor can be downloaded, or the config is not of
+            a model of `model_type`.
+    """
+    folder = hub_file(repo, "config.json").parent
+    check_type(folder, model_type)
+    for name in files:
+        hub_file(repo, name)
+    for part in _parts(_first_there(repo, WEIGHT_FILES)):
+        hub_file(repo, part)
+    return folder
+
+
+def check_type(folder: Path, model_type: str) -> dict:
+    """The `config.json` of a folder. Raises UserError if it is missing or of another model."""
+    config = read_json(folder / "config.json")
+    if config is None:
+        raise UserError(
+            f"{folder / 'config.json'} is missing: expected the folder of a transformers model "
+            f"of type {model_type!r}"
+        )
+    if config.get("model_type") != model_type:
+        raise UserError(
+            f"{folder / 'config.json'} is of a {config.get('model_type')!r} model, "
+            f"expected {model_type!r}"
+        )
+    return config
+
+
+def _first_there(repo: str, names: tuple[str, ...]) -> Path:
+    """The first of several files that a repository, or its cache, has."""
+    problem = None
+    for name in names:
+        try:
+            return hub_file(repo, name)
+        except UserError as error:
+            problem = problem or error
+    raise problem
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """The weights of a `transformers` folder, whole or in shards."""
+    main = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
+    if main is None:
+        raise UserError(
+            f"{folder} is neither a run folder nor a transformers folder: expected one of "
+            f"{', '.join(WEIGHT_FILES)} in it"
+        )
+    weights: dict[str, Tensor] = {}
+    for part in _parts(main):
+        if not (folder / part).exists():
+            raise UserError(f"{folder / part} is missing, but {main.name} names it")
+        weights |= read_file(folder / part)
+    return weights
+
+
+def _parts(main: Path) -> list[str]:
+    """The files that hold the weights: `main` itself, or the shards that it lists."""
+    if main.suffix != ".json":
+        return [main.name]
+    try:
+        return sorted(set(json.loads(main.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{main}: not an index of weights (weight_map is missing)") from error
+
+
+def read_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of one file, memory-mapped."""
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
+    content = read_torch_file(path)
+    for key in ("model", "state_dict"):
+        if isinstance(content.get(key), dict):
+            content = content[key]
+            break
+    weights = {name.removeprefix("module."): value for name, value in content.items()}
+    strange = [
+        f"{name} ({type(v).__name__})" for name, v in weights.items() if not isinstance(v, Tensor)
+    ]
+    if strange or not weights:
+        raise UserError(
+            f"{path}: expected weights under 'model', found {first_few(strange) or 'nothing'}"
+        )
+    return weights
+
+
+def read_json(path: Path) -> dict | None:
+    """What a JSON file holds, None if there is no such file. Raises UserError if it is broken."""
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from error
