@@ -1,0 +1,122 @@
+"""Text → ids as CLIP and GPT-2 read it: byte-level byte-pair encoding (Sennrich et al. 2016).
+
+Text is split into words, words into bytes, and pairs of pieces are merged in the order in which
+they were learnt. `vocab.json` numbers the pieces and `merges.txt` lists the merges, best first; a
+`tokenizer.json` holds both.
+"""
+
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+from smile.errors import UserError
+from smile.transformers_folder import read_json
+
+BEGIN, END = "<|startoftext|>", "<|endoftext|>"
+
+# CLIP's words: contractions, runs of letters, single digits, runs of anything else but spaces.
+_CLIP_WORDS = (
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+)
+
+Merges = list[tuple[str, str]]
+
+
+class ClipTokenizer:
+    """CLIP's tokenizer: lower case, pieces that end a word marked `</w>`, at most 77 ids.
+
+    Args:
+        vocab: piece → id.
+        merges: pairs of pieces, the first to be merged first.
+
+    Raises:
+        UserError: if the vocabulary lacks the tokens that begin and end a text, or a merged piece.
+    """
+
+    def __init__(self, vocab: dict[str, int], merges: Merges):
+        _require(vocab, BEGIN, END)
+        self.begin_id, self.end_id = vocab[BEGIN], vocab[END]
+        self._pieces = _byte_pairs(vocab, merges, end_of_word_suffix="</w>", unk_token=END)
+        self._pieces.normalizer = normalizers.Sequence(
+            [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+        )
+        self._pieces.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_CLIP_WORDS), behavior="removed", invert=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> "ClipTokenizer":
+        """Reads `vocab.json` and `merges.txt`, or else `tokenizer.json`."""
+        return cls(*read_byte_pairs(folder))
+
+    def encode(self, text: str, *, max_tokens: int = 77) -> list[int]:
+        """`<|startoftext|>`, the text, `<|endoftext|>`; cut to `max_tokens`, both included."""
+        pieces = self._pieces.encode(text, add_special_tokens=False).ids
+        return [self.begin_id, *pieces[: max_tokens - 2], self.end_id]
+
+
+class Gpt2Tokenizer:
+    """GPT-2's tokenizer: nothing is lower-cased or lost; a space belongs to the word after it.
+
+    Args:
+        vocab, merges: as `ClipTokenizer`'s.
+    """
+
+    def __init__(self, vocab: dict[str, int], merges: Merges):
+        _require(vocab, END)
+        self.begin_id = vocab[END]  # between two texts of the training data, so also before one
+        self._pieces = _byte_pairs(vocab, merges)
+        self._pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> "Gpt2Tokenizer":
+        """Reads `vocab.json` and `merges.txt`, or else `tokenizer.json`."""
+        return cls(*read_byte_pairs(folder))
+
+    def encode(self, text: str) -> list[int]:
+        """The text's ids alone; none for an empty text."""
+        return self._pieces.encode(text, add_special_tokens=False).ids
+
+
+def read_byte_pairs(folder: str | Path) -> tuple[dict[str, int], Merges]:
+    """Vocabulary and merges of a folder.
+
+    Raises:
+        UserError: if the files are missing or are something else.
+    """
+    folder = Path(folder)
+    merges_file = folder / "merges.txt"
+    if (vocab := read_json(folder / "vocab.json")) is not None and merges_file.is_file():
+        source = merges_file
+        lines = source.read_text(encoding="utf-8").split("\n")
+        merges = lines[lines[0].startswith("#version") :]
+        merges = [tuple(line.split(" ")) for line in merges if line]
+    elif (whole := read_json(source := folder / "tokenizer.json")) is not None:
+        model = whole.get("model", {}) if isinstance(whole, dict) else {}
+        vocab, merges = model.get("vocab"), model.get("merges")
+        # Either "a b" or ["a", "b"], by the age of the file.
+        merges = [tuple(m.split(" ") if isinstance(m, str) else m) for m in merges or []]
+    else:
+        raise UserError(
+            f"no tokenizer in {folder}: expected vocab.json and merges.txt, or tokenizer.json, "
+            "such as the hub has beside the weights"
+        )
+    if not isinstance(vocab, dict) or any(len(merge) != 2 for merge in merges):
+        raise UserError(f"{source}: expected pieces and pairs of pieces (byte-pair encoding)")
+    return vocab, merges
+
+
+def _byte_pairs(vocab: dict[str, int], merges: Merges, **options) -> Tokenizer:
+    try:
+        return Tokenizer(models.BPE(vocab=vocab, merges=merges, **options))
+    except Exception as error:  # the library raises bare Exceptions
+        raise UserError(f"vocabulary and merges do not fit together: {error}") from error
+
+
+def _require(vocab: dict[str, int], *tokens: str) -> None:
+    missing = [token for token in tokens if token not in vocab]
+    if missing:
+        raise UserError(f"vocabulary of {len(vocab)} pieces lacks {', '.join(missing)}")

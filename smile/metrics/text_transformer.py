@@ -1,0 +1,89 @@
+"""What CLIP's text tower and GPT-2 are both made of: a causal pre-norm Transformer over token ids.
+
+Token and position embeddings are added, pre-norm blocks follow in which each position sees only
+those before it, and a last LayerNorm. (Radford et al. 2019 introduced it; CLIP took it over.)
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smile.errors import UserError
+from smile.layers import Activation, PreNormBlock, embedding
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """The sigmoid approximation of GELU that OpenAI trained CLIP with: x · sigmoid(1.702 x)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GPT-2's approximation of GELU: x / 2 · (1 + tanh(√(2 / π) · (x + 0.044715 x³)))."""
+    return F.gelu(x, approximate="tanh")
+
+
+# By the names of `transformers` configs.
+ACTIVATIONS: dict[str, Activation] = {
+    "gelu": F.gelu,
+    "quick_gelu": quick_gelu,
+    "gelu_new": gelu_tanh,
+    "gelu_pytorch_tanh": gelu_tanh,
+}
+
+
+def known_activation(name: str, *, source) -> str:
+    """`name`, if `ACTIVATIONS` has it. Raises UserError, naming `source`, if not."""
+    if name not in ACTIVATIONS:
+        raise UserError(f"{source}: activation {name!r}, expected one of {', '.join(ACTIVATIONS)}")
+    return name
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig:
+    """Sizes of a `TextTransformer`."""
+
+    vocab_size: int
+    max_positions: int
+    dim: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    norm_eps: float = 1e-5
+    activation: str = "quick_gelu"  # a name of `ACTIVATIONS`
+
+
+class TextTransformer(nn.Module):
+    """Token ids → a state at each position, made of the tokens up to it."""
+
+    def __init__(self, *, config: TextConfig):
+        super().__init__()
+        self.config = config
+        self.token_embed = embedding(config.vocab_size, config.dim)
+        self.position_embed = embedding(config.max_positions, config.dim)
+        self.blocks = nn.ModuleList(
+            PreNormBlock(
+                dim=config.dim,
+                num_heads=config.num_heads,
+                mlp_dim=config.mlp_dim,
+                norm_eps=config.norm_eps,
+                activation=ACTIVATIONS[config.activation],
+            )
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) → (B, T, D). Padding goes to the right, where no token of the text sees it.
+
+        Raises:
+            ValueError: if T is more than `max_positions`.
+        """
+        length = ids.size(1)
+        if length > self.config.max_positions:
+            raise ValueError(f"{length} tokens, but the model has {self.config.max_positions}")
+        x = self.token_embed(ids) + self.position_embed.weight[:length]
+        for block in self.blocks:
+            x = block(x, causal=True)
+        return self.norm(x)
