@@ -1,0 +1,121 @@
+"""GPT-2, from scratch (Radford et al. 2019): how likely is a text as English?
+
+    gpt2 = load_gpt2()
+    states = gpt2(ids)               # (B, T, D)
+    logits = gpt2.logits(states)     # (B, T, V): scores of every token as the next one
+
+The head is the token embedding again ("tied"), so it has no weights of its own.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from smile.checkpoint import assign_weights
+from smile.errors import UserError
+from smile.metrics.bpe import Gpt2Tokenizer
+from smile.metrics.text_transformer import TextConfig, TextTransformer, known_activation
+from smile.transformers_folder import check_type, find_folder, read_folder
+from smile.weight_names import Convention, to_ours
+
+KNOWN = {"gpt2": "openai-community/gpt2"}
+
+
+class GPT2(nn.Module):
+    """A causal Transformer with a tied head, and the text it reads.
+
+    Args:
+        config: sizes.
+        tokenizer: None for ids in.
+    """
+
+    def __init__(self, *, config: TextConfig, tokenizer: Gpt2Tokenizer | None = None):
+        super().__init__()
+        self.config = config
+        self.tokenizer = tokenizer
+        self.transformer = TextTransformer(config=config)
+
+    @property
+    def device(self) -> torch.device:
+        return self.transformer.token_embed.weight.device
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(B, T) → (B, T, D) states; padding, if any, stands on the right."""
+        return self.transformer(ids)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(..., D) → (..., V)."""
+        return F.linear(states, self.transformer.token_embed.weight)
+
+
+# Weights ------------------------------------------------------------------------------------------
+
+
+def convention(prefix: str) -> Convention:
+    """The library's names: after "transformer." where the head was saved too, else after ""."""
+    layer = f"{prefix}h.N"
+    attention = "transformer.blocks.N.attention"
+    return Convention(
+        name="transformers",
+        model="GPT-2",
+        table=(
+            ("transformer.token_embed.weight", f"{prefix}wte.weight"),
+            ("transformer.position_embed.weight", f"{prefix}wpe.weight"),
+            ("transformer.blocks.N.norm1.*", f"{layer}.ln_1.*"),
+            # Theirs are "Conv1D": a linear layer that keeps its weight the other way round.
+            (
+                " + ".join(f"{attention}.{part}.*" for part in ("query", "key", "value")),
+                f"{layer}.attn.c_attn.*^T",
+            ),
+            (f"{attention}.out.*", f"{layer}.attn.c_proj.*^T"),
+            ("transformer.blocks.N.norm2.*", f"{layer}.ln_2.*"),
+            ("transformer.blocks.N.mlp.fc1.*", f"{layer}.mlp.c_fc.*^T"),
+            ("transformer.blocks.N.mlp.fc2.*", f"{layer}.mlp.c_proj.*^T"),
+            ("transformer.norm.*", f"{prefix}ln_f.*"),
+        ),
+        dropped=((r".*\.attn\.(masked_)?bias", "the causal mask, a constant"),),
+        tied={"lm_head.weight": f"{prefix}wte.weight"},
+    )
+
+
+def load_gpt2(source: str | Path = "gpt2", *, device: torch.device | str = "cpu") -> GPT2:
+    """Loads a GPT-2 in evaluation mode, with its tokenizer.
+
+    Args:
+        source: a name of `KNOWN`, a `transformers` folder, or a hub id ("owner/name").
+
+    Raises:
+        UserError: if it cannot be found, read, or fully accounted for.
+    """
+    folder = find_folder(source, known=KNOWN, model_type="gpt2", files=("vocab.json", "merges.txt"))
+    config = _read_config(folder)
+    theirs = read_folder(folder)
+    prefix = "transformer." if "transformer.wte.weight" in theirs else ""
+    weights = to_ours(theirs, convention(prefix), source=folder)
+    with torch.device("meta"):
+        gpt2 = GPT2(config=config, tokenizer=Gpt2Tokenizer.from_folder(folder))
+    assign_weights(gpt2, weights, source=folder)
+    return gpt2.eval().float().to(device)
+
+
+def _read_config(folder: Path) -> TextConfig:
+    """The sizes in a folder's `config.json`; what it leaves out has its library's default."""
+    theirs = check_type(folder, "gpt2")
+    source = folder / "config.json"
+    # Variants of attention that others trained with, and that would go unnoticed.
+    for key, ours in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
+        if theirs.get(key, ours) != ours:
+            raise UserError(f"{source}: {key} is {theirs[key]}, but only {ours} is known here")
+    dim = theirs.get("n_embd", 768)
+    return TextConfig(
+        vocab_size=theirs.get("vocab_size", 50257),
+        max_positions=theirs.get("n_positions", 1024),
+        dim=dim,
+        depth=theirs.get("n_layer", 12),
+        num_heads=theirs.get("n_head", 12),
+        mlp_dim=theirs.get("n_inner") or 4 * dim,
+        norm_eps=theirs.get("layer_norm_epsilon", 1e-5),
+        activation=known_activation(theirs.get("activation_function", "gelu_new"), source=source),
+    )
