@@ -69,27 +69,33 @@ class Decoder(nn.Module):
         *,
         padding: Tensor | None = None,
         cache: DecoderCache | None = None,
+        positions: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> Tensor:
         """(B·K, T) ids, (B, P, D_image) features → (B·K, T, D) states; `logits` scores them.
 
         Args:
-            ids: the K captions (or beams) of an image stand next to each other.
+            ids: the K captions (or beams) of an image stand next to each other; (1, T) is read
+                beside each image, with the states (B, T, D).
             features: the encoder's output, or what `keys_values` made of it; not read when `cache`
                 holds the images already.
             padding: bool (B·K, T), True at padding, which no other position attends to.
             cache: what `new_cache` made; `ids` are then the positions after those it holds.
+            positions, mask: for texts that share a row, (T,) where in its text each token stands,
+                and bool (T, T), True where a token (row) may look; both, without padding or cache.
 
         Raises:
             ValueError: if the text is longer than `max_positions`.
         """
         start = cache.length if cache else 0
         end = start + ids.size(1)
-        if end > self.config.max_positions:
-            raise ValueError(f"{end} tokens, but the decoder has {self.config.max_positions}")
-        positions = torch.arange(start, end, device=ids.device)
+        if positions is None:
+            if end > self.config.max_positions:
+                raise ValueError(f"{end} tokens, but the decoder has {self.config.max_positions}")
+            positions = torch.arange(start, end, device=ids.device)
         x = self.embed_norm(self.word_embed(ids) + self.position_embed(positions))
         x = self.dropout(x)
-        mask = causal_mask(padding) if padding is not None else None
+        mask = causal_mask(padding) if padding is not None else mask
         if start > 0 and ids.size(1) > 1:  # several new words after a past: causal among themselves
             mask = torch.ones(ids.size(1), end, dtype=torch.bool, device=ids.device).tril(start)
         images = cache.image if cache else features

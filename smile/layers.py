@@ -50,16 +50,17 @@ class Attention(nn.Module):
         """(B·K, T, D), keys and values of B sources → (B·K, T, D).
 
         K rows of `x` that share a source stand next to each other. Their queries are laid end to
-        end (K·T of them), so the source is read in place and never copied K times.
+        end (K·T of them), so the source is read in place and never copied K times. The other way
+        round, a single row of `x` reads each of the B sources: (1, T, D) → (B, T, D).
 
         Args:
             mask: bool, broadcast to (B, heads, K·T, S); True where a query may look.
             causal: position t sees positions up to t only; for S = T and K = 1, without `mask`.
         """
         keys, values = keys_values
-        rows = x.size(0) // keys.size(0)
+        rows = max(1, x.size(0) // keys.size(0))
         attended = F.scaled_dot_product_attention(
-            self._queries(x, rows),
+            self._queries(x, rows).expand(keys.size(0), -1, -1, -1),
             keys,
             values,
             attn_mask=mask,

@@ -1,0 +1,59 @@
+"""What CLIP says about captions: CLIPScore, RefCLIPScore and self-retrieval.
+
+CLIPScore (Hessel et al. 2021) asks whether a caption fits its image; RefCLIPScore also whether it
+is close to a human one. Self-retrieval asks whether it tells its image from all the others.
+
+    images = clip.embed_images(pictures)
+    scores = clip_scores(images, clip.embed_texts(captions, prefix=PREFIX))
+    found_at = self_retrieval(images, clip.embed_texts(captions))      # no prefix here
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from torch import Tensor
+
+from smile.metrics.retrieval import ranks
+
+PREFIX = "A photo depicts "  # before captions and references alike, as CLIPScore's authors do
+WEIGHT = 2.5  # stretches the cosines, which rarely exceed 0.4, to about 0 to 1
+
+
+def clip_scores(images: Tensor | np.ndarray, texts: Tensor | np.ndarray) -> np.ndarray:
+    """(N, D) images and their captions → (N,): 2.5 · max(cosine, 0). Reported times 100."""
+    return WEIGHT * np.maximum((_unit(images) * _unit(texts)).sum(axis=1), 0)
+
+
+def ref_clip_scores(
+    scores: np.ndarray,
+    texts: Tensor | np.ndarray,
+    references: Sequence[Tensor | np.ndarray],
+) -> np.ndarray:
+    """(N,): harmonic mean of CLIPScore and the cosine of the most similar reference, if positive.
+
+    Args:
+        scores: what `clip_scores` gave.
+        texts: (N, D), the captions.
+        references: per image (R, D), with the same `PREFIX` as the captions.
+
+    Raises:
+        ValueError: if an image has no reference.
+    """
+    if not all(map(len, references)):
+        missing = next(i for i, own in enumerate(references) if not len(own))
+        raise ValueError(f"image {missing} has no reference to compare its caption with")
+    pairs = zip(_unit(texts), references, strict=True)
+    best = np.array([max(0.0, (_unit(own) @ text).max()) for text, own in pairs])
+    total = scores + best
+    return 2 * scores * best / np.where(total > 0, total, 1)  # both 0: 0
+
+
+def self_retrieval(images: Tensor | np.ndarray, texts: Tensor | np.ndarray) -> np.ndarray:
+    """(N, D) images and their captions → (N,): at which rank a caption finds its own image."""
+    return ranks(_unit(texts) @ _unit(images).T, np.arange(len(images)))
+
+
+def _unit(features: Tensor | np.ndarray) -> np.ndarray:
+    """float64 rows of length 1."""
+    features = np.asarray(features, dtype=np.float64)
+    return features / np.linalg.norm(features, axis=-1, keepdims=True)
