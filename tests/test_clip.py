@@ -36,9 +36,11 @@ def make_clip(folder, *, seed=0, **sizes) -> CLIPModel:
     """A random CLIP of the transformers library, saved with a tokenizer in `folder`."""
     folder.mkdir(exist_ok=True)
     special = ("<|startoftext|>", "<|endoftext|>")
+    if sizes.get("own_end_id"):  # then it need not be the largest
+        special = special[::-1]
     vocab_size = write_tiny_bpe(folder, suffix="</w>", space="", special=special)
     act = sizes.get("act", "quick_gelu")
-    end = vocab_size - 1 if sizes.get("own_end_id") else 2
+    end = vocab_size - 2 if sizes.get("own_end_id") else 2
     vision, text = sizes.get("vision", (48, 2, 3)), sizes.get("text", (32, 2, 2))
     config = CLIPConfig(
         vision_config={
@@ -59,7 +61,7 @@ def make_clip(folder, *, seed=0, **sizes) -> CLIPModel:
             "max_position_embeddings": 24,
             "hidden_act": act,
             "eos_token_id": end,
-            "bos_token_id": vocab_size - 2,
+            "bos_token_id": 0,
             "pad_token_id": 1,
         },
         projection_dim=sizes.get("dim", 32),
@@ -107,6 +109,8 @@ def test_features_equal_transformers(name, tmp_path):
     inputs = tokenizer(TEXTS, padding=True, truncation=True, max_length=24, return_tensors="pt")
     with torch.no_grad():
         out = theirs(pixel_values=pixels, **inputs)
+        for features in (out.image_embeds, out.text_embeds):  # inputs do matter
+            assert (features[0] - features[1]).abs().max() > 1e-3
         assert_close(ours.image_features(pixels), out.image_embeds, rtol=0, atol=1e-5)
         assert_close(ours.text_features(inputs.input_ids), out.text_embeds, rtol=0, atol=1e-5)
     # From pictures and texts, whatever the batches.

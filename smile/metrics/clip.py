@@ -10,6 +10,7 @@ Each tower ends in a projection to one space, in which an image and its caption 
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import length_hint
 from pathlib import Path
 
 import torch
@@ -80,9 +81,9 @@ class Clip(nn.Module):
     def text_features(self, ids: Tensor) -> Tensor:
         """(B, T) → (B, D) of length 1: the state at the first end-of-text token, projected.
 
-        At most `max_positions` (77) ids are read.
+        Raises:
+            ValueError: if T is more than `max_positions` (77); the tokenizer cuts texts to it.
         """
-        ids = ids[:, : self.config.text.max_positions]
         states = self.text(ids)
         # OpenAI's own rule is the largest id, which is end-of-text in its vocabulary.
         is_end = ids if self.config.end_id is None else (ids == self.config.end_id).int()
@@ -93,19 +94,23 @@ class Clip(nn.Module):
 
     @torch.inference_mode()
     def embed_images(
-        self, images: Iterable[Image.Image], *, batch_size: int = 32, progress: bool = True
+        self,
+        images: Iterable[Image.Image],
+        *,
+        batch_size: int = 32,
+        progress: bool = True,
+        total: int | None = None,
     ) -> Tensor:
         """RGB pictures of any size → (N, D) float32 features on the CPU.
 
         Args:
             images: read one batch at a time, so a generator that opens files will do.
             progress: show a bar on a terminal.
+            total: how many there are, for the bar, where `images` cannot say.
         """
-        total = len(images) if hasattr(images, "__len__") else None
-        images = tqdm(
-            images, desc="CLIP images", total=total, leave=False, disable=not progress or None
-        )
-        pixels = (self.transform(image) for image in images)
+        total = total or length_hint(images) or None
+        bar = tqdm(images, desc="CLIP", unit=" images", total=total, disable=not progress or None)
+        pixels = (self.transform(image) for image in bar)
         features = [
             self.image_features(torch.stack(batch).to(self.device)).float().cpu()
             for batch in batches(pixels, batch_size)
@@ -114,7 +119,7 @@ class Clip(nn.Module):
 
     @torch.inference_mode()
     def embed_texts(
-        self, texts: Sequence[str], *, prefix: str = "", batch_size: int = 128
+        self, texts: Sequence[str], prefix: str = "", *, batch_size: int = 128
     ) -> Tensor:
         """Texts, each after `prefix` → (N, D) float32 features on the CPU."""
         limit, end = self.config.text.max_positions, self.tokenizer.end_id

@@ -46,9 +46,7 @@ def token_log_likelihoods(
     # Longest first, so batches hold little padding and too large a batch fails at once. The sort
     # is stable, and the windows of one caption are equally long: they stay in order.
     windows.sort(key=lambda window: -len(window.inputs))
-    with tqdm(
-        total=len(windows), desc="perplexity", leave=False, disable=not progress or None
-    ) as bar:
+    with tqdm(total=len(windows), desc="perplexity", disable=not progress or None) as bar:
         for batch in batches(windows, batch_size):
             for window, scores in zip(batch, _score(model, batch), strict=True):
                 found[window.caption].append(scores)

@@ -11,6 +11,7 @@ beginning.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import length_hint
 
 import numpy as np
 import torch
@@ -59,14 +60,15 @@ def log_likelihoods(
     images: Iterable[Image.Image],
     captions: Sequence[str],
     *,
-    image_block: int = 4,
-    caption_block: int = 16,
+    image_block: int = 8,
+    caption_block: int = 32,
     progress: bool = True,
+    total: int | None = None,
 ) -> np.ndarray:
     """(N captions, M images) float32: log p(caption, `[SEP]` | image, prompt) of every pair.
 
     Args:
-        judge: on the CPU, `packed.pack` makes it quicker.
+        judge: in evaluation mode; on the CPU, `packed.pack` makes it quicker.
         images: RGB pictures; a generator that opens files is read as it goes.
         captions: cleaned, as the judge's training captions were, without the prompt; longer than
             the decoder's positions they are cut.
@@ -74,6 +76,7 @@ def log_likelihoods(
         caption_block: captions scored at a time. More share more of their beginnings, but each
             token's attention is computed, and thrown away, for all that do not belong to its text.
         progress: show a bar on a terminal.
+        total: how many images there are, for the bar, where `images` cannot say.
     """
     prompt = judge.config.data.prompt
     # The last id, [SEP], is predicted but never read.
@@ -83,8 +86,8 @@ def log_likelihoods(
     order = sorted(range(len(ids)), key=ids.__getitem__)  # those that begin alike side by side
     blocks = [order[i : i + caption_block] for i in range(0, len(order), caption_block)]
     trees = [_tree([ids[i] for i in own], start=start, device=judge.device) for own in blocks]
-    total = len(images) if hasattr(images, "__len__") else None
     columns = [np.empty((len(captions), 0), np.float32)]
+    total = total or length_hint(images) or None
     bar = tqdm(total=total, desc="retrieval", unit=" images", disable=not progress or None)
     with bar:
         for pictures in batches(images, image_block):
@@ -105,9 +108,9 @@ def log_likelihoods(
 class _Tree:
     """Captions laid over each other as far as they begin alike: T tokens, each in one place.
 
-        [DEC] - a - red - circle - and - a - star      "a red circle and a star"
-                  \\           \\
-                   blue - square  with - stripes         "a red circle with stripes", …
+        [DEC] ─ a ─ red ─ circle ─ and ─ a ─ star      "a red circle and a star"
+                    │        └─ with ─ stripes         "a red circle with stripes"
+                    └─ heart                           "a red heart"
 
     ids, positions: (1, T) and (T,).
     mask: (T, T), True where a token (row) may look: at itself and what its text has before it.
