@@ -27,7 +27,7 @@ TEXTS = [
     "a dog on the beach",
     "",
     "the dogs",
-    "A DOG's café,  don't \t 1234 dogs!! ... 🙂 naïve",
+    "A DOG's café,  cafe\u0301 don't \t 1234 dogs!! ... 🙂 naïve",
     "a dog on the beach and the dog on the beach and the dog on the beach",
 ]
 

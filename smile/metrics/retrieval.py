@@ -53,6 +53,8 @@ def recall(ranks: np.ndarray, k: int) -> np.ndarray:
 
 # Scores -------------------------------------------------------------------------------------------
 
+MAX_LOGITS = 1 << 24  # at a time; BLIP's vocabulary would fill gigabytes
+
 
 @torch.inference_mode()
 def log_likelihoods(
@@ -60,8 +62,8 @@ def log_likelihoods(
     images: Iterable[Image.Image],
     captions: Sequence[str],
     *,
-    image_block: int = 8,
-    caption_block: int = 32,
+    image_block: int = 16,
+    caption_block: int = 16,
     progress: bool = True,
     total: int | None = None,
 ) -> np.ndarray:
@@ -159,6 +161,10 @@ def _score(
 ) -> Tensor:
     """(images, captions) float32: log-likelihoods of a tree's captions."""
     states = judge.decoder(tree.ids, image, positions=tree.positions, mask=tree.mask)
-    logits = judge.logits(states).float()
-    said = logits[:, tree.states, tree.targets] - logits.logsumexp(dim=2)[:, tree.states]
+    logits_per_image = states.size(1) * judge.config.decoder.vocab_size
+    said = []
+    for part in states.split(max(1, MAX_LOGITS // logits_per_image)):
+        logits = judge.logits(part).float()
+        said.append(logits[:, tree.states, tree.targets] - logits.logsumexp(dim=2)[:, tree.states])
+    said = torch.cat(said)
     return said.new_zeros(images, captions).index_add_(1, tree.captions, said)
