@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 
@@ -24,12 +23,20 @@ from tqdm import tqdm
 from smile.attention import explain
 from smile.bulk import Model, Shard, TextFiles, Todo, describe_all, fingerprint
 from smile.captioner import Captioner
-from smile.config import GenerateConfig
 from smile.data import Broken, open_image
 from smile.device import pick_device
 from smile.errors import UserError
 from smile.find_images import ImageNames
-from smile.packed import can_pack, pack
+from smile.options import (
+    add_caption_options,
+    add_speed_options,
+    caption_settings,
+    labels,
+    not_negative,
+    prepare,
+    speed,
+    wants_bfloat16,
+)
 from smile.pictures import contact_sheet
 from smile.pretrained import add_model_options, default_source, load
 from smile.results import CaptionFile, Result, errors_path
@@ -125,111 +132,28 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_caption_options(parser: argparse.ArgumentParser) -> None:
-    """`--num-beams` and all its like: one option per setting of `[generate]`."""
-    group = parser.add_argument_group(
-        "captions", "defaults are the model's own: a run's [generate], or for BLIP's weights"
-    )
-    for setting in fields(GenerateConfig):
-        default = setting.default
-        group.add_argument(
-            "--" + setting.name.replace("_", "-"),
-            metavar=None if setting.type is bool else setting.type.__name__.upper(),
-            help=f"{setting.metadata['meaning']} ({default})".replace("%", "%%"),
-            **(
-                {"action": argparse.BooleanOptionalAction}
-                if setting.type is bool
-                else {"type": setting.type}
-            ),
-        )
-    group.add_argument(
-        "--prompt", help='what every caption continues, itself left out ("a picture of ")'
-    )
-    group.add_argument(
-        "--seed", type=int, default=0, help="of sampling; each image draws its own from it (0)"
-    )
-
-
-def add_speed_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("speed")
-    group.add_argument(
-        "--batch-size", type=positive, metavar="N", help="images at once (8; on CUDA 64)"
-    )
-    group.add_argument(
-        "--workers",
-        type=not_negative,
-        metavar="N",
-        help="processes that read images ahead; 0: none (half the CPUs, at most 4; on CUDA 16)",
-    )
-    group.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto: the fastest there is)"
-    )
-    group.add_argument(
-        "--precision",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="of the arithmetic (auto: bfloat16 on CUDA, else float32)",
-    )
-    group.add_argument(
-        "--compile", action="store_true", help="compile the image encoder; pays on long runs"
-    )
-
-
-def positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
-    return number
-
-
-def not_negative(text: str) -> int:
-    if (number := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
-    return number
-
-
 # Models -------------------------------------------------------------------------------------------
 
 
 def find_models(args: argparse.Namespace) -> list[Model]:
     """The model named, or both of `--compare`, on the device."""
     device = pick_device(args.device)
-    settings = {setting.name: getattr(args, setting.name) for setting in fields(GenerateConfig)}
-    settings = {name: value for name, value in settings.items() if value is not None}
+    few = len(args.images) == 1 and Path(args.images[0]).is_file()
     models = []
-    for source, label in zip(args.compare or [args.model], labels(args.compare), strict=True):
+    names = labels(args.compare) if args.compare else [""]
+    for source, label in zip(args.compare or [args.model], names, strict=True):
         source, captioner = find_captioner(args, source)
         weights = fingerprint(captioner) if args.out else ""
         model = Model(
-            captioner=prepare(captioner.to(device), args),
+            captioner=prepare(captioner.to(device), args, relay=not few),
             label=label,
             source=source,
             weights=weights,
             prompt=args.prompt,
-            settings=settings,
+            settings=caption_settings(args),
         )
         models.append(model)
     return models
-
-
-def prepare(captioner: Captioner, args: argparse.Namespace) -> Captioner:
-    """Makes a captioner fast for many images."""
-    if args.compile:
-        captioner.vit.compile()
-    elif args.precision != "bfloat16" and can_pack(captioner):
-        few = len(args.images) == 1 and Path(args.images[0]).is_file()
-        pack(captioner, relay=not few)
-    return captioner
-
-
-def labels(sources: list[str] | None) -> list[str]:
-    """Short names to tell two models apart by; nothing for a model alone."""
-    if not sources:
-        return [""]
-    short = [Path(source).name or source for source in sources]
-    names = short if len(set(short)) == len(short) else sources
-    if len(set(names)) < len(names):
-        raise UserError(f"--compare {' '.join(sources)}: expected two different models")
-    return list(names)
 
 
 def find_captioner(args: argparse.Namespace, source: str | None) -> tuple[str, Captioner]:
@@ -293,7 +217,7 @@ def describe(args: argparse.Namespace) -> int:
     num_described = num_broken = 0
     start = time.perf_counter()
     with Progress(counted, disable=None if shows_progress(args, shard) else True) as bar:
-        for results, broken in describe_all(todo, models, **speed(args, models[0])):
+        for results, broken in describe_all(todo, models, **speed(args, models[0].captioner)):
             for sink in (texts, out, sheet):  # texts first: what is in `out` counts as done
                 if sink is not None:
                     sink.add(results)
@@ -319,7 +243,7 @@ def describe(args: argparse.Namespace) -> int:
 def open_out(args: argparse.Namespace, models: list[Model], shard: Shard) -> CaptionFile:
     """The file of `--out`, ready to be gone on with."""
     run = {
-        "precision": "bfloat16" if wants_bfloat16(args, models[0]) else "float32",
+        "precision": "bfloat16" if wants_bfloat16(args, models[0].captioner) else "float32",
         "models": [model.record(seed=args.seed) for model in models],
     }
     out = CaptionFile(
@@ -338,26 +262,6 @@ def open_out(args: argparse.Namespace, models: list[Model], shard: Shard) -> Cap
     shard.wait()
     out.open()
     return out
-
-
-def speed(args: argparse.Namespace, model: Model) -> dict:
-    """How `describe_all` is to go about it: what was asked for, or what suits the machine."""
-    on_cuda = model.captioner.device.type == "cuda"
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cpus //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    workers = max(1, min(16, cpus) if on_cuda else min(4, cpus // 2))
-    return {
-        "batch_size": args.batch_size or (64 if on_cuda else 8),
-        "workers": workers if args.workers is None else args.workers,
-        "seed": args.seed,
-        "bfloat16": wants_bfloat16(args, model),
-    }
-
-
-def wants_bfloat16(args: argparse.Namespace, model: Model) -> bool:
-    if args.precision == "auto":
-        return model.captioner.device.type == "cuda"
-    return args.precision == "bfloat16"
 
 
 # What people see ----------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ LAYERS = (
     {"export", "results", "transformers_folder"},
     {"bulk"},
     {"pretrained"},
-    {"metrics"},
+    {"metrics", "options"},
+    {"evaluation"},
 )
 ROW = {module: row for row, modules in enumerate(LAYERS) for module in modules}
 

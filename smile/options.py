@@ -1,0 +1,123 @@
+"""What `sample.py` and `evaluate.py` both ask on their command lines, and make of the answers."""
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from smile.captioner import Captioner
+from smile.config import GenerateConfig
+from smile.errors import UserError
+from smile.packed import can_pack, pack
+
+
+def add_caption_options(parser: argparse.ArgumentParser) -> None:
+    """`--num-beams` and all its like: one option per setting of `[generate]`."""
+    group = parser.add_argument_group(
+        "captions", "defaults are the model's own: a run's [generate], or for BLIP's weights"
+    )
+    for setting in fields(GenerateConfig):
+        default = setting.default
+        group.add_argument(
+            "--" + setting.name.replace("_", "-"),
+            metavar=None if setting.type is bool else setting.type.__name__.upper(),
+            help=f"{setting.metadata['meaning']} ({default})".replace("%", "%%"),
+            **(
+                {"action": argparse.BooleanOptionalAction}
+                if setting.type is bool
+                else {"type": setting.type}
+            ),
+        )
+    group.add_argument(
+        "--prompt", help='what every caption continues, itself left out ("a picture of ")'
+    )
+    group.add_argument(
+        "--seed", type=int, default=0, help="of sampling; each image draws its own from it (0)"
+    )
+
+
+def caption_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings of `[generate]` that were given."""
+    settings = {setting.name: getattr(args, setting.name) for setting in fields(GenerateConfig)}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def add_speed_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("speed")
+    group.add_argument(
+        "--batch-size", type=positive, metavar="N", help="images at once (8; on CUDA 64)"
+    )
+    group.add_argument(
+        "--workers",
+        type=not_negative,
+        metavar="N",
+        help="processes that read images ahead; 0: none (half the CPUs, at most 4; on CUDA 16)",
+    )
+    group.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (auto: the fastest there is)"
+    )
+    group.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of the arithmetic (auto: bfloat16 on CUDA, else float32)",
+    )
+    group.add_argument(
+        "--compile", action="store_true", help="compile the image encoder; pays on long runs"
+    )
+
+
+def prepare(captioner: Captioner, args: argparse.Namespace, *, relay: bool = True) -> Captioner:
+    """Makes a captioner fast, by what the speed options say; `relay` as in `pack`."""
+    if args.compile:
+        captioner.vit.compile()
+    elif args.precision != "bfloat16" and can_pack(captioner):
+        pack(captioner, relay=relay)
+    return captioner
+
+
+def speed(args: argparse.Namespace, captioner: Captioner) -> dict[str, Any]:
+    """How `describe_all` is to go about it: what was asked for, or what suits the machine."""
+    on_cuda = captioner.device.type == "cuda"
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cpus //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    workers = max(1, min(16, cpus) if on_cuda else min(4, cpus // 2))
+    return {
+        "batch_size": args.batch_size or (64 if on_cuda else 8),
+        "workers": workers if args.workers is None else args.workers,
+        "seed": args.seed,
+        "bfloat16": wants_bfloat16(args, captioner),
+    }
+
+
+def wants_bfloat16(args: argparse.Namespace, captioner: Captioner) -> bool:
+    if args.precision == "auto":
+        return captioner.device.type == "cuda"
+    return args.precision == "bfloat16"
+
+
+def labels(sources: Sequence[str]) -> list[str]:
+    """Short names to tell what is compared apart by.
+
+    Raises:
+        UserError: two of them are the same.
+    """
+    short = [Path(source).name or source for source in sources]
+    names = short if len(set(short)) == len(short) else list(sources)
+    if len(set(names)) < len(names):
+        raise UserError(f"--compare {' '.join(sources)}: expected two different models")
+    return names
+
+
+def positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
+    return number
+
+
+def not_negative(text: str) -> int:
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
+    return number
