@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 from smile.captioner import Caption, Captioner
 from smile.checkpoint import write_atomically
 from smile.config import GenerateConfig, override
-from smile.data import Broken, EvalTransform, open_image
+from smile.data import Broken, EvalTransform, Example, open_image
 from smile.errors import UserError
 from smile.results import Result
 
@@ -94,16 +94,20 @@ def name_seed(seed: int, name: str) -> int:
 
 
 class Reader(Dataset):
-    """`reader[name]`: (name, {size: (3, size, size) pixels}), or why it cannot be read."""
+    """`reader[image]`: (name, {size: (3, size, size) pixels}), or why it cannot be read.
+
+    An image is a path, or a data set's example.
+    """
 
     def __init__(self, sizes: Iterable[int]) -> None:
         self.transforms = {size: EvalTransform(size) for size in sizes}
 
-    def __getitem__(self, name: str | Broken) -> tuple[str, dict[int, Tensor]] | Broken:
-        if isinstance(name, Broken):
-            return name
+    def __getitem__(self, image: str | Example | Broken) -> tuple[str, dict[int, Tensor]] | Broken:
+        if isinstance(image, Broken):
+            return image
+        name = image if isinstance(image, str) else image.name
         try:
-            image = open_image(name)
+            image = open_image(image) if isinstance(image, str) else image.read()
         except UserError as error:
             return Broken(name, str(error).removeprefix(f"{name}: "))
         return name, {size: transform(image) for size, transform in self.transforms.items()}
@@ -134,7 +138,7 @@ def _stack(rows: Sequence[tuple[str, dict[int, Tensor]] | Broken]) -> Pictures:
 
 
 def read_ahead(
-    names: Iterable[str | Broken],
+    names: Iterable[str | Example | Broken],
     sizes: Iterable[int],
     *,
     batch_size: int,
@@ -172,7 +176,7 @@ def read_ahead(
         ) from error
 
 
-def _batches(names: Iterator[str | Broken], size: int) -> Iterator[list[str | Broken]]:
+def _batches(names: Iterator, size: int) -> Iterator[list[str | Example | Broken]]:
     while batch := list(itertools.islice(names, size)):
         yield batch
 
@@ -181,7 +185,7 @@ def _batches(names: Iterator[str | Broken], size: int) -> Iterator[list[str | Br
 
 
 def describe_all(
-    names: Iterable[str | Broken],
+    names: Iterable[str | Example | Broken],
     models: Sequence[Model],
     *,
     batch_size: int,
