@@ -258,6 +258,14 @@ class Shard:
         torch.distributed.all_reduce(counts)
         return int(counts)
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, in order of rank; all processes get all of them."""
+        if self.world == 1:
+            return [value]
+        values = [None] * self.world
+        torch.distributed.all_gather_object(values, value)
+        return values
+
 
 # What is left to do -------------------------------------------------------------------------------
 

@@ -175,6 +175,25 @@ def karpathy(
     )
 
 
+def karpathy_ids(
+    root: str | os.PathLike[str], *, annotations: str | os.PathLike[str] = ""
+) -> dict[int, str]:
+    """The number by which result files call an image → the name of its photo in `karpathy`.
+
+    That is COCO's own (`cocoid`) where the file has it, else Karpathy's `imgid`.
+    """
+    root = _root(root, _KARPATHY)
+    images = _image_folder(root)
+    entries = json.loads(_read(_karpathy_file(root, annotations)))["images"]
+    return {
+        entry["cocoid" if "cocoid" in entry else "imgid"]: os.path.join(
+            images, entry.get("filepath", ""), entry["filename"]
+        )
+        for entry in entries
+        if "cocoid" in entry or "imgid" in entry
+    }
+
+
 def _karpathy_file(root: Path, annotations: str | os.PathLike[str]) -> Path:
     if annotations:
         for path in (Path(annotations), root / annotations):

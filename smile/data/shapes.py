@@ -39,6 +39,9 @@ TEXTURES = ("plain", "striped", "dotted")
 POSITIONS = ("top left", "top right", "bottom left", "bottom right")  # the order of naming
 NUMBERS = {"two": 2, "three": 3}
 
+# What a statement of a caption can be about; see `Statement`.
+STATEMENT_KINDS = ("shape", "color", "size", "texture", "position", "background", "count", "others")
+
 UNITS = 48  # a picture is UNITS x UNITS units, whatever its size in pixels
 CELL = UNITS // 2
 JITTER = 2  # how far an object may lie from the middle of its cell
@@ -90,8 +93,8 @@ class Scene:
 class Statement:
     """One thing a caption says.
 
-    `kind` is "shape", "color", "size", "texture", "position", "background", "count" ("two shapes"),
-    "others" ("nothing else") or "unparsed" (a word that fits nowhere, always false).
+    `kind` is one of STATEMENT_KINDS ("count" is "two shapes", "others" is "nothing else"), or
+    "unparsed" (a word that fits nowhere, always false).
     """
 
     kind: str

@@ -1,0 +1,108 @@
+"""How a metric came out: the statistics that its value, interval and paired test are made of."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from smile.metrics import Bootstrap, Comparison, Interval, jackknife, jackknife_compare
+from smile.metrics.bootstrap import mean
+
+__all__ = ["Averaged", "LeftOut", "Measured", "Missing", "Outcome", "average", "ratio"]
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A metric that could not be computed, and why."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Averaged:
+    """A score made of sums over images, which the bootstrap draws again.
+
+    statistics: (N,) per-image scores whose mean it is, or (N, K) of whose sums `score` makes it.
+    per_image: (N,) what to show of each image; None where that says nothing.
+    note: what has to be known to read the number, such as the size of a pool.
+    """
+
+    statistics: np.ndarray
+    score: Callable[[np.ndarray], np.ndarray] | None = None
+    per_image: np.ndarray | None = None
+    note: str = ""
+
+    @property
+    def sums(self) -> np.ndarray:
+        """(N, K): the statistics, a mean's as (value, 1)."""
+        if self.score is not None:
+            return self.statistics
+        return np.stack([self.statistics, np.ones(len(self.statistics))], axis=1)
+
+    def interval(self, bootstrap: Bootstrap) -> Interval:
+        return bootstrap.interval(self.statistics, self.score)
+
+    def compare(self, second: "Averaged", bootstrap: Bootstrap) -> Comparison:
+        return bootstrap.compare(self.statistics, second.statistics, self.score)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A score that a draw with repeats would change by itself: it is known without each image.
+
+    without_each: (N,) the score with each image left out.
+    """
+
+    value: float
+    without_each: np.ndarray
+    per_image: np.ndarray | None = None
+    note: str = ""
+
+    def interval(self, bootstrap: Bootstrap) -> Interval:
+        return jackknife(self.value, self.without_each)
+
+    def compare(self, second: "LeftOut", bootstrap: Bootstrap) -> Comparison:
+        return jackknife_compare(self.value, self.without_each, second.value, second.without_each)
+
+
+Measured = Averaged | LeftOut
+Outcome = Measured | Missing
+
+
+def ratio(parts: np.ndarray, wholes: np.ndarray) -> Averaged:
+    """Sum of (N,) `parts` over sum of `wholes`; an image's own ratio is NaN where its whole is 0.
+
+    A draw without any whole has no ratio, and then neither has the interval (NaN).
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        per_image = np.where(wholes > 0, parts / wholes, np.nan)
+    return Averaged(np.stack([parts, wholes], axis=1), score=_divide, per_image=per_image)
+
+
+def _divide(sums: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return mean(sums)
+
+
+def average(rounds: Sequence[Outcome]) -> Outcome:
+    """The mean of one metric over several rounds on the same images; missing if one of them is."""
+    first = rounds[0]
+    for measured in rounds:
+        if isinstance(measured, Missing):
+            return measured
+    per_image = None
+    if first.per_image is not None:
+        per_image = np.mean([measured.per_image for measured in rounds], axis=0)
+    if isinstance(first, LeftOut):
+        value = float(np.mean([measured.value for measured in rounds]))
+        without_each = np.mean([measured.without_each for measured in rounds], axis=0)
+        return LeftOut(value, without_each, per_image, first.note)
+
+    width, score = first.sums.shape[1], first.score or mean
+
+    def score_all(sums: np.ndarray) -> np.ndarray:
+        starts = range(0, sums.shape[-1], width)
+        return np.mean([score(sums[..., start : start + width]) for start in starts], axis=0)
+
+    statistics = np.concatenate([measured.sums for measured in rounds], axis=1)
+    return Averaged(statistics, score_all, per_image, first.note)

@@ -1,0 +1,168 @@
+"""Metrics that ask a model: CLIP, GPT-2, and a captioner as the judge of retrieval.
+
+Weights are downloaded only where they were named on the command line; else they are used if an
+earlier download left them in the cache, and missing if not.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from smile.captioner import Captioner
+from smile.data import clean_caption
+from smile.errors import UserError
+from smile.evaluation.image_set import ImageSet
+from smile.evaluation.measured import Averaged, Outcome, ratio
+from smile.evaluation.scoring import Trial
+from smile.metrics.clip import Clip, load_clip
+from smile.metrics.clip_score import PREFIX, clip_scores, ref_clip_scores, self_retrieval
+from smile.metrics.gpt2 import GPT2, load_gpt2
+from smile.metrics.perplexity import perplexities
+from smile.metrics.retrieval import log_likelihoods, ranks, recall
+
+__all__ = ["NONE", "ClipJudge", "Gpt2Judge", "RetrievalJudge", "Weights"]
+
+NONE = "none"  # on the command line: leave these metrics out
+RECALLS = (1, 5, 10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Which weights of a kind of model to use.
+
+    option: the option that names them; usual: those that are taken, if cached, where it is not
+    given; asked: what was given.
+    """
+
+    option: str
+    usual: str
+    asked: str | None
+    device: torch.device
+
+    def load(self, load: Callable):
+        """The model.
+
+        Raises:
+            UserError: it was not wanted, or its weights are not at hand.
+        """
+        if self.asked == NONE:
+            raise UserError(f"left out ({self.option} {NONE})")
+        if self.asked is not None:
+            return load(self.asked, device=self.device)
+        with _no_downloads():
+            try:
+                return load(self.usual, device=self.device)
+            except UserError as error:
+                if "downloads are off" not in str(error):
+                    raise  # it is there, and damaged
+                raise UserError(
+                    f"{self.usual} is not downloaded; {self.option} {self.usual} downloads it, "
+                    f"{self.option} FOLDER uses a copy"
+                ) from error
+
+
+@contextlib.contextmanager
+def _no_downloads() -> Iterator[None]:
+    before = os.environ.get("SMILE_OFFLINE")
+    os.environ["SMILE_OFFLINE"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["SMILE_OFFLINE"]
+        else:
+            os.environ["SMILE_OFFLINE"] = before
+
+
+class ClipJudge:
+    """CLIPScore, RefCLIPScore and self-retrieval; images and references are embedded once."""
+
+    def __init__(self, images: ImageSet, weights: Weights) -> None:
+        self.images = images
+        self.weights = weights
+
+    def __call__(self, trial: Trial) -> dict[str, Outcome]:
+        _need_pictures(self.images)
+        texts = self.clip.embed_texts(trial.captions, prefix=PREFIX)
+        scores = clip_scores(self.pictures, texts)
+        with_references = ref_clip_scores(scores, texts, self.references)
+        found = self_retrieval(self.pictures, self.clip.embed_texts(trial.captions))
+        return {
+            "clip_score": Averaged(scores, per_image=scores),
+            "ref_clip_score": Averaged(with_references, per_image=with_references),
+            **_retrieval("clip", found, f"pool of {len(found)} images"),
+        }
+
+    @cached_property
+    def clip(self) -> Clip:
+        return self.weights.load(load_clip)
+
+    @cached_property
+    def pictures(self) -> torch.Tensor:
+        pictures = (example.read() for example in self.images.examples)
+        return self.clip.embed_images(pictures, total=len(self.images.examples))
+
+    @cached_property
+    def references(self) -> list[torch.Tensor]:
+        """Per image (R, D)."""
+        counts = [len(texts) for texts in self.images.references]
+        every = [text for texts in self.images.references for text in texts]
+        return list(self.clip.embed_texts(every, prefix=PREFIX).split(counts))
+
+
+class Gpt2Judge:
+    """Perplexity. An empty caption has none, and is left out of the mean."""
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+
+    def __call__(self, trial: Trial) -> dict[str, Outcome]:
+        per_image = perplexities(self.model, trial.captions)
+        said = ~np.isnan(per_image)
+        if not said.any():
+            raise UserError("every caption is empty")
+        mean = ratio(np.nan_to_num(per_image), said.astype(np.float64))
+        note = "" if said.all() else f"without {(~said).sum()} empty captions"
+        return {"ppl": Averaged(mean.statistics, mean.score, mean.per_image, note)}
+
+    @cached_property
+    def model(self) -> GPT2:
+        return self.weights.load(load_gpt2)
+
+
+class RetrievalJudge:
+    """Retrieval by a captioner: images ranked by log p(caption | image)."""
+
+    def __init__(self, images: ImageSet, judge: Captioner | None, *, name: str = "") -> None:
+        self.images = images
+        self.judge = judge
+        self.name = name
+
+    def __call__(self, trial: Trial) -> dict[str, Outcome]:
+        if self.judge is None:
+            raise UserError("name a captioner to be the judge: --judge RUN (needs no download)")
+        _need_pictures(self.images)
+        examples = self.images.at_size(self.judge.config.vit.image_size)
+        captions = [clean_caption(caption) for caption in trial.captions]
+        pictures = (example.read() for example in examples)
+        scores = log_likelihoods(self.judge, pictures, captions, total=len(examples))
+        found = ranks(scores, np.arange(len(scores)))
+        return _retrieval("judge", found, f"pool of {len(found)} images, judge {self.name}")
+
+
+def _retrieval(judge: str, found: np.ndarray, note: str) -> dict[str, Outcome]:
+    """R@K and mean rank of (N,) ranks."""
+    outcomes: dict[str, Outcome] = {
+        f"{judge}_r{k}": Averaged(recall(found, k), note=note) for k in RECALLS
+    }
+    return outcomes | {f"{judge}_rank": Averaged(found, per_image=found, note=note)}
+
+
+def _need_pictures(images: ImageSet) -> None:
+    if why := images.why_no_pictures():
+        raise UserError(why)

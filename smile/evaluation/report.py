@@ -1,0 +1,199 @@
+"""report.json, which holds everything, and report.html, which shows it: one file, no network."""
+
+import base64
+import io
+import json
+import math
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib import metadata, resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from smile.checkpoint import write_atomically
+from smile.data import Example
+from smile.errors import UserError
+from smile.evaluation.image_set import ImageSet, thumbnail
+from smile.evaluation.published import NOTE, PUBLISHED, PUBLISHED_ROWS
+from smile.evaluation.rows import Row, System
+from smile.evaluation.table import show, show_difference
+from smile.metrics import Comparison, Interval
+
+__all__ = ["as_json", "write_report"]
+
+VERSION = 1  # of report.json
+THUMBNAIL, QUALITY = 160, 80  # longest side in pixels, and JPEG's quality
+PACKAGES = ("smile-captioning", "torch", "numpy", "pillow", "tokenizers", "pycocoevalcap")
+
+
+def write_report(
+    folder: str | Path,
+    images: ImageSet,
+    systems: Sequence[System],
+    rows: Sequence[Row],
+    *,
+    settings: dict[str, Any],
+    published: bool = False,
+) -> list[Path]:
+    """Writes both files into `folder`, each whole or not at all; returns their paths.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    folder = Path(folder)
+    content = as_json(images, systems, rows, settings=settings)
+    texts = {
+        "report.json": json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
+        "report.html": _html(content, images, rows, published=published),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            write_atomically(folder / name, lambda path, text=text: path.write_text(text, "utf-8"))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write the report: {error.strerror}") from error
+    return [folder / name for name in texts]
+
+
+# report.json --------------------------------------------------------------------------------------
+
+
+def as_json(
+    images: ImageSet, systems: Sequence[System], rows: Sequence[Row], *, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything known, in the units that tables show; null where there is no number."""
+    labels = [system.label for system in systems]
+    return {
+        "version": VERSION,
+        "images": {
+            "title": images.title,
+            "number": len(images.examples),
+            "number_in_split": images.num_in_split,
+            "fingerprint": images.fingerprint(),
+            "data": None if images.data is None else asdict(images.data),
+        },
+        "settings": settings,
+        "systems": [{"label": system.label} | system.record for system in systems],
+        "metrics": [_row_as_json(row, labels) for row in rows],
+        "per_image": [
+            _image_as_json(number, example, systems, rows)
+            for number, example in enumerate(images.examples)
+        ],
+        "versions": _versions(),
+    }
+
+
+def _row_as_json(row: Row, labels: Sequence[str]) -> dict[str, Any]:
+    values = {}
+    for label, cell in zip(labels, row.cells, strict=True):
+        if cell.interval is None:
+            values[label] = {"missing": cell.missing}
+        else:
+            values[label] = _interval_as_json(cell.interval) | {"note": cell.note}
+    content = asdict(row.metric) | {"values": values}
+    if row.comparisons:
+        content["differences"] = {
+            label: comparison and _comparison_as_json(comparison, labels[0])
+            for label, comparison in zip(labels[1:], row.comparisons, strict=True)
+        }
+    return content
+
+
+def _comparison_as_json(comparison: Comparison, first: str) -> dict[str, Any]:
+    return _interval_as_json(comparison.difference) | {
+        "from": first,
+        "p_value": comparison.p_value,
+    }
+
+
+def _interval_as_json(interval: Interval) -> dict[str, float | None]:
+    return {key: _number(value) for key, value in asdict(interval).items()}
+
+
+def _image_as_json(
+    number: int, example: Example, systems: Sequence[System], rows: Sequence[Row]
+) -> dict[str, Any]:
+    return {
+        "image": example.name.encode("utf-8", "replace").decode(),
+        "references": list(example.captions),
+        "systems": {
+            system.label: {
+                "caption": system.captions[number],
+                "scores": {
+                    row.metric.key: _number(row.cells[column].per_image[number])
+                    for row in rows
+                    if row.cells[column].per_image is not None
+                },
+            }
+            for column, system in enumerate(systems)
+        },
+    }
+
+
+def _number(value: float) -> float | None:
+    """Rounded to what float32 holds anyway; null for what is no number."""
+    return float(f"{value:.7g}") if math.isfinite(value) else None
+
+
+def _versions() -> dict[str, str]:
+    """Of Python and of the packages that scores depend on, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+# report.html --------------------------------------------------------------------------------------
+
+
+def _html(
+    content: dict[str, Any], images: ImageSet, rows: Sequence[Row], *, published: bool
+) -> str:
+    """The page: a template, and in it all data as JSON that its script shows."""
+    shown = content | {
+        "thumbnails": [
+            _data_uri(thumbnail(example, THUMBNAIL))
+            for example in tqdm(
+                images.examples, desc="thumbnails", unit=" images", leave=False, disable=None
+            )
+        ],
+        "shown": {row.metric.key: _shown(row) for row in rows},
+    }
+    if published:
+        shown["published"] = {
+            "note": NOTE,
+            "rows": PUBLISHED_ROWS,
+            "systems": [asdict(system) for system in PUBLISHED],
+        }
+    # Inside <script> only "<" could end the data; JSON may write it as an escape.
+    data = json.dumps(shown, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
+    template = resources.files("smile.evaluation").joinpath("report.html").read_text("utf-8")
+    return Template(template).substitute(data=data)
+
+
+def _shown(row: Row) -> dict[str, list[str]]:
+    """The texts of a row's cells, as the terminal shows them."""
+    return {
+        "values": [show(row.metric, cell.interval) if cell.interval else "" for cell in row.cells],
+        "differences": [
+            show_difference(row.metric, comparison) if comparison else ""
+            for comparison in row.comparisons
+        ],
+    }
+
+
+def _data_uri(image: Image.Image | None) -> str:
+    """The picture as a JPEG inside an address; "" for none."""
+    if image is None:
+        return ""
+    buffer = io.BytesIO()
+    image.convert("RGB").save(buffer, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,200 @@
+"""One system's captions in, every metric of the catalogue out: measured, or missing with a reason.
+
+A family is a function that computes some of the metrics together. It takes a `Trial` and returns
+one outcome for each of its keys; if it raises UserError, all of them are missing for that reason.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import numpy as np
+
+from smile.data.shapes import STATEMENT_KINDS, check_caption
+from smile.errors import UserError
+from smile.evaluation import java
+from smile.evaluation.image_set import ImageSet
+from smile.evaluation.measured import Averaged, LeftOut, Measured, Missing, Outcome, average, ratio
+from smile.metrics import (
+    Candidates,
+    References,
+    bleu,
+    bleu_from_counts,
+    caption_statistics,
+    cider,
+    cider_d,
+    rouge_l,
+    tokenize,
+    tokenize_all,
+)
+
+__all__ = ["FAMILIES", "Family", "Trial", "human_outcomes", "score", "true_share_by_kind"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What one system said about a set of images.
+
+    captions: one for each image. references: of each, the captions it is compared with.
+    models: the families that need a model, by name, made by `evaluate.py` as far as asked for.
+    """
+
+    images: ImageSet
+    captions: Sequence[str]
+    references: Sequence[Sequence[str]]
+    models: dict[str, "Family"] = field(default_factory=dict)
+
+    @cached_property
+    def tokens(self) -> list[list[str]]:
+        return tokenize_all(self.captions)
+
+    @cached_property
+    def candidates(self) -> Candidates:
+        return Candidates(self.tokens, References([tokenize_all(r) for r in self.references]))
+
+
+Family = Callable[[Trial], dict[str, Outcome]]
+
+
+def score(trial: Trial) -> dict[str, Outcome]:
+    """Every metric of the catalogue."""
+    outcomes: dict[str, Outcome] = {}
+    for keys, family in FAMILIES:
+        try:
+            found = family(trial)
+        except UserError as error:
+            found = {key: Missing(str(error)) for key in keys}
+        outcomes |= {key: found[key] for key in keys}
+    return outcomes
+
+
+def human_outcomes(images: ImageSet) -> dict[str, Outcome]:
+    """What people score: each of an image's captions in turn against the others, averaged.
+
+    Raises:
+        UserError: an image has only one caption.
+    """
+    alone = [example.name for example in images.examples if len(example.captions) < 2]
+    if alone:
+        raise UserError(
+            f"{images.title}: {len(alone)} of {len(images.examples)} images have one caption only, "
+            f"and --human needs another to compare it with: {alone[0]}"
+        )
+    rounds = []
+    for turn in range(min(len(captions) for captions in images.references)):
+        others = [[*texts[:turn], *texts[turn + 1 :]] for texts in images.references]
+        said = [texts[turn] for texts in images.references]
+        rounds.append(score(Trial(images=images, captions=said, references=others)))
+    return {key: average([outcomes[key] for outcomes in rounds]) for key in rounds[0]}
+
+
+# The captions alone, and with their references ------------------------------------------------
+
+
+def _statistics(trial: Trial) -> dict[str, Outcome]:
+    stats = caption_statistics(trial.tokens)
+    empty = stats.lengths == 0
+    return {
+        "length": Averaged(stats.lengths, per_image=stats.lengths),
+        "distinct_words": LeftOut(stats.distinct_words, stats.distinct_words_without_each()),
+        "distinct_ratio": LeftOut(stats.distinct_ratio, stats.distinct_ratio_without_each()),
+        "tail_repeats": Averaged(stats.tail_repeats, per_image=stats.tail_repeats),
+        "empty": Averaged(empty, note=f"{empty.sum()} of {len(empty)}" if empty.any() else ""),
+    }
+
+
+def _novelty(trial: Trial) -> dict[str, Outcome]:
+    training = map(tokenize, trial.images.training_captions())
+    novel = caption_statistics(trial.tokens, training=training).novel
+    return {"novel": Averaged(novel, per_image=novel)}
+
+
+def _bleu_of(order: int, sums: np.ndarray) -> np.ndarray:
+    return bleu_from_counts(sums)[..., order - 1]
+
+
+def _text_scores(trial: Trial) -> dict[str, Outcome]:
+    found = bleu(trial.candidates)
+    outcomes: dict[str, Outcome] = {
+        f"bleu_{order}": Averaged(found.counts, partial(_bleu_of, order), one.per_image)
+        for order, one in enumerate(found.scores, start=1)
+    }
+    for key, metric in (("rouge_l", rouge_l), ("cider_d", cider_d), ("cider", cider)):
+        per_image = metric(trial.candidates).per_image
+        outcomes[key] = Averaged(per_image, per_image=per_image)
+    return outcomes
+
+
+def _java(key: str, trial: Trial) -> dict[str, Outcome]:
+    metric = {"meteor": java.meteor, "spice": java.spice}[key]
+    return {key: metric(trial.tokens, trial.candidates.references.captions)}
+
+
+# A model's opinion ----------------------------------------------------------------------------
+
+CLIP_KEYS = ("clip_score", "ref_clip_score", "clip_r1", "clip_r5", "clip_r10", "clip_rank")
+JUDGE_KEYS = ("judge_r1", "judge_r5", "judge_r10", "judge_rank")
+
+
+def _model(name: str, trial: Trial) -> dict[str, Outcome]:
+    """What the model called `name` finds, if there is one."""
+    if name not in trial.models:
+        raise UserError("not computed with --human")
+    return trial.models[name](trial)
+
+
+# The drawn scene --------------------------------------------------------------------------------
+
+TRUTH_KEYS = ("true_share", "statements", *(f"true_{k}" for k in STATEMENT_KINDS), "unparsed")
+
+
+def _truth(trial: Trial) -> dict[str, Outcome]:
+    if not trial.images.are_scenes:
+        raise UserError("only drawn scenes (data.format shapes) are known so exactly")
+    return true_share_by_kind(trial.captions, trial.images.examples)
+
+
+def true_share_by_kind(captions: Sequence[str], scenes: Sequence) -> dict[str, Outcome]:
+    """Shares of true statements, in all and by kind, of captions of drawn scenes.
+
+    As in training's log, a word that fits nowhere counts as an untrue statement in `true_share`.
+    """
+    said = [check_caption(c, scene) for c, scene in zip(captions, scenes, strict=True)]
+
+    def count(kind: str = "", *, true: bool = False) -> np.ndarray:
+        """(N,): how many statements of this kind, or of any, each caption makes."""
+        return np.array(
+            [
+                sum(s.kind in (kind or s.kind,) and (s.true or not true) for s in one)
+                for one in said
+            ],
+            dtype=np.float64,
+        )
+
+    shares: dict[str, Measured] = {"true_share": ratio(count(true=True), count())}
+    shares |= {f"true_{k}": ratio(count(k, true=True), count(k)) for k in STATEMENT_KINDS}
+    outcomes: dict[str, Outcome] = {}
+    for key, share in shares.items():
+        true, total = share.statistics.sum(axis=0)
+        outcomes[key] = Missing("no caption says anything of the kind")
+        if total:
+            outcomes[key] = Averaged(
+                share.statistics, share.score, share.per_image, f"{true:.0f} of {total:.0f}"
+            )
+    unparsed = count("unparsed")
+    outcomes["statements"] = Averaged(count(), per_image=count())
+    outcomes["unparsed"] = Averaged(unparsed, per_image=unparsed)
+    return outcomes
+
+
+FAMILIES: tuple[tuple[tuple[str, ...], Family], ...] = (
+    (("length", "distinct_words", "distinct_ratio", "tail_repeats", "empty"), _statistics),
+    (("novel",), _novelty),
+    ((*(f"bleu_{n}" for n in (1, 2, 3, 4)), "rouge_l", "cider_d", "cider"), _text_scores),
+    (("meteor",), partial(_java, "meteor")),
+    (("spice",), partial(_java, "spice")),
+    (CLIP_KEYS, partial(_model, "clip")),
+    (JUDGE_KEYS, partial(_model, "judge")),
+    (("ppl",), partial(_model, "gpt2")),
+    (TRUTH_KEYS, _truth),
+)

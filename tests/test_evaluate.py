@@ -1,0 +1,207 @@
+"""`evaluate.py` as people run it, and what its report says."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kill_bulk import ROOT, make_run
+
+import evaluate
+from smile.checkpoint import load_run
+from smile.data import load_examples
+from smile.evaluation.catalogue import METRICS
+from smile.evaluation.scoring import FAMILIES
+
+SMALL = ["--set", "data.num_test=12", "--set", "data.num_train=20", "--draws", "50"]
+NO_MODELS = ["--clip", "none", "--gpt2", "none"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with runs `run` and `other`, and captions `one.jsonl` and `two.jsonl` by people."""
+    folder = tmp_path_factory.mktemp("work")
+    make_run(folder / "run")
+    make_run(folder / "other", seed=1)
+    data = load_run(folder / "run").config.data
+    examples = load_examples(data, "test")[:12]
+    for turn, name in enumerate(("one", "two")):
+        lines = [json.dumps({"image": ex.name, "caption": ex.captions[turn]}) for ex in examples]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def run_evaluate(work, monkeypatch, capfd):
+    """Runs main() in the folder, without Java: (exit status, standard output, standard error)."""
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("PATH", "")
+
+    def run(*args: object, data: bool = True) -> tuple[int, str, str]:
+        more = [*SMALL, *NO_MODELS] if data else []
+        monkeypatch.setattr(sys, "argv", [str(word) for word in ["evaluate.py", *args, *more]])
+        try:
+            evaluate.main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code
+        sys.stdout.flush()
+        return code, *capfd.readouterr()
+
+    return run
+
+
+def read(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text("utf-8"))
+
+
+def values(report: dict, label: str) -> dict[str, dict]:
+    return {metric["key"]: metric["values"][label] for metric in report["metrics"]}
+
+
+def test_every_metric_has_one_family_and_one_place_in_the_catalogue():
+    computed = [key for keys, _ in FAMILIES for key in keys]
+    listed = [metric.key for metric in METRICS]
+    assert sorted(computed) == sorted(listed) and len(set(listed)) == len(listed)
+
+
+def test_a_run_is_scored_on_its_own_data(run_evaluate, work):
+    code, out, _ = run_evaluate("--model", "run", "--judge", "other")
+    assert code == 0
+    report = read(work / "run")
+    assert (work / "run" / "report.html").exists()
+    assert report["images"]["number"] == 12 and report["images"]["data"]["format"] == "shapes"
+    assert report["systems"][0]["weights"] and report["systems"][0]["num_beams"] == 2
+    found = values(report, "run")
+    captions = [image["systems"]["run"]["caption"] for image in report["per_image"]]
+    words = [len(caption.split()) for caption in captions]
+    assert found["length"]["value"] == pytest.approx(sum(words) / 12)
+    assert found["length"]["low"] <= found["length"]["value"] <= found["length"]["high"]
+    assert "pool of 12 images, judge other" in found["judge_r1"]["note"]
+    for metric in METRICS:  # every one is there, on the terminal too, measured or with a reason
+        assert metric.title in out
+        assert ("value" in found[metric.key]) != bool(found[metric.key].get("missing"))
+
+
+def test_what_is_missing_says_why_and_is_never_a_number(run_evaluate, work):
+    code, out, _ = run_evaluate("--captions", "one.jsonl", "--data", "run/config.toml")
+    assert code == 0
+    found = values(read(work / "evaluation" / "one.jsonl"), "one.jsonl")
+    reasons = {
+        "clip_score": "left out (--clip none)",
+        "ppl": "left out (--gpt2 none)",
+        "judge_r1": "--judge RUN",
+    }
+    for key, reason in reasons.items():
+        assert reason in found[key]["missing"] and found[key].keys() == {"missing"}
+        assert reason in " ".join(out.split())
+    for key in ("meteor", "spice"):
+        assert re.search("pip install|no `java`", found[key]["missing"])
+
+
+def test_comparison_with_oneself_finds_nothing(run_evaluate, work):
+    (work / "same.jsonl").write_bytes((work / "one.jsonl").read_bytes())
+    args = ["one.jsonl", "same.jsonl", "two.jsonl", "--data", "run/config.toml", "--out", "c"]
+    code, out, _ = run_evaluate("--compare", *args, "--paper")
+    assert code == 0 and "two.jsonl - one.jsonl" in out
+    assert "PT+FT SMILE" in out and "573.4" in out
+    for metric in read(work / "c")["metrics"]:
+        both = [metric["values"][label].get("value") for label in ("one.jsonl", "two.jsonl")]
+        same, two = (metric["differences"][label] for label in ("same.jsonl", "two.jsonl"))
+        if None in both:
+            assert two is None
+        elif same is not None:
+            assert same["value"] == 0 and same["p_value"] == 1
+        if two is not None:
+            assert two["value"] == pytest.approx(both[1] - both[0], abs=1e-5)
+            assert two["low"] <= two["value"] <= two["high"] and two["from"] == "one.jsonl"
+
+
+def test_models_and_files_stand_side_by_side(run_evaluate, work):
+    code, *_ = run_evaluate("--compare", "run", "other", "one.jsonl", "--limit", "5")
+    assert code == 0
+    report = read(work / "evaluation" / "run-vs-other-vs-one.jsonl")
+    assert [system["label"] for system in report["systems"]] == ["run", "other", "one.jsonl"]
+    assert len(report["per_image"]) == 5 and report["images"]["number_in_split"] == 12
+    run_evaluate("--model", "other", "--limit", "5", "--out", "alone")
+    alone = read(work / "alone")
+    for together, single in zip(report["per_image"], alone["per_image"], strict=True):
+        assert together["systems"]["other"] == single["systems"]["other"]
+
+
+def test_people_are_measured_by_each_other(run_evaluate, work):
+    code, out, _ = run_evaluate("--human", "--data", "run/config.toml")
+    assert code == 0 and "human" in out
+    found = values(read(work / "evaluation" / "human"), "human")
+    examples = load_examples(load_run(work / "run").config.data, "test")[:12]
+    lengths = [len(text.split()) for ex in examples for text in ex.captions]
+    assert found["length"]["value"] == pytest.approx(sum(lengths) / len(lengths))
+    assert found["true_share"]["value"] == pytest.approx(100)
+
+
+def test_the_page_is_one_file_in_which_captions_stay_text(run_evaluate, work):
+    nasty = "</script><img src=x onerror=alert(1)> & ${data} <b>"
+    lines = [json.loads(line) for line in (work / "one.jsonl").read_text().splitlines()]
+    lines[3]["caption"] = nasty
+    (work / "nasty.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    args = ["--captions", "nasty.jsonl", "--data", "run/config.toml", "--out", "nasty"]
+    assert run_evaluate(*args)[0] == 0
+    page = (work / "nasty" / "report.html").read_text("utf-8")
+    data = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)[1]
+    assert "<" not in data
+    content = json.loads(data)
+    assert content["per_image"][3]["systems"]["nasty.jsonl"]["caption"] == nasty
+    assert all(uri.startswith("data:image/jpeg;base64,") for uri in content["thumbnails"])
+    rest = page.replace(data, "")
+    assert set(re.findall(r"https?://[^\s\"']+", rest)) == {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\bsrc=|@import", rest)
+    assert "default-src 'none'" in rest
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--captions", "one.txt"], "expected a .json, .jsonl or .csv"),
+        (["--captions", "none.jsonl", "--data", "run/config.toml"], "cannot be read"),
+        (["--captions", "one.jsonl"], "add --data CONFIG.toml"),
+        (["--compare", "one.jsonl", "one.jsonl", "--data", "run/config.toml"], "two different"),
+        (["--model", "run", "--set", "train.epochs=3"], "expected data.KEY=VALUE"),
+        (["--model", "nowhere"], "no such file or folder"),
+        (["--references", "refs.json", "--data", "run/config.toml"], "leave out the others"),
+        (["--model", "run", "--judge", "nowhere"], "no such file or folder"),
+        (["--model", "run", "--device", "nonsense"], "device nonsense: not available"),
+    ],
+)
+def test_mistakes_are_one_line(run_evaluate, args, said):
+    model = (
+        [] if "--model" in args or args[0] in ("--captions", "--compare") else ["--model", "run"]
+    )
+    code, _, err = run_evaluate(*args, *model)
+    last = err.splitlines()[-1]
+    assert code == 2 and last.startswith("evaluate.py: ") and said in last
+
+
+def test_runs_on_different_data_need_a_word(run_evaluate, work):
+    make_run(work / "elsewhere")
+    config = (work / "elsewhere" / "config.toml").read_text()
+    (work / "elsewhere" / "config.toml").write_text(
+        re.sub(r"(\[data\][^[]*?seed = )0", r"\g<1>7", config)
+    )
+    code, _, err = run_evaluate("--compare", "run", "elsewhere")
+    assert code == 2 and "have different test images" in err
+
+
+def test_two_processes_give_the_same_scores(run_evaluate, work):
+    same = ["--model", "run", "--batch-size", "1", "--workers", "0", *SMALL, *NO_MODELS]
+    assert run_evaluate(*same, "--out", "alone", data=False)[0] == 0
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    words = [sys.executable, *launcher, ROOT / "evaluate.py", *same, "--out", "shared"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("shapes test: 12 images") == 1
+    alone, shared = read(work / "alone"), read(work / "shared")
+    assert alone["per_image"] == shared["per_image"] and alone["metrics"] == shared["metrics"]
