@@ -20,12 +20,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from smile.bulk import Model, Shard, describe_all, fingerprint
+from smile.bulk import Model, describe_all, fingerprint
 from smile.captioner import Captioner
 from smile.checkpoint import is_run
 from smile.config import DataConfig, load_config
 from smile.data.layouts import SPLITS
 from smile.device import pick_device
+from smile.distributed import World
 from smile.errors import UserError, first_few
 from smile.evaluation.caption_files import is_caption_file, read_captions
 from smile.evaluation.image_set import ImageSet, same_images
@@ -68,22 +69,22 @@ def main() -> None:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Everything from captions to reports. Of several processes, all write captions, one scores."""
-    shard = Shard.from_environment()
+    world = World.join()
     device = pick_device(args.device)
     sources = find_sources(args)
     names = labels(sources)
     captioners = {name: load_captioner(args, name) for name in sources if is_model(args, name)}
     images = find_images(args, captioners)
-    models = find_models(args, images) if shard.rank == 0 else {}
+    models = find_models(args, images) if world.rank == 0 else {}
     # Files first: what is wrong with them shows before any captioning.
     said = {s: read(args, s, images) for s in sources if s not in captioners}
     for source, captioner in captioners.items():
-        said[source] = describe(args, source, captioner.to(device), images, shard)
+        said[source] = describe(args, source, captioner.to(device), images, world)
     said = {label: said[source] for label, source in zip(names, sources, strict=True)}
-    if shard.rank == 0:
+    if world.rank == 0:
         systems = score_all(args, images, said, models)
         report(args, images, systems, out_folder(args, sources, names))
-    shard.wait()  # a process that leaves before the others breaks their connection
+    world.wait()  # a process that leaves before the others breaks their connection
 
 
 # Options ------------------------------------------------------------------------------------------
@@ -258,7 +259,7 @@ def read(args: argparse.Namespace, source: str, images: ImageSet) -> Said:
 
 
 def describe(
-    args: argparse.Namespace, source: str, captioner: Captioner, images: ImageSet, shard: Shard
+    args: argparse.Namespace, source: str, captioner: Captioner, images: ImageSet, world: World
 ) -> Said:
     """The captioner's best caption of each image; each process writes its share, all know all."""
     weights = fingerprint(captioner)
@@ -270,21 +271,21 @@ def describe(
         settings=caption_settings(args),
     )
     examples = images.at_size(captioner.config.vit.image_size)
-    share = examples[shard.rank :: shard.world]
+    share = examples[world.rank :: world.size]
     captions, broken = {}, []
     bar = tqdm(
         total=len(share),
         desc=f"captions by {source}",
         unit=" images",
         leave=False,
-        disable=True if shard.rank else None,  # None: unless on a terminal
+        disable=True if world.rank else None,  # None: unless on a terminal
     )
     with bar:
         for results, unread in describe_all(share, [model], **speed(args, captioner)):
             captions |= {result.name: result.captions[""][0].text for result in results}
             broken += [f"{image.name}: {image.reason}" for image in unread]
             bar.update(len(results) + len(unread))
-    parts = shard.gather((captions, broken))
+    parts = world.gather((captions, broken))
     captions = {name: text for part, _ in parts for name, text in part.items()}
     if broken := [problem for _, part in parts for problem in part]:
         raise UserError(

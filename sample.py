@@ -21,10 +21,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from smile.attention import explain
-from smile.bulk import Model, Shard, TextFiles, Todo, describe_all, fingerprint
+from smile.bulk import Model, TextFiles, Todo, describe_all, fingerprint
 from smile.captioner import Captioner
 from smile.data import Broken, open_image
 from smile.device import pick_device
+from smile.distributed import World
 from smile.errors import UserError
 from smile.find_images import ImageNames
 from smile.options import (
@@ -205,18 +206,18 @@ def draw_attention(args: argparse.Namespace) -> int:
 def describe(args: argparse.Namespace) -> int:
     """Describes everything asked for; returns how many images could not be."""
     names = ImageNames(args.images)
-    shard = Shard.from_environment()
-    if shard.world > 1 and (args.sheet or not (args.out or args.txt)):
+    world = World.join()
+    if world.size > 1 and (args.sheet or not (args.out or args.txt)):
         raise UserError("several processes write --out and --txt only; do the rest in one")
     models = find_models(args)
     texts = TextFiles(overwrite=args.overwrite) if args.txt else None
-    out = open_out(args, models, shard) if args.out else None
+    out = open_out(args, models, world) if args.out else None
     sheet = Sheet(args.sheet) if args.sheet else None
-    left = {"done": out and out.done, "texts": texts, "shard": shard}
+    left = {"done": out and out.done, "texts": texts, "world": world}
     todo, counted = Todo(names, **left), Todo(ImageNames(args.images), **left)
     num_described = num_broken = 0
     start = time.perf_counter()
-    with Progress(counted, disable=None if shows_progress(args, shard) else True) as bar:
+    with Progress(counted, disable=None if shows_progress(args, world) else True) as bar:
         for results, broken in describe_all(todo, models, **speed(args, models[0].captioner)):
             for sink in (texts, out, sheet):  # texts first: what is in `out` counts as done
                 if sink is not None:
@@ -231,16 +232,16 @@ def describe(args: argparse.Namespace) -> int:
         sheet.save()
     if out is not None:
         out.close()
-        shard.wait()
-        if shard.rank == 0:
+        world.wait()
+        if world.rank == 0:
             out.finish((n for n in names if isinstance(n, str)), in_order=todo.in_order)
-    totals = [shard.total(n) for n in (num_described, todo.num_done, num_broken)]
-    if shard.rank == 0:
+    totals = [world.total(n) for n in (num_described, todo.num_done, num_broken)]
+    if world.rank == 0:
         report(args, *totals, num_repeated=names.repeated, seconds=time.perf_counter() - start)
     return totals[-1]
 
 
-def open_out(args: argparse.Namespace, models: list[Model], shard: Shard) -> CaptionFile:
+def open_out(args: argparse.Namespace, models: list[Model], world: World) -> CaptionFile:
     """The file of `--out`, ready to be gone on with."""
     run = {
         "precision": "bfloat16" if wants_bfloat16(args, models[0].captioner) else "float32",
@@ -251,15 +252,15 @@ def open_out(args: argparse.Namespace, models: list[Model], shard: Shard) -> Cap
         run=run,
         captions_per_image=sum(model.options.num_return for model in models),
         labels=[model.label for model in models],
-        rank=shard.rank,
-        world=shard.world,
+        rank=world.rank,
+        world=world.size,
     )
     if not args.overwrite:
         out.check()
-    shard.wait()
-    if shard.rank == 0:
+    world.wait()
+    if world.rank == 0:
         out.prepare(overwrite=args.overwrite)
-    shard.wait()
+    world.wait()
     out.open()
     return out
 
@@ -283,9 +284,9 @@ class Progress(tqdm):
         super().update(n)
 
 
-def shows_progress(args: argparse.Namespace, shard: Shard) -> bool:
+def shows_progress(args: argparse.Namespace, world: World) -> bool:
     """Whether a bar would be of use: not between captions on the same terminal."""
-    return shard.rank == 0 and (args.out or args.txt or not sys.stdout.isatty())
+    return world.rank == 0 and (args.out or args.txt or not sys.stdout.isatty())
 
 
 def show(results: list[Result], *, as_json: bool) -> None:

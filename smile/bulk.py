@@ -12,7 +12,6 @@ import itertools
 import os
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from smile.captioner import Caption, Captioner
 from smile.checkpoint import write_atomically
 from smile.config import GenerateConfig, override
 from smile.data import Broken, EvalTransform, Example, open_image
+from smile.distributed import World
 from smile.errors import UserError
 from smile.results import Result
 
@@ -225,48 +225,6 @@ def describe_all(
         yield results, batch.broken
 
 
-# Sharing out --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Shard:
-    """Which process of how many this is. One process alone never touches torch.distributed."""
-
-    rank: int = 0
-    world: int = 1
-
-    @classmethod
-    def from_environment(cls) -> "Shard":
-        """What torchrun says; joins the other processes where there are any."""
-        world = int(os.environ.get("WORLD_SIZE", 1))
-        if world == 1:
-            return cls()
-        # No rank waits on another until the end, which may come hours after its own.
-        torch.distributed.init_process_group("gloo", timeout=timedelta(days=30))
-        return cls(torch.distributed.get_rank(), world)
-
-    def wait(self) -> None:
-        """Returns when every process has come here."""
-        if self.world > 1:
-            torch.distributed.barrier()
-
-    def total(self, count: int) -> int:
-        """The sum of every process's count."""
-        if self.world == 1:
-            return count
-        counts = torch.tensor(count)
-        torch.distributed.all_reduce(counts)
-        return int(counts)
-
-    def gather(self, value: Any) -> list[Any]:
-        """Every process's value, in order of rank; all processes get all of them."""
-        if self.world == 1:
-            return [value]
-        values = [None] * self.world
-        torch.distributed.all_gather_object(values, value)
-        return values
-
-
 # What is left to do -------------------------------------------------------------------------------
 
 
@@ -304,7 +262,7 @@ def _text_path(name: str) -> Path:
 class Todo:
     """The share of `names` that falls to this process, without what is done; a `Broken` stays.
 
-    Image i goes to process i % world. An image is done if it is in `done` and has its text in
+    Image i goes to process i % world.size. An image is done if it is in `done` and has its text in
     `texts`; None for what is not asked for.
 
     After an iteration, `num_done` is how many were left out, and `in_order` whether a file that
@@ -317,9 +275,9 @@ class Todo:
         *,
         done: Container[str] | None = None,
         texts: TextFiles | None = None,
-        shard: Shard | None = None,
+        world: World | None = None,
     ) -> None:
-        self.names, self.done, self.texts, self.shard = names, done, texts, shard or Shard()
+        self.names, self.done, self.texts, self.world = names, done, texts, world or World()
         self.num_done = 0
         self.in_order = True
 
@@ -327,7 +285,7 @@ class Todo:
         self.num_done, self.in_order = 0, True
         anything_new = False
         for index, name in enumerate(self.names):
-            if index % self.shard.world != self.shard.rank:
+            if index % self.world.size != self.world.rank:
                 continue
             if isinstance(name, Broken):
                 yield name

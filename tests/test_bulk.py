@@ -12,7 +12,6 @@ from smile import bulk
 from smile.bulk import (
     Model,
     Reader,
-    Shard,
     TextFiles,
     Todo,
     describe_all,
@@ -23,6 +22,7 @@ from smile.bulk import (
 from smile.captioner import Caption
 from smile.checkpoint import load_run
 from smile.data import Broken
+from smile.distributed import World
 from smile.errors import UserError
 from smile.results import Result
 
@@ -182,7 +182,7 @@ def test_the_fingerprint_is_of_weights_sizes_and_words(run):
 def test_shards_share_out_everything_once():
     names = [f"{i}.jpg" for i in range(10)]
     done = {"1.jpg", "2.jpg", "9.jpg"}
-    shares = [list(Todo(names, done=done, shard=Shard(rank, 3))) for rank in range(3)]
+    shares = [list(Todo(names, done=done, world=World(rank, 3))) for rank in range(3)]
     assert shares == [["0.jpg", "3.jpg", "6.jpg"], ["4.jpg", "7.jpg"], ["5.jpg", "8.jpg"]]
 
 
@@ -235,9 +235,9 @@ def test_an_image_is_never_replaced_by_its_text(tmp_path):
 def test_one_process_leaves_torch_distributed_alone(monkeypatch):
     monkeypatch.setattr(torch.distributed, "init_process_group", None)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    shard = Shard.from_environment()
-    shard.wait()
-    assert (shard.rank, shard.world, shard.total(3)) == (0, 1, 3)
+    world = World.join()
+    world.wait()
+    assert (world.rank, world.size, world.total(3)) == (0, 1, 3)
 
 
 def test_damaged_images_neither_crash_nor_hang():

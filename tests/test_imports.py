@@ -19,7 +19,7 @@ LAYERS = (
     {"errors"},
     {"config"},
     {"layers", "loss", "tokenizer", "generate", "pictures", "weight_names"},
-    {"torchfile", "download", "device"},
+    {"torchfile", "download", "device", "distributed", "lock"},
     {"cache"},
     {"vit", "decoder", "data"},
     {"captioner", "find_images"},
@@ -27,7 +27,7 @@ LAYERS = (
     {"export", "results", "transformers_folder"},
     {"bulk"},
     {"pretrained"},
-    {"metrics", "options"},
+    {"metrics", "options", "training"},
     {"evaluation"},
 )
 ROW = {module: row for row, modules in enumerate(LAYERS) for module in modules}

@@ -17,6 +17,8 @@ from smile.checkpoint import load_run, write_atomically
 from smile.config import load_config
 from smile.data import load_examples
 from smile.errors import UserError
+from smile.training.schedule import Phase, learning_rate
+from smile.training.setup import make_captioner
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -141,9 +143,8 @@ def make_trainer(tmp_path):
             for split in ("train", "val", "test")
         }
         (tmp_path / folder).mkdir(exist_ok=True)
-        return train.Trainer(
-            train.make_captioner(config, examples["train"]), tmp_path / folder, examples
-        )
+        captioner = make_captioner(config, examples["train"])
+        return train.Trainer(captioner, tmp_path / folder, examples)
 
     return make
 
@@ -154,7 +155,7 @@ def test_accumulated_batches_are_one_large_batch(make_trainer):
     dataset, collate = trainer.batches.dataset, trainer.batches.collate_fn
     whole = collate([dataset[draw] for draw in draws])
     parts = [collate([dataset[draw] for draw in part]) for part in (draws[:3], draws[3:])]
-    phase = train.Phase("smile", 0, 1)
+    phase = Phase("smile", 0, 1)
     weights = []
     for batches in ([whole], parts):
         trainer = make_trainer("train.grad_clip=0.0", "decoder.dropout=0.0")
@@ -174,7 +175,7 @@ def test_resume_goes_on_where_the_run_stopped(make_trainer):
     straight = make_trainer(*more, folder="straight")
     straight.run()
     stopped = make_trainer(*more, folder="stopped")
-    phase = train.Phase.of(stopped.config, 0)
+    phase = Phase.of(stopped.config, 0)
     stopped.finish_epoch(stopped.train_epoch(0, phase), phase)
     resumed = make_trainer(*more, folder="stopped")
     resumed.resume()
@@ -187,7 +188,7 @@ def test_resume_goes_on_where_the_run_stopped(make_trainer):
 
 
 def test_learning_rate_warms_up_and_falls_along_a_cosine():
-    rates = [train.learning_rate(step, 11, lr=1.0, min_lr=0.1, warmup=2) for step in range(11)]
+    rates = [learning_rate(step, 11, lr=1.0, min_lr=0.1, warmup=2) for step in range(11)]
     assert rates[:3] == [0.5, 1.0, 1.0]
     assert rates[6] == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 2)) / 2)
     assert rates[10] == pytest.approx(0.1)
@@ -196,8 +197,8 @@ def test_learning_rate_warms_up_and_falls_along_a_cosine():
 
 def test_phases_split_the_epochs(make_trainer):
     config = make_trainer("train.epochs=5", "loss.mle_epochs=2").config
-    phases = [train.Phase.of(config, epoch) for epoch in range(5)]
-    assert phases == [train.Phase("mle", 0, 2)] * 2 + [train.Phase("smile", 2, 3)] * 3
+    phases = [Phase.of(config, epoch) for epoch in range(5)]
+    assert phases == [Phase("mle", 0, 2)] * 2 + [Phase("smile", 2, 3)] * 3
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

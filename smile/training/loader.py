@@ -1,0 +1,46 @@
+"""Batches of a split, read ahead by other processes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.utils.data import DataLoader
+
+from smile.captioner import Captioner
+from smile.data import CaptionDataset, Collate, EpochBatches, Example
+
+
+def make_loader(
+    captioner: Captioner, examples: Sequence[Example], *, training: bool, pin_memory: bool
+) -> DataLoader:
+    """`Batch`es of `examples`: augmented and shuffled for training, in order otherwise.
+
+    Its `batch_sampler` is an `EpochBatches`. Settings are those of `captioner.config`.
+    """
+    config, data = captioner.config.train, captioner.config.data
+    transform = captioner.transform
+    if training and data.augment:
+        from smile.data.augment import TrainTransform  # imports torchvision, which takes seconds
+
+        transform = TrainTransform(captioner.config.vit.image_size)
+    return DataLoader(
+        CaptionDataset(examples, transform, seed=config.seed, skip_broken=data.skip_broken),
+        batch_sampler=EpochBatches(
+            examples,
+            batch_size=config.batch_size,
+            captions_per_image=data.captions_per_image,
+            seed=config.seed,
+            shuffle=training,
+        ),
+        collate_fn=Collate(
+            captioner.tokenizer,
+            prompt=data.prompt,
+            max_tokens=data.max_tokens,
+            shift_first=captioner.config.loss.first_token == "shift",
+        ),
+        num_workers=config.workers,
+        pin_memory=pin_memory,
+        persistent_workers=training and config.workers > 0,
+        # A loader draws a seed for its workers, which need none. Drawn from a generator of its own,
+        # it leaves alone the one that dropout draws from.
+        generator=torch.Generator(),
+    )

@@ -1,0 +1,55 @@
+"""The loss of a batch: captioner, then `caption_loss` on the tokens after the prompt."""
+
+import torch
+from torch import Tensor, nn
+
+from smile.captioner import Captioner
+from smile.data import Batch
+from smile.loss import IGNORE, caption_loss
+
+
+class Objective(nn.Module):
+    """(batch, which loss) → that loss, summed over the batch's target tokens.
+
+    A module, so that whatever wraps a model's `forward` can wrap captioner and loss in one.
+    """
+
+    def __init__(self, captioner: Captioner) -> None:
+        super().__init__()
+        self.captioner = captioner
+        self.prompt_length = len(captioner.tokenizer.prompt_ids(captioner.config.data.prompt))
+
+    def num_targets(self, batch: Batch) -> int:
+        """How many tokens the loss of this batch is a sum over."""
+        return int((self.labels(batch.ids) != IGNORE).sum())
+
+    def labels(self, ids: Tensor) -> Tensor:
+        """(B, K, T) ids → (B·K, T - prompt) ids to predict, -100 at padding."""
+        labels = ids.flatten(0, 1)[:, self.prompt_length :]
+        return labels.masked_fill(labels == self.captioner.pad_id, IGNORE)
+
+    def forward(self, batch: Batch, objective: str) -> Tensor:
+        """A float32 scalar; `objective` is one of `caption_loss`'s.
+
+        A batch without images costs nothing, and gives every weight a gradient of zero.
+        """
+        if not batch.names:
+            return sum((0.0 * p).sum() for p in self.parameters() if p.requires_grad)
+        config, decoder = self.captioner.config.loss, self.captioner.decoder
+        groups = batch.ids_by_length()
+        all_states = self.captioner(batch.images, [ids[:, :, :-1] for ids in groups])
+        total = torch.zeros((), device=batch.images.device)
+        for ids, states in zip(groups, all_states, strict=True):
+            total = total + caption_loss(
+                states[:, self.prompt_length - 1 :],
+                self.labels(ids),
+                weight=decoder.word_embed.weight,
+                bias=decoder.head_bias,
+                objective=objective,
+                mle_weight=config.mle_weight,
+                label_smoothing=config.label_smoothing,
+                first_token_mle=config.first_token == "mle",
+                num_random=config.num_random,
+                reduction="sum",
+            )
+        return total

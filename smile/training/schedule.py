@@ -1,0 +1,43 @@
+"""Which objective at which epoch, and which learning rate at which step."""
+
+import math
+from dataclasses import dataclass
+
+from smile.config import Config, TrainConfig
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of epochs with one objective, its own warm-up and cosine."""
+
+    objective: str
+    first_epoch: int
+    epochs: int
+
+    @classmethod
+    def of(cls, config: Config, epoch: int) -> "Phase":
+        """The phase that holds `epoch` (counted from 0)."""
+        loss, total = config.loss, config.train.epochs
+        if loss.objective == "mle" or loss.mle_epochs == 0:
+            return cls(loss.objective, 0, total)
+        if epoch < loss.mle_epochs:
+            return cls("mle", 0, loss.mle_epochs)
+        return cls(loss.objective, loss.mle_epochs, total - loss.mle_epochs)
+
+    def learning_rate(self, config: TrainConfig, *, epoch: int, step: int, steps: int) -> float:
+        """The rate at optimiser step `step` (from 0) of `steps` in `epoch`."""
+        return learning_rate(
+            (epoch - self.first_epoch) * steps + step,
+            self.epochs * steps,
+            lr=config.lr,
+            min_lr=config.min_lr,
+            warmup=config.warmup_steps,
+        )
+
+
+def learning_rate(step: int, total: int, *, lr: float, min_lr: float, warmup: int) -> float:
+    """Linear warm-up to `lr`, then a half cosine down to `min_lr` at step `total - 1`."""
+    if step < warmup:
+        return lr * (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - 1 - warmup)
+    return min_lr + (lr - min_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
