@@ -29,33 +29,60 @@ from smile.tokenizer import Tokenizer
 from smile.vit import interpolate_positions
 
 WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.toml", "vocab.txt"
+UNFINISHED = ".unfinished-"  # how the names of temporary files begin
 
 
 def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Calls `write(temporary)`, flushes that file to disk and renames it to `path`."""
+    """Calls `write(temporary)`, flushes that file to disk and renames it to `path`.
+
+    A process killed meanwhile leaves the temporary file, for `remove_unfinished`.
+    """
     path = Path(path)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    prefix = f"{UNFINISHED}{path.name}."
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
         write(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        _flush(temporary)
         temporary.chmod(0o644)  # mkstemp makes files that only their owner reads
         temporary.replace(path)
+        _flush(path.parent)  # without this, the new name may not survive a loss of power
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _flush(path: Path) -> None:
+    """Returns once a file's contents, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes were writing at or below `folder`; nobody may be at work."""
+    for path in folder.rglob(f"{UNFINISHED}*"):
+        path.unlink()
+
+
 def save_run(folder: str | Path, captioner: Captioner) -> None:
-    """Writes weights, config and vocabulary; `load_run` reads them back."""
+    """Writes weights, config and vocabulary; `load_run` reads them back.
+
+    Raises:
+        OSError: they cannot be written.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     toml = config_to_toml(captioner.config)
     write_atomically(folder / CONFIG, lambda path: path.write_text(toml, encoding="utf-8"))
     write_atomically(folder / VOCAB, captioner.tokenizer.save)
     weights = {name: tensor.contiguous() for name, tensor in captioner.state_dict().items()}
-    write_atomically(folder / WEIGHTS, lambda path: save_file(weights, path))
+    try:
+        write_atomically(folder / WEIGHTS, lambda path: save_file(weights, path))
+    except SafetensorError as error:
+        raise OSError(f"{folder / WEIGHTS}: {error}") from error
 
 
 def is_run(folder: str | Path) -> bool:

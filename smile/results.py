@@ -24,7 +24,7 @@ from typing import Any
 from smile.captioner import Caption
 from smile.checkpoint import write_atomically
 from smile.data import Broken
-from smile.errors import UserError, first_few
+from smile.errors import UserError, disk, first_few
 from smile.lock import RunLock
 
 VERSION = 1  # of the files above
@@ -228,7 +228,7 @@ class CaptionFile:
         Raises:
             UserError: another run is writing the file, or it cannot be written.
         """
-        with _disk(self.path):
+        with disk(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not self.lock.acquire():
                 raise UserError(f"{self.path}: another run is writing it, wait for its end")
@@ -256,7 +256,7 @@ class CaptionFile:
 
     def open(self) -> None:
         """Learns which images are done, and opens this process's file for more."""
-        with _disk(self.own):
+        with disk(self.own):
             for path in self._all_parts():
                 self.done.update(name for name, *_ in scan(path, self.form))
             self.file = os.open(self.own, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -268,14 +268,14 @@ class CaptionFile:
     def add(self, results: Sequence[Result]) -> None:
         """Appends what of a batch is not done yet."""
         records = [self.form.encode(result) for result in results if result.name not in self.done]
-        with _disk(self.own):
+        with disk(self.own):
             _write(self.file, b"".join(records))
 
     def add_errors(self, broken: Iterable[Broken]) -> None:
         """Appends to this process's list of images that could not be read."""
         for image in broken:
             line = json_line({"image": image.name, "reason": image.reason})
-            with _disk(self.own_errors), open(self.own_errors, "ab", buffering=0) as file:
+            with disk(self.own_errors), open(self.own_errors, "ab", buffering=0) as file:
                 _write(file.fileno(), line)
             self.num_errors += 1
 
@@ -290,7 +290,7 @@ class CaptionFile:
         Images that are not among `names`, of an earlier run over another folder, come last. One
         process that wrote `in_order` has nothing to gather.
         """
-        with _disk(self.path):
+        with disk(self.path):
             parts = self._all_parts()
             if parts != [self.path] or not in_order:
                 index = self._index(parts)
@@ -381,13 +381,3 @@ def _write(file: int, data: bytes) -> None:
     """All of `data`, in one `write` unless the disk is full, which the next one then says."""
     while data:
         data = data[os.write(file, data) :]
-
-
-@contextlib.contextmanager
-def _disk(path: Path) -> Iterator[None]:
-    """Turns the system's errors into one line."""
-    try:
-        yield
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(f"{error.filename or path}: cannot write: {reason}") from error
