@@ -3,16 +3,22 @@
     world = World.join()                  # which process of how many
     world.wait()                          # until all have come here
     world.total(count)                    # the sum over all
+    world.first(write)                    # done by one of them; all have the result
 
 A process that is alone never touches torch.distributed.
 """
 
+import contextlib
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
+from torch import nn
+
+from smile.errors import UserError
 
 # One process may be hours behind another (a share of images that take long, a slow disk): they
 # wait. One that died is noticed at once, because its connection breaks.
@@ -21,32 +27,82 @@ PATIENCE = timedelta(days=30)
 
 @dataclass(frozen=True)
 class World:
-    """Which process this is (`rank`, counted from 0) of how many (`size`)."""
+    """Which process this is (`rank`, counted from 0) of how many (`size`).
+
+    What the methods below exchange goes over the CPU (gloo), so none of them waits for a GPU.
+    """
 
     rank: int = 0
     size: int = 1
 
     @classmethod
-    def join(cls) -> "World":
-        """What torchrun says; joins the other processes where there are any."""
+    def join(cls, device: torch.device | None = None) -> "World":
+        """What torchrun says; joins the other processes where there are any.
+
+        Args:
+            device: where tensors lie that are to be exchanged too: a GPU's go over NCCL.
+
+        Raises:
+            UserError: several processes cannot share such a device.
+        """
         size = int(os.environ.get("WORLD_SIZE", 1))
         if size == 1:
             return cls()
-        torch.distributed.init_process_group("gloo", timeout=PATIENCE)
+        backend = "gloo"
+        if device is not None and device.type != "cpu":
+            _check_device(device)
+            torch.cuda.set_device(device)
+            backend = "cpu:gloo,cuda:nccl"
+        torch.distributed.init_process_group(backend, timeout=PATIENCE)
         return cls(torch.distributed.get_rank(), size)
+
+    def leave(self) -> None:
+        """Says goodbye, once all are done."""
+        if self.size > 1:
+            torch.distributed.destroy_process_group()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
 
     def wait(self) -> None:
         """Returns when every process has come here."""
-        if self.size > 1:
-            torch.distributed.barrier()
+        self.sums([0])
 
     def total(self, count: int) -> int:
         """The sum of every process's count."""
+        return int(self.sums([count])[0])
+
+    def sums(self, numbers: Sequence[float]) -> list[float]:
+        """The sum of every process's first number, of their second, and so on; exact for counts."""
+        return self._reduce(numbers, "SUM")
+
+    def largest(self, numbers: Sequence[float]) -> list[float]:
+        """The largest of every process's first number, of their second, and so on."""
+        return self._reduce(numbers, "MAX")
+
+    def _reduce(self, numbers: Sequence[float], how: str) -> list[float]:
         if self.size == 1:
-            return count
-        counts = torch.tensor(count)
-        torch.distributed.all_reduce(counts)
-        return int(counts)
+            return list(numbers)
+        values = torch.tensor(numbers, dtype=torch.float64)
+        torch.distributed.all_reduce(values, getattr(torch.distributed.ReduceOp, how))
+        return values.tolist()
+
+    def parallel(self, module: nn.Module) -> nn.Module:
+        """The module, so wrapped that gradients are averaged over the processes in `backward`.
+
+        They start with the weights of the first. Every process has to call it equally often, and
+        each weight to have a gradient.
+        """
+        if self.size == 1:
+            return module
+        return nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
+
+    def exchanging(self, module: nn.Module, now: bool) -> contextlib.AbstractContextManager:
+        """For a forward and backward pass of `parallel`'s module: average gradients `now`, or
+        only add them up here until a later pass."""
+        return contextlib.nullcontext() if self.size == 1 or now else module.no_sync()
 
     def gather(self, value: Any) -> list:
         """Every process's value, by rank."""
@@ -54,3 +110,36 @@ class World:
         if self.size > 1:
             torch.distributed.all_gather_object(values, value)
         return values
+
+    def first(self, action: Callable[[], Any]) -> Any:
+        """The first process does it, and every process returns what came of it.
+
+        Raises:
+            UserError: what `action` raises. Only the first process does: the others would say the
+                same once more, so they exit (SystemExit, status 2).
+        """
+        if self.size == 1:
+            return action()
+        result = failure = None
+        if self.is_first:
+            try:
+                result = action()
+            except UserError as error:
+                failure = error
+        news = [result, failure is not None]
+        torch.distributed.broadcast_object_list(news, src=0, device=torch.device("cpu"))
+        result, failed = news
+        if failed:
+            raise failure or SystemExit(2)
+        return result
+
+
+def _check_device(device: torch.device) -> None:
+    if device.type != "cuda":
+        raise UserError(f"several processes can share cpu or cuda, not {device.type}")
+    processes, gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if processes > gpus:
+        raise UserError(
+            f"{processes} processes on this machine, but {gpus} GPUs: "
+            f"torchrun --nproc-per-node {gpus}"
+        )

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from smile.distributed import World
 from smile.errors import UserError
 from smile.tokenizer import Tokenizer
 
@@ -108,6 +109,9 @@ class EpochBatches(Sampler[list[Draw]]):
     Each image's captions are shuffled and dealt in groups of `captions_per_image`, the last one
     smaller where they do not divide evenly; the groups of all images are shuffled and cut into
     batches of `batch_size` images. With `shuffle=False` everything stays in order.
+
+    Of several processes each deals its share of every batch, so that together they deal the
+    batches of one: no caption twice, none left out. A share of the last batch may be empty.
     """
 
     def __init__(
@@ -118,6 +122,7 @@ class EpochBatches(Sampler[list[Draw]]):
         captions_per_image: int,
         seed: int,
         shuffle: bool = True,
+        world: World | None = None,
     ) -> None:
         if batch_size < 1 or captions_per_image < 1:
             raise ValueError(
@@ -129,24 +134,27 @@ class EpochBatches(Sampler[list[Draw]]):
         self.captions_per_image = captions_per_image
         self.seed = seed
         self.shuffle = shuffle
-        self.epoch = 0
+        self.world = world or World()
+        self.epoch = self.first = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration follows."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, *, first: int = 0) -> None:
+        """Choose the epoch whose order the next iteration follows, and the batch it begins at."""
+        self.epoch, self.first = epoch, first
 
     @property
     def num_groups(self) -> int:
-        """Images (with up to `captions_per_image` captions each) dealt in an epoch."""
+        """Images (with up to `captions_per_image` captions each) dealt in a whole epoch."""
         return sum(-(-count // self.captions_per_image) for count in self.num_captions)
 
     def __len__(self) -> int:
+        """Batches of a whole epoch."""
         return -(-self.num_groups // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         draws = self._draws(random.Random(f"{self.seed} {self.epoch}"))
-        for start in range(0, len(draws), self.batch_size):
-            yield draws[start : start + self.batch_size]
+        for start in range(self.first * self.batch_size, len(draws), self.batch_size):
+            batch = draws[start : start + self.batch_size]
+            yield batch[self.world.rank :: self.world.size]
 
     def _draws(self, rng: random.Random) -> list[Draw]:
         draws = []
