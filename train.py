@@ -2,10 +2,15 @@
 
     python train.py configs/shapes.toml
     python train.py configs/flickr8k.toml --set train.batch_size=8 --set data.root=photos
+    python train.py configs/shapes.toml --resume
+    torchrun --nproc-per-node 8 train.py configs/flickr8k.toml
 
 A run may begin with some epochs of MLE and go on with SMILE, which needs a start that already
 speaks. Each of the two has its own warm-up and cosine; the captioner is kept as it was at the
 switch, and at the end both describe the same test images side by side.
+
+Whatever stops a run, --resume goes on with it as if nothing had happened. Several processes share
+out each batch, so that their gradients are those of one process with the whole of it.
 """
 
 import argparse
@@ -16,53 +21,62 @@ import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from smile.captioner import Captioner
 from smile.checkpoint import is_run, load_run, save_run, write_atomically
-from smile.config import describe_config, load_config
+from smile.config import Config, describe_config, load_config
 from smile.data import Batch, load_examples
 from smile.device import pick_device
+from smile.distributed import World
 from smile.errors import UserError
+from smile.lock import RunLock
+from smile.training.checkpoints import Checkpoints
+from smile.training.estimate import Estimate, timed
+from smile.training.folder import claim, resume_command, run_folder
+from smile.training.keeper import Keeper
 from smile.training.loader import make_loader
 from smile.training.objective import Objective
 from smile.training.precision import Precision
 from smile.training.report import (
     describe,
+    divergence,
     draw_comparison,
     draw_epoch,
     epoch_line,
     summarise,
     summary_line,
 )
+from smile.training.resume import check_same, identity
 from smile.training.schedule import Phase
 from smile.training.setup import make_captioner
+from smile.training.signals import Stopped
+from smile.training.state import Progress, RunState, captioner_of, seed_process
 
-STATE = "training.pt"  # weights, optimiser and position after the last finished epoch
 MLE_FOLDER, LAST_FOLDER = "mle", "last"  # the captioner at the switch, and after the last epoch
+COMPARISON = "comparison.png"  # the last thing a run writes
 
 
 def main() -> None:
     args = parse_args()
     try:
         config = load_config(args.config, args.set)
-        folder = run_folder(args)
-        torch.manual_seed(config.train.seed)
-        examples = {
-            split: load_examples(config.data, split, image_size=config.vit.image_size)
-            for split in ("train", "val", "test")
-        }
-        trainer = Trainer(make_captioner(config, examples["train"]), folder, examples)
-        if args.resume:
-            trainer.resume()
-        trainer.run()
+        world = World.join(pick_device(config.train.device))
+        train(args, config, world)
+        world.leave()
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stopped:
+        sys.exit(128 + stopped.number)
+    except KeyboardInterrupt:  # not while training, which Ctrl-C ends in good order
+        print("train.py: stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 def parse_args() -> argparse.Namespace:
@@ -83,38 +97,113 @@ def parse_args() -> argparse.Namespace:
         "--out", type=Path, metavar="DIR", help="the run's folder (default: runs/CONFIG)"
     )
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="one batch through everything: sizes, memory and time; nothing is written",
+    )
     return parser.parse_args()
 
 
-def run_folder(args: argparse.Namespace) -> Path:
-    """Where the run lives: never a folder that holds another, unless it is to be resumed."""
-    folder = args.out or Path("runs") / Path(args.config).stem
-    started = (folder / STATE).exists()
-    if args.resume and not started:
-        raise UserError(f"--resume: {folder} holds no interrupted run ({STATE} is missing)")
-    if args.resume or not started:
-        return folder
-    if args.out:
-        raise UserError(
-            f"--out {folder} holds a run: add --resume to go on with it, or name another"
-        )
-    number = next(n for n in range(2, 10**6) if not Path(f"{folder}-{n}").exists())
-    print(
-        f"{folder} holds a run; this one goes to {folder}-{number} (--resume goes on with the old)"
+# The run and its folder ---------------------------------------------------------------------------
+
+
+def train(args: argparse.Namespace, config: Config, world: World) -> None:
+    """Begins a run or goes on with one; or only tries it out."""
+    torch.manual_seed(config.train.seed)
+    examples = {
+        split: load_examples(config.data, split, image_size=config.vit.image_size)
+        for split in ("train", "val", "test")
+    }
+    if args.dry_run:
+        Trainer(make_captioner(config, examples["train"]), Path(), examples, world=world).dry_run()
+        return
+    folder = world.first(lambda: run_folder(args.config, args.out, resume=args.resume))
+    lock = RunLock(folder / ".lock")
+    world.first(lambda: claim(folder, lock))
+    try:
+        begin = resume if args.resume else start
+        trainer = begin(config, folder, examples, world)
+        if trainer is not None:
+            trainer.keeper.go_on = resume_command(args.config, args.out, folder, world)
+            with trainer.keeper.signals:
+                trainer.run()
+    finally:
+        lock.release()
+
+
+def start(config: Config, folder: Path, examples: dict[str, list], world: World) -> "Trainer":
+    """A new run, with a first checkpoint: if the disk is too small, that shows now."""
+    captioner = make_captioner(config, examples["train"])
+    seed_process(config.train.seed, world)
+    trainer = Trainer(captioner, folder, examples, world=world, identity=identity(config, examples))
+    trainer.keeper.save()
+    return trainer
+
+
+def resume(
+    config: Config, folder: Path, examples: dict[str, list], world: World
+) -> "Trainer | None":
+    """The run in `folder` as its last good checkpoint has it; None if nothing is left to do."""
+    checkpoints = Checkpoints(folder)
+    number, about, complaints = world.first(checkpoints.choose)
+    now = identity(config, examples)
+    world.first(lambda: check_same(about["run"], now))
+    state = checkpoints.load(number)
+    if world.is_first:
+        for complaint in complaints:
+            print(f"{complaint}: taking the one before", file=sys.stderr)
+    if state["progress"]["epoch"] == config.train.epochs and (folder / COMPARISON).exists():
+        if world.is_first:
+            print(f"{folder} is finished: all its {config.train.epochs} epochs are done")
+        return None
+    captioner = captioner_of(state, config, source=checkpoints.path(number))
+    trainer = Trainer(
+        captioner, folder, examples, world=world, identity=now, checkpoints=checkpoints
     )
-    return Path(f"{folder}-{number}")
+    trainer.state.restore(state)
+    if world.is_first:
+        print(f"resuming {folder} after {trainer.progress}")
+        if about["processes"] != world.size:
+            print(
+                f"{about['processes']} processes there, {world.size} now: the same batches, but "
+                "other rounding and dropout, so no longer the very same run"
+            )
+    return trainer
+
+
+# The loop -----------------------------------------------------------------------------------------
 
 
 class Trainer:
-    """One run: the captioner, its optimiser, the data, and the folder it writes."""
+    """One run: the captioner, its optimiser, the data, and the folder it writes.
 
-    def __init__(self, captioner: Captioner, folder: Path, examples: dict[str, list]):
+    With several processes each has one of these, and they do everything together.
+    """
+
+    def __init__(
+        self,
+        captioner: Captioner,
+        folder: Path,
+        examples: dict[str, list],
+        *,
+        world: World | None = None,
+        identity: dict[str, Any] | None = None,
+        checkpoints: Checkpoints | None = None,
+    ) -> None:
         self.config = config = captioner.config
         self.folder = folder
         self.examples = examples
+        self.world = world or World()
+        if config.train.batch_size < self.world.size:
+            raise UserError(
+                f"train.batch_size = {config.train.batch_size}: expected at least "
+                f"{self.world.size}, an image for each process"
+            )
         self.device = pick_device(config.train.device)
         self.captioner = captioner.to(self.device)
         self.objective = Objective(self.captioner)
+        self.model = self.world.parallel(self.objective)
         self.precision = Precision(config.train.precision, self.device)
         self.optimizer = torch.optim.AdamW(
             captioner.parameters(),
@@ -124,117 +213,173 @@ class Trainer:
             fused=True,
         )
         self.batches = self.make_loader("train")
-        self.broken: set[str] = set()  # names of the images skipped as unreadable
-        self.records: list[dict] = []  # one per finished epoch, as in log.jsonl
-        self.best = math.inf  # validation loss of the best epoch under the present objective
+        self.progress = Progress()
+        self.state = RunState(
+            captioner=captioner,
+            optimizer=self.optimizer,
+            precision=self.precision,
+            progress=self.progress,
+            world=self.world,
+        )
+        self.keeper = Keeper(
+            self.state,
+            folder,
+            world=self.world,
+            identity=identity or {},
+            save_minutes=config.train.save_minutes,
+            checkpoints=checkpoints,
+        )
 
     def run(self) -> None:
         """Trains the epochs that remain, then compares MLE and SMILE on the test images."""
-        epochs = self.config.train.epochs
         size = sum(p.numel() for p in self.captioner.parameters())
         counts = ", ".join(f"{len(part)} {name}" for name, part in self.examples.items())
-        print(f"{size / 1e6:.1f} M parameters on {self.device}; images: {counts}; → {self.folder}")
-        for epoch in range(len(self.records), epochs):
-            phase = Phase.of(self.config, epoch)
-            if epoch == phase.first_epoch:
-                self.best = math.inf  # losses of different objectives do not compare
-                if epoch > 0:
-                    save_run(self.folder / MLE_FOLDER, self.captioner)
-                    print(f"switch to {phase.objective}: the MLE captioner is kept in "
-                          f"{self.folder / MLE_FOLDER}")  # fmt: skip
-            self.finish_epoch(self.train_epoch(epoch, phase), phase)
+        where = f"{self.device}" + f" x {self.world.size}" * (self.world.size > 1)
+        self.say(f"{size / 1e6:.1f} M parameters on {where}; images: {counts}; → {self.folder}")
+        while self.progress.epoch < self.config.train.epochs:
+            phase = Phase.of(self.config, self.progress.epoch)
+            if self.progress.epoch == phase.first_epoch and self.progress.step == 0:
+                self.begin_phase(phase)
+            self.train_epoch(phase)
+            self.finish_epoch(phase)
         self.compare()
 
-    def train_epoch(self, epoch: int, phase: Phase) -> dict:
-        """One pass over every caption; returns the first half of the epoch's record."""
-        config = self.config.train
+    def begin_phase(self, phase: Phase) -> None:
+        self.progress.best = math.inf  # losses of different objectives do not compare
+        if phase.first_epoch > 0:
+            folder = self.folder / MLE_FOLDER
+            self.keeper.write(lambda: save_run(folder, self.captioner))
+            self.say(f"switch to {phase.objective}: the MLE captioner is kept in {folder}")
+
+    def train_epoch(self, phase: Phase) -> None:
+        """One pass over every caption, from the step where `progress` is."""
+        config, progress = self.config.train, self.progress
         self.captioner.train()
-        sampler = self.batches.batch_sampler
-        sampler.set_epoch(epoch)
-        steps = math.ceil(len(sampler) / config.accumulate)
-        total = torch.zeros((), device=self.device)
-        tokens = images = 0
-        started = time.perf_counter()
-        title = f"epoch {epoch + 1}/{config.epochs} {phase.objective}"
-        with tqdm(total=sampler.num_groups, desc=title, unit=" images", leave=False) as bar:
-            for step, batches in enumerate(in_groups(self.batches, config.accumulate)):
-                lr = phase.learning_rate(config, epoch=epoch, step=step, steps=steps)
-                loss, count = self.step(batches, phase, lr)
-                total, tokens = total + loss, tokens + count
-                images += sum(len(batch.names) for batch in batches)
-                bar.set_postfix(loss=f"{loss.item() / max(count, 1):.3f}", lr=f"{lr:.1e}")
-                bar.update(sum(len(batch.names) + len(batch.broken) for batch in batches))
-        seconds = time.perf_counter() - started
-        return {
-            "epoch": epoch + 1,
-            "objective": phase.objective,
-            "lr": lr,
-            "train_loss": total.item() / max(tokens, 1),
-            "seconds": round(seconds, 2),
-            "images_per_second": round(images / seconds, 1),
-            "broken_images": len(self.broken),
-        }
+        sampler, steps = self.batches.batch_sampler, self.num_steps
+        sampler.set_epoch(progress.epoch, first=progress.step * config.accumulate)
+        title = f"epoch {progress.epoch + 1}/{config.epochs} {phase.objective}"
+        with self.bar(total=steps, initial=progress.step, desc=title, unit=" steps") as bar:
+            clock = time.perf_counter()
+            for batches in in_groups(self.batches, config.accumulate):
+                lr = phase.learning_rate(
+                    config, epoch=progress.epoch, step=progress.step, steps=steps
+                )
+                loss, tokens, images = self.step(batches, phase, lr)
+                progress.step += 1
+                progress.loss += loss
+                progress.tokens += tokens
+                progress.images += images
+                progress.seconds += time.perf_counter() - clock
+                bar.set_postfix(loss=f"{loss / max(tokens, 1):.3f}", lr=f"{lr:.1e}")
+                bar.update()
+                self.keeper.pause()
+                clock = time.perf_counter()
 
-    def step(self, batches: list[Batch], phase: Phase, lr: float) -> tuple[Tensor, int]:
-        """One optimiser step on one or more batches; returns their summed loss and token count.
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps in an epoch."""
+        return math.ceil(len(self.batches.batch_sampler) / self.config.train.accumulate)
 
-        The loss is divided by the tokens of all the batches together, so accumulating over several
-        gives the gradient of one large batch, whatever the captions' lengths.
+    def step(self, batches: list[Batch], phase: Phase, lr: float) -> tuple[float, int, int]:
+        """One optimiser step on one or more batches; returns summed loss, tokens and images.
+
+        The loss is divided by the tokens of all the batches of all processes together, so neither
+        accumulating over several nor sharing them out changes the gradient from that of one large
+        batch, whatever the captions' lengths.
         """
-        config = self.config.train
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        for broken in (item for batch in batches for item in batch.broken):
-            if broken.name not in self.broken:
-                tqdm.write(f"skipped: {broken.reason}")
-                self.broken.add(broken.name)
-        batches = [batch for batch in batches if batch.names]
-        count = sum(self.objective.num_targets(batch) for batch in batches)
+        self.note_broken(batches)
+        targets = sum(self.objective.num_targets(batch) for batch in batches)
+        images = sum(len(batch.names) for batch in batches)
+        targets, images = (int(count) for count in self.world.sums([targets, images]))
+        if targets == 0:  # every image is broken
+            return 0.0, 0, images
         total = torch.zeros((), device=self.device)
-        for batch in batches:
-            loss = self.loss(batch, phase.objective)
-            self.precision.backward(loss / max(count, 1))
+        for number, batch in enumerate(batches, start=1):
+            with self.world.exchanging(self.model, now=number == len(batches)):
+                loss = self.loss(self.model, batch, phase)
+                # Gradients are averaged over the processes, where they should be added up.
+                self.precision.backward(loss / (targets / self.world.size))
             total += loss.detach()
-        self.precision.step(self.optimizer, self.captioner.parameters(), config.grad_clip)
+        norm = self.precision.step(
+            self.optimizer, self.captioner.parameters(), self.config.train.grad_clip
+        )
         self.optimizer.zero_grad(set_to_none=True)
-        return total, count
+        own_loss, norm = torch.stack([total, norm]).tolist()
+        [loss] = self.world.sums([own_loss])
+        self.check_finite(loss, norm, lr)
+        return loss, targets, images
 
-    def loss(self, batch: Batch, objective: str) -> Tensor:
-        """The objective summed over the batch's tokens."""
+    def loss(self, model: nn.Module, batch: Batch, phase: Phase) -> Tensor:
+        """The phase's objective summed over the batch's tokens."""
         with self.precision.autocast():
-            return self.objective(batch.to(self.device), objective)
+            return model(batch.to(self.device), phase.objective)
 
-    def finish_epoch(self, record: dict, phase: Phase) -> None:
+    def finish_epoch(self, phase: Phase) -> None:
         """Validates, then writes log, pictures and checkpoints."""
         self.captioner.eval()
+        record = self.epoch_record(phase)
         record["val_loss"] = self.validation_loss(phase)
+        self.check_finite(record["val_loss"], 0.0, record["lr"])
         shown = self.examples["val"][: self.config.train.caption_images or None]
-        captions = describe(self.captioner, shown)
+        captions = describe(self.captioner, shown, world=self.world, pause=self.keeper.pause)
         record |= summarise(captions, shown)
         record["captions"] = dict(zip([ex.name for ex in shown], captions, strict=True))
-        self.records.append(record)
-        tqdm.write(epoch_line(record, self.config.train.epochs))
+        self.say(epoch_line(record, self.config.train.epochs))
         for example, caption in list(zip(shown, captions, strict=True))[:3]:
-            tqdm.write(f"    {example.name}: {caption}")
+            self.say(f"    {example.name}: {caption}")
 
-        if record["val_loss"] < self.best:
-            self.best = record["val_loss"]
-            save_run(self.folder, self.captioner)
-        save_run(self.folder / LAST_FOLDER, self.captioner)
-        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in self.records)
-        write_atomically(self.folder / "log.jsonl", lambda path: path.write_text(lines, "utf-8"))
-        draw_epoch(self.folder, self.records, shown, captions)
-        self.save_state()
+        is_best = record["val_loss"] < self.progress.best
+        self.progress.best = min(self.progress.best, record["val_loss"])
+        self.progress.next_epoch(record)
+        self.keeper.write(lambda: self.write_epoch(captions, is_best=is_best))
+        # Last of all: a run killed before this does the end of the epoch over again, alike.
+        self.keeper.save()
+
+    def epoch_record(self, phase: Phase) -> dict[str, Any]:
+        """What the training pass has to say for log.jsonl."""
+        progress, steps = self.progress, self.num_steps
+        lr = phase.learning_rate(
+            self.config.train, epoch=progress.epoch, step=steps - 1, steps=steps
+        )
+        self.state.gather_broken()
+        return {
+            "epoch": progress.epoch + 1,
+            "objective": phase.objective,
+            "lr": lr,
+            "train_loss": progress.loss / max(progress.tokens, 1),
+            "seconds": round(progress.seconds, 2),
+            "images_per_second": round(progress.images / max(progress.seconds, 1e-9), 1),
+            "broken_images": len(progress.broken),
+        }
 
     @torch.inference_mode()
     def validation_loss(self, phase: Phase) -> float:
         """Mean loss per token over all validation captions, under the phase's objective."""
         total, count = torch.zeros((), device=self.device), 0
-        for batch in tqdm(self.make_loader("val"), desc="validation", unit=" batches", leave=False):
-            if batch.names:
-                total += self.loss(batch, phase.objective)
-                count += self.objective.num_targets(batch)
-        return total.item() / max(count, 1)
+        devices = [self.device] if self.device.type == "cuda" else []
+        # The objective "random" draws words: here the same ones in each epoch, and without
+        # changing what training draws next.
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self.config.train.seed)
+            for batch in self.bar(self.make_loader("val"), desc="validation", unit=" batches"):
+                if batch.names:
+                    total += self.loss(self.objective, batch, phase)
+                    count += self.objective.num_targets(batch)
+                self.keeper.pause()
+        total, count = self.world.sums([total.item(), count])
+        return total / max(count, 1)
+
+    def write_epoch(self, captions: list[str], *, is_best: bool) -> None:
+        """The captioner, the log and the pictures, as they are after an epoch."""
+        records = self.progress.records
+        if is_best:
+            save_run(self.folder, self.captioner)
+        save_run(self.folder / LAST_FOLDER, self.captioner)
+        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records)
+        write_atomically(self.folder / "log.jsonl", lambda path: path.write_text(lines, "utf-8"))
+        draw_epoch(self.folder, records, self.examples["val"][: len(captions)], captions)
 
     def make_loader(self, split: str) -> DataLoader:
         return make_loader(
@@ -242,27 +387,8 @@ class Trainer:
             self.examples[split],
             training=split == "train",
             pin_memory=self.device.type == "cuda",
+            world=self.world,
         )
-
-    def save_state(self) -> None:
-        """All that `resume` needs, in one file, so that weights and optimiser always agree."""
-        state = {
-            "model": self.captioner.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "records": self.records,
-            "best": self.best,
-            "rng": torch.get_rng_state(),
-        }
-        write_atomically(self.folder / STATE, lambda path: torch.save(state, path))
-
-    def resume(self) -> None:
-        """Goes back to the end of the last finished epoch."""
-        state = torch.load(self.folder / STATE, map_location=self.device, weights_only=True)
-        self.captioner.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.records, self.best = state["records"], state["best"]
-        torch.set_rng_state(state["rng"].cpu())
-        print(f"resuming {self.folder} after epoch {len(self.records)}")
 
     def compare(self) -> None:
         """Describes test images with the MLE and the final captioner: two lines and a picture."""
@@ -270,16 +396,78 @@ class Trainer:
         contenders = {self.config.loss.objective.upper(): self.folder}
         if is_run(self.folder / MLE_FOLDER):
             contenders = {"MLE": self.folder / MLE_FOLDER} | contenders
-        print(f"\non {len(shown)} test images:")
+        self.say(f"\non {len(shown)} test images:")
         columns = {}
         for label, folder in contenders.items():
-            columns[label] = describe(load_run(folder).to(self.device), shown)
-            print(f"  {label:<6} {summary_line(summarise(columns[label], shown))}")
-        draw_comparison(self.folder / "comparison.png", shown, columns)
-        print(
-            f"\n{self.folder} holds the captioner, log.jsonl, samples.png, comparison.png, loss.png"
+            captioner = load_run(folder).to(self.device)
+            columns[label] = describe(captioner, shown, world=self.world, pause=self.keeper.pause)
+            self.say(f"  {label:<6} {summary_line(summarise(columns[label], shown))}")
+        self.keeper.write(lambda: draw_comparison(self.folder / COMPARISON, shown, columns))
+        self.say(
+            f"\n{self.folder} holds the captioner, log.jsonl, samples.png, {COMPARISON}, loss.png"
         )
-        print(f"try it: python sample.py PHOTO --model {self.folder}")
+        self.say(f"try it: python sample.py PHOTO --model {self.folder}")
+
+    def check_finite(self, loss: float, norm: float, lr: float) -> None:
+        """Raises UserError where training has gone wrong, before anything of it is saved."""
+        if not math.isfinite(loss) or self.precision.failed(norm):
+            where = f"after {self.progress}"
+            self.keeper.give_up(
+                divergence(where=where, loss=loss, norm=norm, lr=lr, config=self.config.train)
+            )
+
+    def note_broken(self, batches: list[Batch]) -> None:
+        """Says of each image that cannot be read, once, that it is skipped."""
+        for broken in (item for batch in batches for item in batch.broken):
+            if broken.name not in self.progress.broken:
+                tqdm.write(f"skipped: {broken.reason}")
+                self.progress.broken.append(broken.name)
+
+    # Telling ----------------------------------------------------------------------------------
+
+    def say(self, line: str) -> None:
+        if self.world.is_first:
+            tqdm.write(line)
+
+    def bar(self, *args: object, **options: object) -> tqdm:
+        return tqdm(*args, **options, leave=False, disable=not self.world.is_first)
+
+    def dry_run(self) -> None:
+        """One batch through everything, and what that says of a whole run."""
+        config, phase = self.config.train, Phase.of(self.config, 0)
+        lr = phase.learning_rate(config, epoch=0, step=0, steps=self.num_steps)
+        shown = self.examples["val"][: config.caption_images or None]
+        self.captioner.train()
+        batches, data_seconds = timed(lambda: next(in_groups(self.batches, config.accumulate)))
+        self.step(batches, phase, lr)  # the first takes longer, as it sets things up
+        (loss, tokens, images), step_seconds = timed(lambda: self.step(batches, phase, lr))
+        self.captioner.eval()
+        with torch.inference_mode():
+            _, val_seconds = timed(lambda: self.loss(self.objective, batches[0], phase).item())
+        count = min(len(shown), 8 * self.world.size)
+        captions, caption_seconds = timed(
+            lambda: describe(self.captioner, shown[:count], world=self.world)
+        )
+        estimate = Estimate(
+            device=self.device,
+            precision=self.precision.name,
+            parameters=sum(p.numel() for p in self.captioner.parameters()),
+            images=images,
+            captions=self.world.total(sum(int((b.ids[:, :, 0] != 0).sum()) for b in batches)),
+            tokens=max(batch.ids.size(2) for batch in batches),
+            steps=self.num_steps,
+            val_batches=len(self.make_loader("val").batch_sampler),
+            val_captions=len(shown),
+            epochs=config.epochs,
+            workers=config.workers,
+            data_seconds=data_seconds,
+            step_seconds=step_seconds,
+            val_seconds=val_seconds,
+            caption_seconds=caption_seconds / count,
+            loss=loss / max(tokens, 1),
+            caption=captions[0],
+        )
+        self.say("\n".join(["dry run: nothing is written", *estimate.lines()]))
 
 
 def in_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

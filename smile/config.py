@@ -123,7 +123,9 @@ class TrainConfig:
     """How it is learned."""
 
     epochs: int = setting(5, "passes over all captions", minimum=1)
-    batch_size: int = setting(16, "images in a batch", minimum=1)
+    batch_size: int = setting(
+        16, "images in a batch; several processes share each batch out", minimum=1
+    )
     accumulate: int = setting(1, "batches per optimiser step", minimum=1)
     lr: float = setting(1e-4, "highest learning rate of AdamW", above=0)
     min_lr: float = setting(1e-6, "learning rate at the cosine's end", minimum=0)
@@ -133,6 +135,9 @@ class TrainConfig:
     grad_clip: float = setting(1.0, "largest norm of the gradient; 0: no clipping", minimum=0)
     seed: int = setting(0, "of weights, order, augmentation", minimum=0, maximum=LARGEST_SEED)
     workers: int = setting(2, "processes that load images; 0: none beside the main one", minimum=0)
+    save_minutes: float = setting(
+        10.0, "minutes between two checkpoints for --resume, beside one each epoch", above=0
+    )
     caption_images: int = setting(
         64, "images captioned after each epoch and at the end; 0: all of the split", minimum=0
     )

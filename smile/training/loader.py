@@ -7,10 +7,17 @@ from torch.utils.data import DataLoader
 
 from smile.captioner import Captioner
 from smile.data import CaptionDataset, Collate, EpochBatches, Example
+from smile.distributed import World
+from smile.training.signals import leave_signals_to_the_parent
 
 
 def make_loader(
-    captioner: Captioner, examples: Sequence[Example], *, training: bool, pin_memory: bool
+    captioner: Captioner,
+    examples: Sequence[Example],
+    *,
+    training: bool,
+    pin_memory: bool,
+    world: World,
 ) -> DataLoader:
     """`Batch`es of `examples`: augmented and shuffled for training, in order otherwise.
 
@@ -30,6 +37,7 @@ def make_loader(
             captions_per_image=data.captions_per_image,
             seed=config.seed,
             shuffle=training,
+            world=world,
         ),
         collate_fn=Collate(
             captioner.tokenizer,
@@ -38,6 +46,7 @@ def make_loader(
             shift_first=captioner.config.loss.first_token == "shift",
         ),
         num_workers=config.workers,
+        worker_init_fn=leave_signals_to_the_parent,
         pin_memory=pin_memory,
         persistent_workers=training and config.workers > 0,
         # A loader draws a seed for its workers, which need none. Drawn from a generator of its own,

@@ -1,7 +1,9 @@
 """In which arithmetic a step is computed, and the optimiser's step itself."""
 
 import contextlib
+import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,17 @@ class Precision:
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
+
+    def failed(self, norm: float) -> bool:
+        """Whether a gradient of this norm means that training has gone wrong for good."""
+        return not math.isfinite(norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes from step to step, for a checkpoint: nothing in these two."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to a `state_dict`."""
 
     def step(
         self, optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], grad_clip: float

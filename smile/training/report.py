@@ -1,26 +1,44 @@
 """How a run fares: captions of a few images, what can be said of them, a line and two pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from smile.captioner import Captioner
+from smile.config import TrainConfig
 from smile.data import Example
 from smile.data.shapes import Scene, check_caption
+from smile.distributed import World
 from smile.pictures import contact_sheet, loss_curve
 
 SHEET = 12  # images on a contact sheet
 
 
-def describe(captioner: Captioner, examples: Sequence[Example], batch_size: int = 64) -> list[str]:
-    """A caption for each example, by the run's own search settings."""
+def describe(
+    captioner: Captioner,
+    examples: Sequence[Example],
+    *,
+    world: World | None = None,
+    pause: Callable[[], None] = lambda: None,
+    batch_size: int = 64,
+) -> list[str]:
+    """A caption for each example, by the run's own search settings.
+
+    The processes of `world` share the work, and all have its outcome. `pause` is called between
+    batches.
+    """
+    world = world or World()
     captions: list[str] = []
-    for start in tqdm(
-        range(0, len(examples), batch_size), desc="captions", unit=" batches", leave=False
-    ):
-        batch = examples[start : start + batch_size]
-        captions += captioner.caption([example.read() for example in batch])
+    bar = {"desc": "captions", "unit": " batches", "leave": False, "disable": not world.is_first}
+    for start in tqdm(range(0, len(examples), batch_size * world.size), **bar):
+        rows = range(start, min(start + batch_size * world.size, len(examples)))
+        own = rows[world.rank :: world.size]
+        images = [examples[row].read() for row in own]
+        texts = captioner.caption(images, seeds=own) if images else []
+        shares = world.gather(texts)
+        captions += [shares[i % world.size][i // world.size] for i in range(len(rows))]
+        pause()
     return captions
 
 
@@ -55,6 +73,20 @@ def epoch_line(record: dict, epochs: int) -> str:
     if record["broken_images"]:
         line += f"{record['broken_images']} broken images skipped so far; "
     return line + summary_line(record)
+
+
+def divergence(*, where: object, loss: float, norm: float, lr: float, config: TrainConfig) -> str:
+    """What to say when a step's loss or gradient is not a number any more, and why that may be."""
+    causes = [f"a learning rate too high (here {lr:.1e}, at most train.lr = {config.lr:g})"]
+    if config.grad_clip == 0:
+        causes.append("gradients not clipped (train.grad_clip = 0)")
+    if config.warmup_steps == 0:
+        causes.append("no warm-up (train.warmup_steps = 0)")
+    causes.append("weights or pictures that were not finite to begin with")
+    return (
+        f"{where}: the loss is {loss}, the norm of its gradient {norm}: stopped, and nothing of "
+        f"this step was saved; likely causes: {', '.join(causes)}"
+    )
 
 
 def draw_epoch(

@@ -1,0 +1,95 @@
+"""What `--dry-run` has to say: sizes, memory and how long the whole will take."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What one batch through everything took.
+
+    parameters: of the captioner. images, captions, tokens: of the batch, its longest caption's.
+    steps, val_batches, val_captions: in an epoch; epochs: in all.
+    data_seconds: to make a step's batches; step_seconds: to train on them; val_seconds: of a
+    validation batch; caption_seconds: to write one caption. workers: processes that make batches.
+    """
+
+    device: torch.device
+    precision: str
+    parameters: int
+    images: int
+    captions: int
+    tokens: int
+    steps: int
+    val_batches: int
+    val_captions: int
+    epochs: int
+    workers: int
+    data_seconds: float
+    step_seconds: float
+    val_seconds: float
+    caption_seconds: float
+    loss: float
+    caption: str
+
+    @property
+    def epoch_seconds(self) -> float:
+        """Workers make batches meanwhile, each one step's in `data_seconds`."""
+        step = self.step_seconds + self.data_seconds
+        if self.workers:
+            step = max(self.step_seconds, self.data_seconds / self.workers)
+        return (
+            self.steps * step
+            + self.val_batches * self.val_seconds
+            + self.val_captions * self.caption_seconds
+        )
+
+    def lines(self) -> list[str]:
+        weights = 4 * self.parameters
+        return [
+            f"captioner   {self.parameters / 1e6:.1f} M parameters on {self.device}, "
+            f"{self.precision}",
+            f"step        {self.images} images with {self.captions} captions of up to "
+            f"{self.tokens} tokens, prompt included; {self.steps} steps an epoch",
+            f"            loss {self.loss:.3f} a token; {self.step_seconds:.3f} s, and "
+            f"{self.data_seconds:.3f} s to make it ready",
+            f"validation  {self.val_batches} batches of {self.val_seconds:.3f} s, "
+            f"{self.val_captions} captions of {self.caption_seconds:.3f} s",
+            f"caption     {self.caption}",
+            f"memory      at most {size(peak_memory(self.device))} so far",
+            f"disk        {size(3 * weights)} a checkpoint, of which two are kept, and "
+            f"{size(weights)} a captioner",
+            f"time        about {duration(self.epoch_seconds)} an epoch, "
+            f"{duration(self.epochs * self.epoch_seconds)} for {self.epochs}",
+        ]
+
+
+def timed(action: Callable[[], Any]) -> tuple[Any, float]:
+    """What `action` returns, and the seconds it took."""
+    start = time.perf_counter()
+    return action(), time.perf_counter() - start
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes taken so far: on a GPU by tensors, else by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
+
+
+def duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds) // 60, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {round(seconds) % 60} s" if minutes else f"{seconds:.1f} s"

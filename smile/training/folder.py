@@ -1,0 +1,66 @@
+"""Where a run lives: one run a folder, and one process (or group of them) at work there."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from smile.checkpoint import is_run, remove_unfinished
+from smile.distributed import World
+from smile.errors import UserError, disk
+from smile.lock import RunLock
+from smile.training.checkpoints import Checkpoints
+
+
+def default_folder(config: str) -> Path:
+    """runs/shapes for configs/shapes.toml."""
+    return Path("runs") / Path(config).stem
+
+
+def run_folder(config: str, out: Path | None, *, resume: bool) -> Path:
+    """The folder of a run: never one that holds another, unless it is to be resumed.
+
+    Args:
+        config: path of its config, after which it is called unless `out` names a folder.
+
+    Raises:
+        UserError: there is nothing to resume, or `out` holds another run.
+    """
+    folder = out or default_folder(config)
+    resumable = bool(Checkpoints(folder).numbers())
+    if resume and not resumable:
+        raise UserError(f"--resume: {folder} holds no interrupted run (it has no checkpoints)")
+    if resume or not (resumable or is_run(folder)):
+        return folder
+    if out:
+        raise UserError(
+            f"--out {folder} holds a run: add --resume to go on with it, or name another"
+        )
+    number = next(n for n in range(2, 10**6) if not Path(f"{folder}-{n}").exists())
+    print(
+        f"{folder} holds a run; this one goes to {folder}-{number} (--resume goes on with the old)"
+    )
+    return Path(f"{folder}-{number}")
+
+
+def claim(folder: Path, lock: RunLock) -> None:
+    """Makes the folder ours alone, and clears away what a killed run left half written."""
+    with disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not lock.acquire():
+            raise UserError(f"{folder}: another run is writing it: wait for its end, or use --out")
+        remove_unfinished(folder)
+
+
+def resume_command(config: str, out: Path | None, folder: Path, world: World) -> str:
+    """The command that goes on with the run of this one."""
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    if out is None and folder != default_folder(config):
+        words += ["--out", str(folder)]
+    launcher, remark = ["python"], ""
+    if world.size > 1:
+        launcher = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"]]
+        if (machines := os.environ.get("GROUP_WORLD_SIZE", "1")) != "1":
+            launcher[1:1] = ["--nnodes", machines]
+            remark = " (on each machine, with its --rdzv options)"
+    return shlex.join([*launcher, sys.argv[0], *words, "--resume"]) + remark

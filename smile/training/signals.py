@@ -1,0 +1,53 @@
+"""Being asked to stop: SIGTERM, as a cluster sends it, and SIGINT, which is Ctrl-C."""
+
+import os
+import signal
+from typing import Self
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stopped(Exception):
+    """The run was asked to stop by signal `number`, and has saved everything."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class StopSignals:
+    """While entered, a signal to stop is only noted down, for the loop to heed between two steps.
+
+    A second Ctrl-C stops at once.
+    """
+
+    def __init__(self) -> None:
+        self.number = 0  # of the first signal that came; 0: none
+        self.previous: dict[int, object] = {}
+
+    def __enter__(self) -> Self:
+        self.previous = {number: signal.signal(number, self.note) for number in STOPPING}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+    def note(self, number: int, frame: object) -> None:
+        """The handler."""
+        if number == self.number == signal.SIGINT:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif not self.number:
+            self.number = number
+            again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
+            os.write(2, f"\ntrain.py: finishing the step and saving{again}\n".encode())
+
+
+def leave_signals_to_the_parent(worker: int) -> None:
+    """For processes that load data: the main one still needs them for the step it is to finish.
+
+    Ctrl-C reaches every process of a terminal, and torchrun signals whole process groups.
+    """
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)

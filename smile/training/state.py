@@ -1,0 +1,132 @@
+"""Everything that a run's next step depends on: what a checkpoint holds."""
+
+import math
+import random
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy
+import torch
+
+from smile.captioner import Captioner
+from smile.checkpoint import build
+from smile.config import Config, DecoderConfig, ViTConfig
+from smile.distributed import World
+from smile.tokenizer import Tokenizer
+from smile.training.precision import Precision
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    epoch, step: the epoch at hand (counted from 0), and how many of its optimiser steps are done;
+        after the last one it still has to be validated.
+    loss, tokens, images, seconds: sums over these steps, of all processes (seconds: of the first).
+    best: lowest validation loss under the present objective.
+    records: one per finished epoch, as in log.jsonl.
+    broken: names of the images skipped as unreadable.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    tokens: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    best: float = math.inf
+    records: list[dict] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+    def next_epoch(self, record: dict) -> None:
+        """Files the record of the epoch at hand, and begins the next."""
+        self.records.append(record)
+        self.epoch += 1
+        self.step = self.tokens = self.images = 0
+        self.loss = self.seconds = 0.0
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch + 1}, step {self.step}" if self.step else f"epoch {self.epoch}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """The things that change as a run goes on, in this process."""
+
+    captioner: Captioner
+    optimizer: torch.optim.Optimizer
+    precision: Precision
+    progress: Progress
+    world: World
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `restore` goes back to, of all processes: every one has to call this.
+
+        Tensors and plain values only, which `torch.load` reads without running anything.
+        """
+        self.gather_broken()
+        config = self.captioner.config
+        return {
+            "model": self.captioner.state_dict(),
+            "vit": asdict(config.vit),
+            "decoder": asdict(config.decoder),
+            "vocab": self.captioner.tokenizer.vocab,
+            "optimizer": self.optimizer.state_dict(),
+            "precision": self.precision.state_dict(),
+            "progress": asdict(self.progress),
+            "random": self.world.gather(random_state(self.captioner.device)),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes back to a `state_dict`, whose weights `captioner_of` has built the captioner with.
+
+        A process that was not there then draws random numbers of its own.
+        """
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.precision.load_state_dict(state["precision"])
+        vars(self.progress).update(state["progress"])
+        if self.world.rank < len(state["random"]):
+            set_random_state(state["random"][self.world.rank], self.captioner.device)
+        else:
+            seed_process(self.captioner.config.train.seed, self.world)
+
+    def gather_broken(self) -> None:
+        """Lets every process know which images the others have skipped."""
+        names = self.world.gather(self.progress.broken)
+        self.progress.broken = sorted({name for part in names for name in part})
+
+
+def captioner_of(state: dict[str, Any], config: Config, *, source: object) -> Captioner:
+    """The captioner as it was, with the run's present settings; `source` is for errors to name."""
+    vit, decoder = ViTConfig(**state["vit"]), DecoderConfig(**state["decoder"])
+    config = replace(config, vit=vit, decoder=decoder)
+    return build(config, Tokenizer(state["vocab"]), state["model"], source=source)
+
+
+def seed_process(seed: int, world: World) -> None:
+    """Gives this process a dropout of its own; the first keeps what `seed` began."""
+    if not world.is_first:
+        torch.manual_seed(seed + world.rank)
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """What this process's generators draw next: torch's (CPU and `device`), Python's, NumPy's."""
+    name, keys, *rest = numpy.random.get_state()
+    state = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(keys.astype("int64")), *rest),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Goes back to a `random_state`."""
+    torch.set_rng_state(state["torch"])
+    random.setstate(state["python"])
+    name, keys, *rest = state["numpy"]
+    numpy.random.set_state((name, keys.numpy().astype("uint32"), *rest))
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
