@@ -308,7 +308,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         own_loss, norm = torch.stack([total, norm]).tolist()
         [loss] = self.world.sums([own_loss])
-        self.check_finite(loss, norm, lr)
+        self.check_finite(loss, norm, lr, during=f"step {self.progress.step + 1}")
         return loss, targets, images
 
     def loss(self, model: nn.Module, batch: Batch, phase: Phase) -> Tensor:
@@ -321,7 +321,7 @@ class Trainer:
         self.captioner.eval()
         record = self.epoch_record(phase)
         record["val_loss"] = self.validation_loss(phase)
-        self.check_finite(record["val_loss"], 0.0, record["lr"])
+        self.check_finite(record["val_loss"], 0.0, record["lr"], during="validation")
         shown = self.examples["val"][: self.config.train.caption_images or None]
         captions = describe(self.captioner, shown, world=self.world, pause=self.keeper.pause)
         record |= summarise(captions, shown)
@@ -408,10 +408,10 @@ class Trainer:
         )
         self.say(f"try it: python sample.py PHOTO --model {self.folder}")
 
-    def check_finite(self, loss: float, norm: float, lr: float) -> None:
+    def check_finite(self, loss: float, norm: float, lr: float, *, during: str) -> None:
         """Raises UserError where training has gone wrong, before anything of it is saved."""
         if not math.isfinite(loss) or self.precision.failed(norm):
-            where = f"after {self.progress}"
+            where = f"epoch {self.progress.epoch + 1}, {during}"
             self.keeper.give_up(
                 divergence(where=where, loss=loss, norm=norm, lr=lr, config=self.config.train)
             )

@@ -1,0 +1,116 @@
+"""Two processes under torchrun do what one does with the whole of each batch."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from kill_training import differences
+from safetensors.torch import load_file
+from several_processes import CASES, DROPOUT, ROOT, config_of, trainer_of
+
+import train
+from smile.data import EpochBatches
+from smile.data.shapes import make_scenes
+from smile.distributed import World
+from smile.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory):
+    """The folder in which two processes have trained every case."""
+    folder = tmp_path_factory.mktemp("two")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [sys.executable, *launcher, ROOT / "tests" / "several_processes.py", folder]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def records(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_are_one(case, two_processes, tmp_path):
+    trainer_of(config_of(*CASES[case]), tmp_path, World()).run()
+    ours, theirs = records(two_processes / case), records(tmp_path)
+    for key in ("train_loss", "val_loss"):
+        assert [r[key] for r in ours] == pytest.approx([r[key] for r in theirs], rel=1e-4)
+    for part in ("mle", "last"):
+        ours, theirs = (
+            load_file(folder / part / "model.safetensors")
+            for folder in (two_processes / case, tmp_path)
+        )
+        for name, tensor in theirs.items():
+            # AdamW's first steps follow the sign of the gradient: where it is about zero, rounding
+            # decides, and a weight may be off by the rate. So nearly all must agree, none be far.
+            close = torch.isclose(ours[name], tensor, rtol=1e-3, atol=1e-4)
+            assert close.float().mean() > 0.97, name
+            assert (ours[name] - tensor).abs().max() < 0.02, name
+
+
+def test_two_processes_resume_exactly(two_processes):
+    assert int((two_processes / "stops").read_text()) == 3
+    assert differences(two_processes / "stopped", two_processes / "whole") == []
+
+
+def test_one_process_goes_on_with_the_run_of_two(two_processes, capsys):
+    """It says that this is not quite the same run any more."""
+    checkpoints = two_processes / "whole" / "checkpoints"
+    for path in sorted(checkpoints.iterdir())[2:]:  # of the two, leave the one before the last
+        path.unlink()
+    trainer = trainer_of(config_of(*DROPOUT), two_processes / "whole", World(), resume=True)
+    assert "2 processes there, 1 now" in capsys.readouterr().out
+    assert trainer.progress.epoch == 1
+    trainer.run()
+    assert trainer.progress.epoch == 2
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize(("num_images", "batch_size", "k"), [(13, 5, 1), (11, 5, 3), (1, 7, 5)])
+def test_each_caption_falls_to_one_process_once_an_epoch(size, num_images, batch_size, k):
+    scenes = make_scenes("train", num_images, seed=0, image_size=8)
+
+    def dealt(world: World, epoch: int, first: int = 0) -> list[list]:
+        batches = EpochBatches(
+            scenes, batch_size=batch_size, captions_per_image=k, seed=3, world=world
+        )
+        batches.set_epoch(epoch, first=first)
+        return list(batches)
+
+    for epoch in range(3):
+        whole = dealt(World(), epoch)
+        shares = [dealt(World(rank, size), epoch) for rank in range(size)]
+        assert {len(share) for share in shares} == {len(whole)}
+        together = [sorted(chain(*parts)) for parts in zip(*shares, strict=True)]
+        assert together == [sorted(batch) for batch in whole]
+        pairs = [(d.example, c) for batch in whole for d in batch for c in d.captions]
+        assert len(pairs) == len(set(pairs)) == sum(len(scene.captions) for scene in scenes)
+        assert dealt(World(), epoch, first=1) == whole[1:]
+
+
+def test_one_process_never_touches_torch_distributed(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise AssertionError("one process alone reached for torch.distributed")
+
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name in ("init_process_group", "all_reduce", "all_gather_object", "broadcast_object_list"):
+        monkeypatch.setattr(torch.distributed, name, fail)
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", fail)
+    trainer = trainer_of(config_of(*CASES["groups"]), tmp_path, World.join())
+    assert trainer.model is trainer.objective
+    trainer.run()
+    assert not torch.distributed.is_initialized()
+
+
+def test_more_processes_than_images_in_a_batch_are_refused(tmp_path):
+    captioner = trainer_of(config_of(), tmp_path, World()).captioner
+    examples = {"train": make_scenes("train", 3, seed=0, image_size=48)}
+    with pytest.raises(UserError, match=r"train\.batch_size = 5: expected at least 6"):
+        train.Trainer(captioner, tmp_path, examples, world=World(0, 6))
+    assert "WORLD_SIZE" not in os.environ

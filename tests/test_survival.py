@@ -1,0 +1,391 @@
+"""Stopped, killed, damaged, full: a run goes on as if nothing had happened, or says why not."""
+
+import errno
+import hashlib
+import json
+import os
+import random
+import resource
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from kill_training import command, differences, kill_and_resume
+from several_processes import ROOT, SMALL, config_of, train_in_bits, trainer_of
+
+import train
+from smile.checkpoint import load_run
+from smile.distributed import World
+from smile.errors import UserError
+from smile.training import checkpoints as checkpoints_module
+from smile.training.checkpoints import Checkpoints
+from smile.training.resume import check_same, identity
+from smile.training.state import random_state, set_random_state
+
+# Everything that draws at random: dropout, stochastic depth, augmentation, random words.
+RANDOM = ("data.augment=true", "loss.objective=random", "train.accumulate=2", "train.workers=0")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that was left alone."""
+    folder = tmp_path_factory.mktemp("whole")
+    trainer_of(config_of(*RANDOM), folder, World()).run()
+    return folder
+
+
+def final_state(folder: Path) -> dict:
+    checkpoints = Checkpoints(folder)
+    return checkpoints.load(checkpoints.choose()[0])
+
+
+def same(a, b) -> bool:
+    """Whether two nested states are equal, tensors bit for bit."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return a == b
+
+
+def test_a_run_stopped_at_every_pause_ends_the_same(whole, tmp_path):
+    """After each step, each batch of validation and each of captions.
+
+    There are 2 steps, one batch and one of captions in each of 2 epochs, and then two captioners
+    to compare. What is stopped in validation or captions does that part over again.
+    """
+    pauses = [1, 1, 1, 2, 3, 1, 1, 2, 3, 2]
+    stops = train_in_bits(config_of(*RANDOM), tmp_path, World(), pauses)
+    assert stops == len(pauses)
+    assert differences(tmp_path, whole) == []
+    ours, theirs = final_state(tmp_path), final_state(whole)
+    for key in ("optimizer", "random", "vocab"):
+        assert same(ours[key], theirs[key]), key
+
+
+def test_a_run_killed_at_random_moments_ends_the_same(tmp_path):
+    assert kill_and_resume(tmp_path, kills=2).total() == 2
+
+
+@pytest.fixture
+def run_main(monkeypatch, capfd):
+    """Runs train.py's main() in this process: (exit status, standard output, standard error)."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, words)])
+        status = 0
+        try:
+            train.main()
+        except SystemExit as ended:
+            status = ended.code
+        return status, *capfd.readouterr()
+
+    return run
+
+
+def arguments(out: Path, *more: str) -> list[str]:
+    """Those of train.py for the tiny run of these tests."""
+    words = command(out, settings=(*SMALL, *RANDOM, *more))
+    return words[words.index(str(ROOT / "train.py")) + 1 :]
+
+
+# Signals ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_saves_and_says_how_to_go_on(number, status, whole, tmp_path):
+    """It goes to the whole group, as from a terminal or torchrun, with processes that load data."""
+    out = tmp_path / "my run"
+    words = [sys.executable, ROOT / "train.py", *arguments(out, "train.epochs=2000")]
+    words += ["--set", "train.workers=1"]
+    process = subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    while not (out / "log.jsonl").exists() and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors[-2000:]
+    assert "Traceback" not in errors
+    *_, said, go_on = printed.splitlines()
+    assert said.startswith(f"stopped by {signal.Signals(number).name} after epoch ")
+    assert shlex.split(go_on) == ["python", *map(str, words[1:]), "--resume"]
+    assert not list(out.rglob(".*"))
+    # The config is that of another number of epochs, so `whole` has nothing to say; but it loads.
+    state = final_state(out)
+    assert state["progress"]["epoch"] >= 1
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    """Where the step never ends, as with a device that hangs."""
+    code = (
+        "import os, signal\n"
+        "from smile.training.signals import StopSignals\n"
+        "with StopSignals() as signals:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    assert signals.number == signal.SIGTERM\n"
+        "    signals.number = 0\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('noted', flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    print('never')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "noted\n"), done.stderr
+
+
+# Damage, full disks -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoints(tmp_path):
+    """Three saved, of which two are left."""
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2, 3):
+        checkpoints.save({"step": step, "weights": torch.full((1000,), step)}, {"run": {}})
+    return checkpoints
+
+
+def test_the_last_two_checkpoints_are_kept(checkpoints):
+    assert checkpoints.numbers() == [2, 3]
+    assert len(list(checkpoints.folder.iterdir())) == 4
+    assert checkpoints.load(Checkpoints(checkpoints.folder.parent).choose()[0])["step"] == 3
+
+
+@pytest.mark.parametrize("damage", ["a flipped bit", "cut short", "gone", "no .json", "torn .json"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(checkpoints, damage):
+    path = checkpoints.path(3)
+    data = bytearray(path.read_bytes())
+    if damage == "a flipped bit":
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    elif damage == "cut short":
+        path.write_bytes(data[:-100])
+    elif damage == "gone":
+        path.unlink()
+    elif damage == "no .json":
+        path.with_suffix(".json").unlink()
+    else:
+        path.with_suffix(".json").write_text('{"progr')
+    found = Checkpoints(checkpoints.folder.parent)
+    number, _, complaints = found.choose()
+    assert found.load(number)["step"] == 2
+    assert len(complaints) == (damage != "no .json")  # which is a save that was never finished
+    assert all(str(path) in complaint for complaint in complaints)
+    found.save({"step": 4}, {})  # the good one stays, the damaged one goes
+    assert found.numbers()[0] == 2 and len(found.numbers()) == 2
+    assert len(list(checkpoints.folder.iterdir())) == 4
+
+
+def test_no_good_checkpoint_at_all_is_one_line(checkpoints):
+    for number in (2, 3):
+        checkpoints.path(number).write_bytes(b"")
+    with pytest.raises(UserError, match=r"no checkpoint to resume from: .*000003.*; .*000002"):
+        Checkpoints(checkpoints.folder.parent).choose()
+
+
+def test_a_write_that_fails_halfway_harms_nothing(checkpoints):
+    """A real one: the system refuses to let the file grow."""
+    before = {path: path.read_bytes() for path in checkpoints.folder.iterdir()}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"000004.*cannot write: file too large"):
+            checkpoints.save({"weights": torch.zeros(100_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert {path: path.read_bytes() for path in checkpoints.folder.iterdir()} == before
+
+
+def fail_to_save(monkeypatch) -> None:
+    def fail(state, path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoints_module, "_save", fail)
+
+
+def test_a_full_disk_in_mid_epoch_does_not_stop_the_run(tmp_path, monkeypatch, capsys):
+    trainer = trainer_of(config_of(*RANDOM, "train.save_minutes=1e-9"), tmp_path, World())
+    number = trainer.keeper.checkpoints.number
+    with monkeypatch.context() as patch:
+        fail_to_save(patch)
+        trainer.keeper.pause()
+        said = capsys.readouterr().out
+        assert said.count("\n") == 1 and "no space left on device" in said
+        assert f"{number:06}.pt; going on, and trying again" in said
+        trainer.keeper.signals.number = signal.SIGTERM
+        with pytest.raises(UserError, match=r"no space left.*the last good checkpoint is .*000001"):
+            trainer.keeper.pause()
+        trainer.keeper.signals.number = 0
+    assert trainer_of(trainer.config, tmp_path, World(), resume=True) is not None
+    trainer.keeper.pause()  # there is room again
+    assert trainer.keeper.checkpoints.number == number + 1
+
+
+def test_a_full_disk_at_an_epoch_s_end_stops_it_and_loses_nothing(whole, tmp_path, monkeypatch):
+    trainer = trainer_of(config_of(*RANDOM), tmp_path, World())
+    with monkeypatch.context() as patch:
+        fail_to_save(patch)
+        with pytest.raises(UserError, match=r"no space left.*the last good checkpoint is .*000001"):
+            trainer.run()
+    trainer_of(config_of(*RANDOM), tmp_path, World(), resume=True).run()
+    assert differences(tmp_path, whole) == []
+
+
+# What cannot be resumed ---------------------------------------------------------------------------
+
+
+def test_another_config_is_refused_by_its_keys(whole, tmp_path):
+    old = config_of(*RANDOM)
+    new = config_of(*RANDOM, "train.lr=0.5", "vit.mlp_dim=96", "train.workers=1")
+    examples = {"train": [], "val": [], "test": []}
+    with pytest.raises(UserError) as refused:
+        check_same(identity(old, examples), identity(new, examples))
+    assert "train.lr = 0.001 there, 0.5 now; vit.mlp_dim = 64 there, 96 now;" in str(refused.value)
+    assert "workers" not in str(refused.value) and "\n" not in str(refused.value)
+    free = ("train.workers=1", "train.save_minutes=3", "train.device=cpu", "train.caption_images=1")
+    check_same(identity(old, examples), identity(config_of(*RANDOM, *free), examples))
+    with pytest.raises(UserError, match=r"train\.seed = 0 there, 1 now"):
+        trainer_of(config_of(*RANDOM, "train.seed=1"), whole, World(), resume=True)
+
+
+def test_other_captions_are_refused():
+    config = config_of()
+    trainer_examples = {
+        split: train.load_examples(config.data, split, image_size=48)
+        for split in ("train", "val", "test")
+    }
+    others = trainer_examples | {"train": trainer_examples["train"][:-1]}
+    with pytest.raises(UserError, match="captions of train are not those"):
+        check_same(identity(config, trainer_examples), identity(config, others))
+
+
+def test_a_finished_run_says_so(whole, run_main):
+    status, printed, _ = run_main(*arguments(whole), "--resume")
+    assert status == 0 and printed == f"{whole} is finished: all its 2 epochs are done\n"
+
+
+def test_there_is_nothing_to_resume(run_main, tmp_path):
+    status, _, errors = run_main(*arguments(tmp_path / "none"), "--resume")
+    assert status == 2 and errors.count("\n") == 1 and "no interrupted run" in errors
+
+
+def test_two_runs_cannot_write_one_folder(run_main, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from smile.lock import RunLock\n"
+        f"assert RunLock(Path({str(tmp_path / '.lock')!r})).acquire()\n"
+        "print(flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as other:
+        other.stdout.readline()
+        status, _, errors = run_main(*arguments(tmp_path))
+        other.stdin.close()
+    assert status == 2 and errors.count("\n") == 1 and "another run is writing it" in errors
+    assert [path.name for path in tmp_path.iterdir()] in ([], [".lock"])
+
+
+def test_a_folder_with_weights_is_not_overwritten(run_main, whole, tmp_path):
+    for name in ("model.safetensors", "config.toml", "vocab.txt"):
+        (tmp_path / name).write_bytes((whole / name).read_bytes())
+    status, _, errors = run_main(*arguments(tmp_path))
+    assert status == 2 and "holds a run" in errors
+
+
+# Going wrong --------------------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("what", ["loss nan", "loss inf", "gradient", "validation"])
+def test_a_loss_that_is_no_number_stops_the_run(what, tmp_path):
+    trainer = trainer_of(config_of(*RANDOM, "train.save_minutes=1e-9"), tmp_path, World())
+    forward, calls = trainer.objective.forward, 0
+
+    def poisoned(batch, objective):
+        nonlocal calls
+        calls += 1
+        loss = forward(batch, objective)
+        if what == "validation":
+            return loss if torch.is_grad_enabled() else loss * float("nan")
+        if calls <= 2:  # the first step's
+            return loss
+        if what == "gradient":  # infinite, of a loss that is not
+            loss.register_hook(lambda gradient: gradient * float("inf"))
+            return loss
+        return loss * float(what.removeprefix("loss "))
+
+    trainer.objective.forward = poisoned
+    epoch_end = trainer.finish_epoch
+    before = {}
+
+    def remember(*args):
+        before.update(contents(tmp_path))
+        return epoch_end(*args)
+
+    trainer.finish_epoch = remember
+    with pytest.raises(UserError) as stopped:
+        trainer.run()
+    message = str(stopped.value)
+    assert "\n" not in message and "train.lr = 0.001" in message
+    assert f"the last good checkpoint is {tmp_path}" in message
+    if what == "validation":
+        assert message.startswith("epoch 1, validation: the loss is nan")
+        # Only the checkpoint of the last step, which was good, has been renewed since.
+        renewed = contents(tmp_path).keys() - before.keys()
+        assert all("checkpoints" in name for name in renewed)
+    else:
+        assert message.startswith("epoch 1, step 2: the loss is ")
+        assert final_state(tmp_path)["progress"]["step"] == 1
+    weights = final_state(tmp_path)["model"].values()
+    assert all(weight.isfinite().all() for weight in weights)
+    assert not (tmp_path / "last").exists()
+
+
+# Trying out ---------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_writes_nothing(run_main, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, printed, _ = run_main(*arguments(tmp_path / "out"), "--dry-run")
+    assert status == 0 and list(tmp_path.iterdir()) == []
+    for word in ("parameters on cpu", "steps an epoch", "batches of", "memory", "an epoch, "):
+        assert word in printed
+    # 13 images of 5 captions each, 5 images a batch, two batches a step: 2 steps.
+    assert "10 images with 50 captions" in printed and "2 steps an epoch" in printed
+
+
+# Randomness ---------------------------------------------------------------------------------------
+
+
+def test_every_generator_goes_back():
+    def draw() -> tuple:
+        return torch.rand(1).item(), random.random(), numpy.random.rand()
+
+    state = random_state(torch.device("cpu"))
+    drawn = [draw() for _ in range(3)]
+    set_random_state(state, torch.device("cpu"))
+    assert [draw() for _ in range(3)] == drawn
+
+
+def test_the_weights_of_a_run_load(whole):
+    load_run(whole)
+    records = [json.loads(line) for line in (whole / "log.jsonl").read_text().splitlines()]
+    assert [record["objective"] for record in records] == ["mle", "random"]
