@@ -56,7 +56,7 @@ from smile.training.resume import check_same, identity
 from smile.training.schedule import Phase
 from smile.training.setup import make_captioner
 from smile.training.signals import Stopped
-from smile.training.state import Progress, RunState, captioner_of, seed_process
+from smile.training.state import Progress, RunState, captioner_of, seed_process, seeded
 
 MLE_FOLDER, LAST_FOLDER = "mle", "last"  # the captioner at the switch, and after the last epoch
 COMPARISON = "comparison.png"  # the last thing a run writes
@@ -68,15 +68,16 @@ def main() -> None:
         config = load_config(args.config, args.set)
         world = World.join(pick_device(config.train.device))
         train(args, config, world)
-        world.leave()
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
+        world.leave()
         sys.exit(128 + stopped.number)
     except KeyboardInterrupt:  # not while training, which Ctrl-C ends in good order
         print("train.py: stopped", file=sys.stderr)
         sys.exit(130)
+    world.leave()
 
 
 def parse_args() -> argparse.Namespace:
@@ -96,8 +97,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--out", type=Path, metavar="DIR", help="the run's folder (default: runs/CONFIG)"
     )
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    instead.add_argument(
         "--dry-run",
         action="store_true",
         help="one batch through everything: sizes, memory and time; nothing is written",
@@ -124,6 +126,8 @@ def train(args: argparse.Namespace, config: Config, world: World) -> None:
     try:
         begin = resume if args.resume else start
         trainer = begin(config, folder, examples, world)
+        if not folder.exists():
+            raise UserError(f"{folder}: not seen from here; all machines of a run need one disk")
         if trainer is not None:
             trainer.keeper.go_on = resume_command(args.config, args.out, folder, world)
             with trainer.keeper.signals:
@@ -358,16 +362,15 @@ class Trainer:
     def validation_loss(self, phase: Phase) -> float:
         """Mean loss per token over all validation captions, under the phase's objective."""
         total, count = torch.zeros((), device=self.device), 0
-        devices = [self.device] if self.device.type == "cuda" else []
-        # The objective "random" draws words: here the same ones in each epoch, and without
-        # changing what training draws next.
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self.config.train.seed)
-            for batch in self.bar(self.make_loader("val"), desc="validation", unit=" batches"):
-                if batch.names:
+        batches = self.bar(self.make_loader("val"), desc="validation", unit=" batches")
+        for number, batch in enumerate(batches):
+            if batch.names:
+                # The objective "random" draws words: the same ones in each epoch, and without
+                # changing what training draws next.
+                with seeded(self.config.train.seed + number, self.device):
                     total += self.loss(self.objective, batch, phase)
-                    count += self.objective.num_targets(batch)
-                self.keeper.pause()
+                count += self.objective.num_targets(batch)
+            self.keeper.pause()
         total, count = self.world.sums([total.item(), count])
         return total / max(count, 1)
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from typing import Self
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -47,7 +48,16 @@ class StopSignals:
 def leave_signals_to_the_parent(worker: int) -> None:
     """For processes that load data: the main one still needs them for the step it is to finish.
 
-    Ctrl-C reaches every process of a terminal, and torchrun signals whole process groups.
+    Ctrl-C reaches every process of a terminal; torchrun signals process groups, and clusters all
+    they can find. A worker ends only when its own parent says so, as it does on its way out.
     """
-    for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_the_parent, daemon=True).start()
+
+
+def _obey_the_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

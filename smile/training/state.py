@@ -1,7 +1,9 @@
 """Everything that a run's next step depends on: what a checkpoint holds."""
 
+import contextlib
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -107,6 +109,14 @@ def seed_process(seed: int, world: World) -> None:
     """Gives this process a dropout of its own; the first keeps what `seed` began."""
     if not world.is_first:
         torch.manual_seed(seed + world.rank)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Draws from `seed` inside, and goes on afterwards as if nothing had been drawn."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
