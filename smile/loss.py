@@ -22,13 +22,18 @@ every caption could float up there ("first-token MLE", on by default).
 Two ways to the same number stand here. `smile_loss`, `reverse_loss` and `random_loss` take any
 language model's `(logits, labels)` and read like their definitions. `caption_loss` takes the states
 before the head and scores only the N words that matter: (B, N, N) scores instead of (B, N, V).
+What does need all V scores of a position gets them a block of positions at a time.
 """
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 IGNORE = -100  # the label of positions that are not predicted: padding and the prompt
+BLOCK = 512  # positions scored by the whole vocabulary at a time: 63 MB of scores for BLIP's
 
 
 def mle_loss(
@@ -141,41 +146,57 @@ def caption_loss(
     Raises:
         ValueError: if `objective` is none of the four.
     """
+    if objective not in ("smile", "mle", "reverse", "random"):
+        raise ValueError(f"objective {objective!r} is none of smile, mle, reverse, random")
     if objective == "mle":
         mle_weight = 1.0
+    seen = labels != IGNORE
     loss = states.new_zeros((), dtype=torch.float32)
     if mle_weight > 0:
-        seen = labels != IGNORE  # padding goes no further than this
-        logits = F.linear(states[seen], weight, bias)[None]
-        mle = mle_loss(
-            logits, labels[seen][None], label_smoothing=label_smoothing, reduction=reduction
-        )
-        loss = loss + mle_weight * mle
-    if mle_weight < 1:
-        shared = {"first_token_mle": first_token_mle, "reduction": reduction}
-        if objective == "smile":
-            other = _smile_from_states(states, labels, weight, bias, **shared)
-        elif objective == "reverse":
-            other = reverse_loss(F.linear(states, weight, bias), labels, **shared)
-        elif objective == "random":
+
+        def mle(states: Tensor, labels: Tensor) -> Tensor:
+            logits = F.linear(states, weight, bias)[None]
+            return mle_loss(logits, labels[None], label_smoothing=label_smoothing, reduction="sum")
+
+        # Padding goes no further than this.
+        loss = loss + mle_weight * _in_blocks(mle, states[seen], labels[seen], rows=BLOCK)
+    if mle_weight < 1 and objective == "smile":
+        smile = _smile_from_states(states, labels, weight, bias, first_token_mle=first_token_mle)
+        loss = loss + (1 - mle_weight) * smile
+    elif mle_weight < 1:
+
+        def variant(states: Tensor, labels: Tensor) -> Tensor:
             logits = F.linear(states, weight, bias)
-            other = random_loss(logits, labels, num_random=num_random, **shared)
-        else:
-            raise ValueError(f"objective {objective!r} is none of smile, mle, reverse, random")
-        loss = loss + (1 - mle_weight) * other
-    return loss
+            shared = {"first_token_mle": first_token_mle, "reduction": "sum"}
+            if objective == "reverse":
+                return reverse_loss(logits, labels, **shared)
+            return random_loss(logits, labels, num_random=num_random, **shared)
+
+        rows = max(1, BLOCK // labels.size(1))
+        loss = loss + (1 - mle_weight) * _in_blocks(variant, states, labels, rows=rows)
+    return loss / seen.sum() if reduction == "mean" else loss
+
+
+def _in_blocks(
+    loss: Callable[[Tensor, Tensor], Tensor], states: Tensor, labels: Tensor, *, rows: int
+) -> Tensor:
+    """`loss(states, labels)` as a sum over blocks of so many rows.
+
+    Where there are several, none of their scores is kept for the backward pass, which computes them
+    again block by block: more work by a third of the head's, for memory that does not grow.
+    """
+    if len(labels) <= rows:
+        return loss(states, labels)
+    total = states.new_zeros((), dtype=torch.float32)
+    for some, their in zip(states.split(rows), labels.split(rows), strict=True):
+        total = total + checkpoint(loss, some, their, use_reentrant=False)
+    return total
 
 
 def _smile_from_states(
-    states: Tensor,
-    labels: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    *,
-    first_token_mle: bool,
-    reduction: str,
+    states: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, *, first_token_mle: bool
 ) -> Tensor:
-    """`smile_loss` from (B, N, D) states: (B, N, N) scores of the captions' own words.
+    """The sum of `smile_loss` from (B, N, D) states: (B, N, N) scores of the captions' own words.
 
     Column j stands for the word `labels[:, j]`. A word that occurs again keeps only its first
     column, so that it is counted once in the softmax.
@@ -186,23 +207,55 @@ def _smile_from_states(
     first_column = same.int().argmax(dim=2)  # (B, N): where each position's word stands first
     order = torch.arange(labels.size(1), device=labels.device)
     counted = seen & (first_column == order)
+    first = _first_token(labels) if first_token_mle else torch.zeros_like(seen)
 
-    scores = states @ F.embedding(words, weight).transpose(1, 2) + bias[words][:, None, :]
+    scores, first_logits = _Scores.apply(states, states[first], words, weight, bias)
     # A position that is not predicted keeps every column: its loss is dropped, and stays finite.
     allowed = counted[:, None, :] | ~seen[:, :, None]
     scores = scores.float().masked_fill(~allowed, float("-inf"))
-    predicted = seen
-    loss = scores.new_zeros(())
-    if first_token_mle:
-        first = _first_token(labels)
-        predicted = seen & ~first
-        first_logits = F.linear(states[first], weight, bias).float()
-        loss = F.cross_entropy(first_logits, labels[first], reduction="sum")
-    targets = first_column.masked_fill(~predicted, IGNORE)
-    loss = loss + F.cross_entropy(
+    targets = first_column.masked_fill(~seen | first, IGNORE)
+    loss = F.cross_entropy(
         scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"
     )
-    return loss / seen.sum() if reduction == "mean" else loss
+    return loss + F.cross_entropy(first_logits.float(), labels[first], reduction="sum")
+
+
+class _Scores(torch.autograd.Function):
+    """Scores of each caption's own words, and of all words at a few positions.
+
+    Left to autograd, each of the two would make a gradient of the whole head, to be added up;
+    here the few rows of the one go into that of the other.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, states: Tensor, firsts: Tensor, words: Tensor, weight: Tensor, bias: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(B, N, D), (F, D), (B, N) ids, (V, D), (V,) → (B, N, N), (F, V)."""
+        ctx.save_for_backward(states, firsts, words, weight)
+        own = F.embedding(words, weight).transpose(1, 2)
+        return states @ own + bias[words][:, None, :], F.linear(firsts, weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor, grad_firsts: Tensor) -> tuple[Tensor | None, ...]:
+        states, firsts, words, weight = ctx.saved_tensors
+        # Under autocast the scores' gradients are of a shorter type, and so are these products.
+        low = grad_firsts.dtype
+        grad = grad.to(low)
+        grad_states = grad @ F.embedding(words, weight).to(low)
+        grad_own = (grad.transpose(1, 2) @ states.to(low)).flatten(0, 1)
+        grad_weight = (grad_firsts.t() @ firsts.to(low)).to(weight.dtype)
+        grad_weight.index_add_(0, words.flatten(), grad_own.to(weight.dtype))
+        grad_bias = grad_firsts.sum(dim=0, dtype=weight.dtype)
+        grad_bias.index_add_(0, words.flatten(), grad.sum(dim=1, dtype=weight.dtype).flatten())
+        return (
+            grad_states.to(states.dtype),
+            (grad_firsts @ weight.to(low)).to(firsts.dtype),
+            None,
+            grad_weight,
+            grad_bias,
+        )
 
 
 def _words_of(labels: Tensor, vocab_size: int) -> Tensor:

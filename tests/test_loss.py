@@ -184,3 +184,55 @@ def test_unknown_objective_is_refused(batch):
     states, labels, weight, bias = batch
     with pytest.raises(ValueError, match="'simle' is none of smile, mle, reverse, random"):
         caption_loss(states, labels, weight=weight, bias=bias, objective="simle")
+
+
+@pytest.mark.parametrize("objective", ["mle", "reverse", "random", "smile"])
+def test_blocks_change_nothing(batch, objective, monkeypatch):
+    """Scored a few positions at a time: the loss and all gradients of one piece, in its dtype."""
+    states, labels, weight, bias = batch
+    states, labels = states.repeat(3, 1, 1), labels.repeat(3, 1)
+    settings = {"objective": objective, "mle_weight": 0.25, "label_smoothing": 0.1}
+    results = []
+    for block in (1000, 5, 4):
+        monkeypatch.setattr("smile.loss.BLOCK", block)
+        torch.manual_seed(0)
+        leaves = [tensor.clone().requires_grad_() for tensor in (states, weight, bias)]
+        s, w, b = leaves
+        loss = caption_loss(s, labels, weight=w, bias=b, **settings)
+        results.append([loss, *torch.autograd.grad(loss, leaves)])
+    for ours in results[1:]:
+        for value, expected in zip(ours, results[0], strict=True):
+            assert_close(value, expected)
+    torch.manual_seed(0)
+    with torch.inference_mode():  # as validation does, without a backward pass
+        assert_close(caption_loss(states, labels, weight=weight, bias=bias, **settings), loss)
+
+
+def test_blocks_keep_no_scores():
+    """What stays for the backward pass does not grow by a row of scores for each position."""
+    kept = []
+    states = torch.randn(1, 2048, 4, requires_grad=True)
+    weight, bias = torch.randn(500, 4, requires_grad=True), torch.zeros(500)
+    labels = torch.randint(500, (1, 2048))
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda t: kept.append(t.numel()) or t, lambda t: t
+    ):
+        caption_loss(states, labels, weight=weight, bias=bias, objective="mle").backward()
+    assert kept and max(kept) < 2048 * 500 / 2
+
+
+@pytest.mark.parametrize("objective", ["smile", "mle"])
+def test_autocast_gives_the_gradients_of_full_precision(batch, objective):
+    states, labels, weight, bias = (tensor.float() for tensor in batch)
+    labels = labels.long()
+    results = []
+    for enabled in (False, True):
+        leaves = [tensor.clone().requires_grad_() for tensor in (states, weight, bias)]
+        s, w, b = leaves
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = caption_loss(s, labels, weight=w, bias=b, objective=objective)
+        assert loss.dtype == torch.float32
+        results.append([loss, *torch.autograd.grad(loss, leaves)])
+    for full, short in zip(*results, strict=True):
+        assert short.dtype == torch.float32
+        assert_close(short, full, rtol=0.05, atol=0.02)
