@@ -67,22 +67,23 @@ class Decoder(nn.Module):
         ids: Tensor,
         features: Tensor | list[KeysValues] | None,
         *,
-        padding: Tensor | None = None,
         cache: DecoderCache | None = None,
         positions: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
         """(B·K, T) ids, (B, P, D_image) features → (B·K, T, D) states; `logits` scores them.
 
+        Padding stands after a text, where no word of it looks: it needs no mask, and the states at
+        padding mean nothing.
+
         Args:
             ids: the K captions (or beams) of an image stand next to each other; (1, T) is read
                 beside each image, with the states (B, T, D).
             features: the encoder's output, or what `keys_values` made of it; not read when `cache`
                 holds the images already.
-            padding: bool (B·K, T), True at padding, which no other position attends to.
             cache: what `new_cache` made; `ids` are then the positions after those it holds.
             positions, mask: for texts that share a row, (T,) where in its text each token stands,
-                and bool (T, T), True where a token (row) may look; both, without padding or cache.
+                and bool (T, T), True where a token (row) may look; both, without a cache.
 
         Raises:
             ValueError: if the text is longer than `max_positions`.
@@ -95,7 +96,6 @@ class Decoder(nn.Module):
             positions = torch.arange(start, end, device=ids.device)
         x = self.embed_norm(self.word_embed(ids) + self.position_embed(positions))
         x = self.dropout(x)
-        mask = causal_mask(padding) if padding is not None else mask
         if start > 0 and ids.size(1) > 1:  # several new words after a past: causal among themselves
             mask = torch.ones(ids.size(1), end, dtype=torch.bool, device=ids.device).tril(start)
         images = cache.image if cache else features
@@ -144,15 +144,3 @@ class Decoder(nn.Module):
             ],
             copies=copies,
         )
-
-
-def causal_mask(padding: Tensor) -> Tensor:
-    """(R, T) True at padding → (R, 1, T, T) True where a query (row) may look at a key (column).
-
-    The first position stays open, so that a row of nothing but padding has something to attend to.
-    """
-    length = padding.size(1)
-    earlier = torch.ones(length, length, dtype=torch.bool, device=padding.device).tril()
-    mask = earlier & ~padding[:, None, :]
-    mask[:, :, 0] = True
-    return mask[:, None]

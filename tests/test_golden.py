@@ -20,8 +20,10 @@ def golden(request):
 def test_encoder_and_logits(golden):
     features = golden.captioner.encode(golden.expected["image"])
     assert_close(features, golden.expected["image_embeds"], rtol=1e-4, atol=1e-5)
-    logits = golden.captioner.logits(golden.captioner.decode(golden.expected["ids"], features))
-    assert_close(logits, golden.expected["logits"], rtol=1e-4, atol=1e-5)
+    ids = golden.expected["ids"]
+    logits = golden.captioner.logits(golden.captioner.decode(ids, features))
+    words = ids != 0  # what stands at padding is nobody's concern
+    assert_close(logits[words], golden.expected["logits"][words], rtol=1e-4, atol=1e-5)
 
 
 def test_losses_from_logits(golden):
