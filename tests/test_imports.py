@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"errors"},
     {"config"},
-    {"layers", "loss", "tokenizer", "generate", "pictures", "weight_names"},
+    {"layers", "loss", "tokenizer", "generate", "pictures", "weight_names", "onednn"},
     {"torchfile", "download", "device", "distributed", "lock"},
     {"cache"},
     {"vit", "decoder", "data"},
