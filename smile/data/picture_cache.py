@@ -1,0 +1,206 @@
+"""Pictures decoded once and for all: one file of raw pixels that every process maps into memory.
+
+Decoding and shrinking a large photo takes longer than what a fast GPU makes of it. The file holds
+every picture as the encoder's size wants it, resized as evaluation does, 3 bytes a pixel:
+
+    N pictures of S by S by 3 bytes │ JSON: key, size, unreadable pictures │ its length, 8 bytes
+
+The key is a hash of what the pictures are made from: a photo's path, length and time of change, or
+a scene's description. A file with another key is made anew. What is mapped lies in the system's
+file cache, once for all processes, and gives way where memory is short.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from smile.data.images import Photo
+from smile.errors import UserError
+
+FORMAT = 1
+LENGTH = 8  # bytes at the end that say how long the JSON before them is
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An example whose picture comes from a cache."""
+
+    example: Any
+    cache: "PictureCache"
+    index: int
+
+    @property
+    def name(self) -> str:
+        return self.example.name
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        return self.example.captions
+
+    def read(self) -> Image.Image:
+        """The RGB picture at the cache's size. Raises UserError where it could not be decoded."""
+        return self.cache.read(self.index)
+
+
+class PictureCache:
+    """The pictures of a cache file; safe to hand to another process, which maps the file itself.
+
+    Raises:
+        UserError: the file is missing, or damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        about = _about(self.path)
+        if about is None:
+            raise UserError(
+                f"{path}: not a whole cache of pictures; remove it to have it made anew"
+            )
+        self.key, self.size, self.count = about["key"], about["size"], about["count"]
+        self.broken = {int(index): reason for index, reason in about["broken"].items()}
+        self._pixels: np.ndarray | None = None
+
+    def read(self, index: int) -> Image.Image:
+        """Picture `index`, RGB. Raises UserError where the original could not be read."""
+        if index in self.broken:
+            raise UserError(self.broken[index])
+        if self._pixels is None:
+            shape = (self.count, self.size, self.size, 3)
+            self._pixels = np.memmap(self.path, dtype=np.uint8, mode="r", shape=shape)
+        return Image.fromarray(np.array(self._pixels[index]))
+
+    def __getstate__(self) -> dict:
+        return vars(self) | {"_pixels": None}  # or all of it would be copied
+
+
+def cached(examples: Sequence, path: str | os.PathLike[str], *, size: int) -> list[Decoded]:
+    """The examples with their pictures from the cache at `path`, which must hold just these.
+
+    Raises:
+        UserError: it holds others, or is missing or damaged.
+    """
+    cache = PictureCache(path)
+    if cache.key != cache_key(examples, size=size):
+        raise UserError(f"{path}: holds other pictures than these; remove it to have it made anew")
+    return [Decoded(example, cache, index) for index, example in enumerate(examples)]
+
+
+def make_cache(
+    examples: Sequence,
+    path: str | os.PathLike[str],
+    *,
+    size: int,
+    write: Callable[[Path, Callable[[Path], None]], None],
+    skip_broken: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Makes the cache at `path`, unless it is there and holds just these pictures.
+
+    Args:
+        size: side of the square pictures.
+        write: `checkpoint.write_atomically`, so that no half a file is ever taken for a whole one.
+        skip_broken: note down pictures that cannot be read, instead of stopping at the first.
+
+    Raises:
+        UserError: a picture cannot be read, or the disk lacks the room.
+    """
+    path = Path(path)
+    key = cache_key(examples, size=size)
+    about = _about(path) if path.exists() else None
+    if about is not None and about["key"] == key:
+        return
+    if path.exists() and about is None:
+        raise UserError(f"data.cache = {path}: exists, and is no cache of pictures; name another")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    needed, free = len(examples) * size * size * 3, shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise UserError(
+            f"data.cache = {path}: {len(examples)} pictures take {needed / 1e9:.1f} GB, but "
+            f"{free / 1e9:.1f} GB are free; name a file on another disk, or leave it out"
+        )
+    say(f"{path}: decoding {len(examples)} pictures, {needed / 1e9:.2f} GB")
+
+    def save(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            broken = _write_pictures(file, examples, size=size, skip_broken=skip_broken)
+            about = {"key": key, "size": size, "count": len(examples), "broken": broken}
+            text = json.dumps(about).encode()
+            file.write(text + len(text).to_bytes(LENGTH, "little"))
+
+    write(path, save)
+
+
+def cache_key(examples: Sequence, *, size: int) -> str:
+    """A hash of what the pictures are made from, and how."""
+    digest = hashlib.sha256(f"{FORMAT} {size}".encode())
+    for example in examples:
+        digest.update(repr(_source(example)).encode())
+    return digest.hexdigest()
+
+
+def _source(example: Any) -> Any:
+    """What a picture is made from: the state of a photo's file, or the example itself."""
+    if not isinstance(example, Photo):
+        return example
+    try:
+        status = os.stat(example.path)
+    except OSError:
+        return example.name, None
+    return example.name, status.st_size, status.st_mtime_ns
+
+
+def _write_pictures(
+    file: BinaryIO, examples: Sequence, *, size: int, skip_broken: bool
+) -> dict[int, str]:
+    """Writes the pictures in their order; returns why those that are left black were not read."""
+    broken = {}
+    bar = tqdm(_decode(examples, size), total=len(examples), desc="decoding", unit=" images",
+               leave=False)  # fmt: skip
+    for index, picture in enumerate(bar):
+        if isinstance(picture, UserError):
+            if not skip_broken:
+                raise UserError(
+                    f"{picture}; replace or remove it, or set data.skip_broken = true"
+                ) from picture
+            broken[index] = str(picture)
+            picture = bytes(size * size * 3)
+        file.write(picture)
+    return broken
+
+
+def _decode(examples: Sequence, size: int) -> Iterator[bytes | UserError]:
+    """The pixels of each, by several threads (decoders let go of the interpreter), a few ahead."""
+
+    def pixels(example: Any) -> bytes | UserError:
+        try:
+            return example.read().resize((size, size), Image.Resampling.BICUBIC).tobytes()
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(examples), 64):
+            yield from pool.map(pixels, examples[start : start + 64])
+
+
+def _about(path: Path) -> dict[str, Any] | None:
+    """What a cache file says of itself; None where it is not a whole one."""
+    try:
+        with open(path, "rb") as file:
+            end = file.seek(-LENGTH, os.SEEK_END)
+            length = int.from_bytes(file.read(LENGTH), "little")
+            file.seek(end - length)
+            about = json.loads(file.read(length))
+            whole = end - length == about["count"] * about["size"] ** 2 * 3
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        return None
+    return about if whole else None
