@@ -32,12 +32,14 @@ from smile.captioner import Captioner
 from smile.checkpoint import is_run, load_run, save_run, write_atomically
 from smile.config import Config, describe_config, load_config
 from smile.data import Batch, load_examples
+from smile.data.picture_cache import cached, make_cache
 from smile.device import pick_device
 from smile.distributed import World
 from smile.errors import UserError
 from smile.lock import RunLock
 from smile.training.checkpoints import Checkpoints
 from smile.training.estimate import Estimate, timed
+from smile.training.features import Features, compute_features, on_one_machine
 from smile.training.folder import claim, resume_command, run_folder
 from smile.training.keeper import Keeper
 from smile.training.loader import make_loader
@@ -56,6 +58,7 @@ from smile.training.resume import check_same, identity
 from smile.training.schedule import Phase
 from smile.training.setup import make_captioner
 from smile.training.signals import Stopped
+from smile.training.speed import is_frozen, prepare, train_mode, uncompiled
 from smile.training.state import Progress, RunState, captioner_of, seed_process, seeded
 
 MLE_FOLDER, LAST_FOLDER = "mle", "last"  # the captioner at the switch, and after the last epoch
@@ -129,6 +132,7 @@ def train(args: argparse.Namespace, config: Config, world: World) -> None:
         if not folder.exists():
             raise UserError(f"{folder}: not seen from here; all machines of a run need one disk")
         if trainer is not None:
+            trainer.prepare_data()
             trainer.keeper.go_on = resume_command(args.config, args.out, folder, world)
             with trainer.keeper.signals:
                 trainer.run()
@@ -205,17 +209,19 @@ class Trainer:
                 f"{self.world.size}, an image for each process"
             )
         self.device = pick_device(config.train.device)
-        self.captioner = captioner.to(self.device)
+        self.captioner = prepare(captioner.to(self.device))
         self.objective = Objective(self.captioner)
         self.model = self.world.parallel(self.objective)
         self.precision = Precision(config.train.precision, self.device)
         self.optimizer = torch.optim.AdamW(
-            captioner.parameters(),
+            [weight for weight in captioner.parameters() if weight.requires_grad],
             lr=config.train.lr,
             betas=config.train.betas,
             weight_decay=config.train.weight_decay,
             fused=True,
         )
+        self.pictures = examples  # the same, perhaps decoded already
+        self.features: dict[str, Features] = {}
         self.batches = self.make_loader("train")
         self.progress = Progress()
         self.state = RunState(
@@ -233,6 +239,37 @@ class Trainer:
             save_minutes=config.train.save_minutes,
             checkpoints=checkpoints,
         )
+
+    def prepare_data(self) -> None:
+        """Decodes all pictures, or computes their features, where this is to be done only once."""
+        data, size = self.config.data, self.config.vit.image_size
+        train, val = self.examples["train"], self.examples["val"]
+        if data.cache:
+            both = [*train, *val]
+            self.world.first(
+                lambda: make_cache(
+                    both,
+                    data.cache,
+                    size=size,
+                    write=write_atomically,
+                    skip_broken=data.skip_broken,
+                    say=self.say,
+                )
+            )
+            both = cached(both, data.cache, size=size)
+            self.pictures = {"train": both[: len(train)], "val": both[len(train) :]}
+        if is_frozen(self.captioner) and not data.augment and on_one_machine(self.world):
+            self.captioner.eval()
+            for split in ("train", "val"):
+                self.features[split] = compute_features(
+                    self.captioner,
+                    self.pictures[split],
+                    folder=self.folder,
+                    precision=self.precision,
+                    world=self.world,
+                    say=self.say,
+                )
+        self.batches = self.make_loader("train")
 
     def run(self) -> None:
         """Trains the epochs that remain, then compares MLE and SMILE on the test images."""
@@ -258,13 +295,14 @@ class Trainer:
     def train_epoch(self, phase: Phase) -> None:
         """One pass over every caption, from the step where `progress` is."""
         config, progress = self.config.train, self.progress
-        self.captioner.train()
+        train_mode(self.captioner)
         sampler, steps = self.batches.batch_sampler, self.num_steps
         sampler.set_epoch(progress.epoch, first=progress.step * config.accumulate)
         title = f"epoch {progress.epoch + 1}/{config.epochs} {phase.objective}"
         with self.bar(total=steps, initial=progress.step, desc=title, unit=" steps") as bar:
             clock = time.perf_counter()
             for batches in in_groups(self.batches, config.accumulate):
+                progress.waited += time.perf_counter() - clock
                 lr = phase.learning_rate(
                     config, epoch=progress.epoch, step=progress.step, steps=steps
                 )
@@ -327,7 +365,8 @@ class Trainer:
         record["val_loss"] = self.validation_loss(phase)
         self.check_finite(record["val_loss"], 0.0, record["lr"], during="validation")
         shown = self.examples["val"][: self.config.train.caption_images or None]
-        captions = describe(self.captioner, shown, world=self.world, pause=self.keeper.pause)
+        with uncompiled(self.captioner):
+            captions = describe(self.captioner, shown, world=self.world, pause=self.keeper.pause)
         record |= summarise(captions, shown)
         record["captions"] = dict(zip([ex.name for ex in shown], captions, strict=True))
         self.say(epoch_line(record, self.config.train.epochs))
@@ -354,6 +393,7 @@ class Trainer:
             "lr": lr,
             "train_loss": progress.loss / max(progress.tokens, 1),
             "seconds": round(progress.seconds, 2),
+            "data_wait": round(progress.waited / max(progress.seconds, 1e-9), 3),
             "images_per_second": round(progress.images / max(progress.seconds, 1e-9), 1),
             "broken_images": len(progress.broken),
         }
@@ -387,7 +427,8 @@ class Trainer:
     def make_loader(self, split: str) -> DataLoader:
         return make_loader(
             self.captioner,
-            self.examples[split],
+            self.pictures[split],
+            features=self.features.get(split),
             training=split == "train",
             pin_memory=self.device.type == "cuda",
             world=self.world,
@@ -440,7 +481,7 @@ class Trainer:
         config, phase = self.config.train, Phase.of(self.config, 0)
         lr = phase.learning_rate(config, epoch=0, step=0, steps=self.num_steps)
         shown = self.examples["val"][: config.caption_images or None]
-        self.captioner.train()
+        train_mode(self.captioner)
         batches, data_seconds = timed(lambda: next(in_groups(self.batches, config.accumulate)))
         self.step(batches, phase, lr)  # the first takes longer, as it sets things up
         (loss, tokens, images), step_seconds = timed(lambda: self.step(batches, phase, lr))
@@ -448,9 +489,10 @@ class Trainer:
         with torch.inference_mode():
             _, val_seconds = timed(lambda: self.loss(self.objective, batches[0], phase).item())
         count = min(len(shown), 8 * self.world.size)
-        captions, caption_seconds = timed(
-            lambda: describe(self.captioner, shown[:count], world=self.world)
-        )
+        with uncompiled(self.captioner):
+            captions, caption_seconds = timed(
+                lambda: describe(self.captioner, shown[:count], world=self.world)
+            )
         estimate = Estimate(
             device=self.device,
             precision=self.precision.name,

@@ -102,10 +102,7 @@ class Captioner(nn.Module):
         The K captions (or beams) of an image stand next to each other in `ids`. With a cache (from
         `new_cache`), `ids` are only the new positions and `features` are not read.
         """
-        padding = None
-        if cache is None:
-            padding = ids == self.pad_id
-        return self.decoder(ids, features, padding=padding, cache=cache)
+        return self.decoder(ids, features, cache=cache)
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., D) states → (..., V) scores of every word as the next one."""
@@ -119,9 +116,11 @@ class Captioner(nn.Module):
         """(B, 3, S, S) images, groups of (B, K, T) captions → their (B·K, T, D) states.
 
         For training: the images are encoded, and their keys and values projected, once for all the
-        groups. `loss.caption_loss` scores only the words it needs from the states.
+        groups. `loss.caption_loss` scores only the words it needs from the states. Instead of the
+        images, their (B, P + 1, D) features may be given, where these are known already.
         """
-        image = self.decoder.keys_values(self.encode(images))
+        features = images if images.dim() == 3 else self.encode(images)
+        image = self.decoder.keys_values(features)
         return [self.decode(ids.flatten(0, 1), image) for ids in captions]
 
     @property

@@ -91,6 +91,9 @@ class DataConfig:
     max_words: int = setting(50, "longest caption, without the prompt, in words", minimum=1)
     captions_per_image: int = setting(1, "captions trained on one encoding of an image", minimum=1)
     augment: bool = setting(True, "crop, flip and RandAugment the training images")
+    cache: str = setting(
+        "", 'file to keep the pictures in, decoded and resized to vit.image_size; "": none'
+    )
     skip_broken: bool = setting(False, "skip and count unreadable images instead of stopping")
     val_fraction: float = setting(0.05, "share of images for validation (folder)", above=0, below=1)
     test_fraction: float = setting(0.05, "share of images for testing (folder)", above=0, below=1)
@@ -142,8 +145,15 @@ class TrainConfig:
         64, "images captioned after each epoch and at the end; 0: all of the split", minimum=0
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
-    precision: Literal["auto", "float32", "bfloat16"] = setting(
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = setting(
         "auto", "of the forward pass; auto: bfloat16 on CUDA, else float32"
+    )
+    compile: bool = setting(False, "compile encoder and decoder blocks: minutes first, then faster")
+    checkpoint_blocks: int = setting(
+        0, "last encoder blocks computed twice rather than kept: less memory, more time", minimum=0
+    )
+    freeze: tuple[Literal["vit"], ...] = setting(
+        (), 'parts left as they are; without data.augment, a frozen "vit" is computed once'
     )
 
 
@@ -350,8 +360,7 @@ def _check(name: str, value: Any, *, place: str) -> Any:
     limits = SETTINGS[name].metadata["limits"]
     result = _convert(value, TYPES[name], limits)
     if result is None:
-        choices = [choice for choice in get_args(TYPES[name]) if isinstance(choice, str)]
-        expected = _expected(name) + _nearest(value, choices)
+        expected = _expected(name) + _nearest(value, _choices(TYPES[name]))
         raise UserError(f"{place}: {name} = {_show(value)}: expected {expected}")
     return result
 
@@ -361,9 +370,12 @@ def _convert(value: Any, kind: Any, limits: dict[str, float]) -> Any:
     if get_origin(kind) is Literal:
         return value if value in get_args(kind) else None
     if get_origin(kind) is tuple:
-        if not isinstance(value, list) or len(value) != len(get_args(kind)):
+        kinds = get_args(kind)
+        if isinstance(value, list) and kinds[-1] is Ellipsis:  # any number of the one kind
+            kinds = kinds[:1] * len(value)
+        if not isinstance(value, list) or len(value) != len(kinds):
             return None
-        items = tuple(_convert(v, k, limits) for v, k in zip(value, get_args(kind), strict=True))
+        items = tuple(_convert(v, k, limits) for v, k in zip(value, kinds, strict=True))
         return None if None in items else items
     if kind in (str, bool):
         return value if isinstance(value, kind) else None
@@ -375,11 +387,18 @@ def _convert(value: Any, kind: Any, limits: dict[str, float]) -> Any:
     return kind(value)
 
 
+def _choices(kind: Any) -> tuple[str, ...]:
+    """What a setting is one of, or a list of; () where any value of its type will do."""
+    if get_origin(kind) is tuple:
+        kind = get_args(kind)[0]
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
 def _expected(name: str) -> str:
     """What a setting takes, in words: 'a whole number >= 1'."""
     kind, limits = TYPES[name], SETTINGS[name].metadata["limits"]
-    if get_origin(kind) is Literal:
-        return "one of " + ", ".join(json.dumps(choice) for choice in get_args(kind))
+    if choices := ", ".join(json.dumps(choice) for choice in _choices(kind)):
+        return f"one of {choices}" if get_origin(kind) is Literal else f"a list, each of {choices}"
     words = f"a list of {len(get_args(kind))} numbers" if get_args(kind) else _TYPE_WORDS[kind]
     bounds = " and ".join(f"{sign} {limit}" for sign, limit in limits.items())
     return f"{words} {bounds}" if bounds else words

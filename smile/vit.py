@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from smile.config import ViTConfig
 from smile.layers import Activation, PreNormBlock
@@ -16,6 +17,10 @@ from smile.layers import Activation, PreNormBlock
 
 class ViT(nn.Module):
     """Image → one feature vector for the whole and one for each patch.
+
+    In training, the last `checkpoint_blocks` blocks keep only their input, and are computed a
+    second time for the backward pass: less memory for more time, and the same gradients (stochastic
+    depth included, whose random numbers are drawn again alike).
 
     Args:
         clip: CLIP's variant: patches have no bias, and a LayerNorm stands before the first block.
@@ -45,6 +50,7 @@ class ViT(nn.Module):
             for p in drop_paths
         )
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.checkpoint_blocks = 0
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) → (B, 1 + (S / patch_size)², D).
@@ -61,8 +67,10 @@ class ViT(nn.Module):
         patches = rearrange(self.patch_embed(images), "b d h w -> b (h w) d")
         class_token = self.class_token.expand(images.size(0), -1, -1)
         x = self.embed_norm(torch.cat([class_token, patches], dim=1) + self.positions)
-        for block in self.blocks:
-            x = block(x)
+        kept = len(self.blocks) - self.checkpoint_blocks
+        for number, block in enumerate(self.blocks):
+            again = number >= kept and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
         return self.norm(x)
 
 

@@ -34,7 +34,7 @@ TINY = (
     "train.caption_images=40", "generate.max_length=16", "generate.num_beams=2",
 )  # fmt: skip
 WEIGHTS = ("model.safetensors", "last/model.safetensors", "mle/model.safetensors")
-TIMES = {"seconds", "images_per_second"}  # of a record, the part that may differ
+TIMES = {"seconds", "data_wait", "images_per_second"}  # of a record, the part that may differ
 
 
 def command(out: Path, *more: str, processes: int = 1, settings: tuple[str, ...] = TINY) -> list:

@@ -78,6 +78,12 @@ def test_no_config_has_gone_missing():
     }
 
 
+@pytest.mark.parametrize("freeze", [(), ("vit",)])
+def test_a_list_of_names_survives_saving(tmp_path, freeze):
+    config = Config(train=dataclasses.replace(Config().train, freeze=freeze))
+    assert load_config(write(tmp_path, config_to_toml(config))) == config
+
+
 def test_odd_text_and_numbers_survive_saving(tmp_path):
     text = 'a\\b"c"\n\t\x7f\x00 é 😀'
     changed = dataclasses.replace(Config().data, prompt=text)
@@ -118,6 +124,14 @@ def test_odd_text_and_numbers_survive_saving(tmp_path):
         (
             "[train]\nbetas = [0.9]",
             "run.toml: train.betas = [0.9]: expected a list of 2 numbers >= 0 and < 1",
+        ),
+        (
+            '[train]\nfreeze = ["vti"]',
+            'run.toml: train.freeze = ["vti"]: expected a list, each of "vit"',
+        ),
+        (
+            '[train]\nfreeze = "vit"',
+            'run.toml: train.freeze = "vit": expected a list, each of "vit"; did you mean vit?',
         ),
         (
             '[loss]\nobjective = "simle"',

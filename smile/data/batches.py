@@ -8,7 +8,7 @@ reproducible with any number of workers.
 
 import hashlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, Self
 
@@ -65,7 +65,7 @@ class BrokenImage(UserError):
 class Batch:
     """B images with up to K captions of up to T tokens each.
 
-    images: (B, 3, S, S) float32.
+    images: (B, 3, S, S) float32, or (B, P + 1, D) features where they are known already.
     ids: (B, K, T) int64, `[DEC] prompt caption [SEP]` padded with 0; a row of zeros where an image
         has fewer than K captions.
     names: B names to show. broken: the images left out (only with `skip_broken`).
@@ -173,6 +173,9 @@ class EpochBatches(Sampler[list[Draw]]):
 class CaptionDataset(Dataset):
     """Reads what a `Draw` asks for: (name, image tensor, captions).
 
+    With `features`, by the examples' numbers, an image's features take the place of its tensor, and
+    it is not read.
+
     A picture that cannot be read raises BrokenImage, a UserError that names it; with
     `skip_broken` it comes back as `Broken`, for `Collate` to set aside.
     """
@@ -184,8 +187,10 @@ class CaptionDataset(Dataset):
         *,
         seed: int = 0,
         skip_broken: bool = False,
+        features: Mapping[int, Tensor | Broken] | None = None,
     ) -> None:
         self.examples = examples
+        self.features = features
         self.transform = transform
         self.seed = seed
         self.skip_broken = skip_broken
@@ -195,6 +200,10 @@ class CaptionDataset(Dataset):
 
     def __getitem__(self, draw: Draw) -> tuple[str, Tensor, list[str]] | Broken:
         example = self.examples[draw.example]
+        captions = [example.captions[index] for index in draw.captions]
+        if self.features is not None:
+            known = self.features[draw.example]
+            return known if isinstance(known, Broken) else (example.name, known, captions)
         try:
             image = example.read()
         except UserError as error:
@@ -207,7 +216,7 @@ class CaptionDataset(Dataset):
             # Not torch.manual_seed: that would reseed the GPU, which fork_rng here leaves alone.
             torch.default_generator.manual_seed(self._augmentation_seed(draw))
             pixels = self.transform(image)
-        return example.name, pixels, [example.captions[index] for index in draw.captions]
+        return example.name, pixels, captions
 
     def _augmentation_seed(self, draw: Draw) -> int:
         """One seed per draw, unrelated between draws; the first caption tells an image's apart."""

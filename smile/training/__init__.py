@@ -4,7 +4,9 @@ schedule     which objective and learning rate at which step
 setup        the captioner to train: from nothing, or from weights
 loader       batches of a split
 objective    the loss of a batch
-precision    float32 or bfloat16, and the optimiser's step
+precision    float32, bfloat16 or float16, and the optimiser's step
+speed        what is frozen, checkpointed, compiled
+features     what a frozen encoder makes of each image, computed once
 state        everything that the next step depends on
 checkpoints  that state on disk: whole files, of which the last two are kept
 resume       what must be the same for a run to be gone on with

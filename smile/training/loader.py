@@ -8,7 +8,10 @@ from torch.utils.data import DataLoader
 from smile.captioner import Captioner
 from smile.data import CaptionDataset, Collate, EpochBatches, Example
 from smile.distributed import World
+from smile.training.features import Features
 from smile.training.signals import leave_signals_to_the_parent
+
+PREFETCH = 4  # batches that each worker has ready, so that a few slow pictures stop nobody
 
 
 def make_loader(
@@ -18,10 +21,12 @@ def make_loader(
     training: bool,
     pin_memory: bool,
     world: World,
+    features: Features | None = None,
 ) -> DataLoader:
     """`Batch`es of `examples`: augmented and shuffled for training, in order otherwise.
 
-    Its `batch_sampler` is an `EpochBatches`. Settings are those of `captioner.config`.
+    Its `batch_sampler` is an `EpochBatches`. With the `features` of the examples' images
+    no image is read: the batches hold these instead. Settings are those of `captioner.config`.
     """
     config, data = captioner.config.train, captioner.config.data
     transform = captioner.transform
@@ -30,7 +35,13 @@ def make_loader(
 
         transform = TrainTransform(captioner.config.vit.image_size)
     return DataLoader(
-        CaptionDataset(examples, transform, seed=config.seed, skip_broken=data.skip_broken),
+        CaptionDataset(
+            examples,
+            transform,
+            seed=config.seed,
+            skip_broken=data.skip_broken,
+            features=features,
+        ),
         batch_sampler=EpochBatches(
             examples,
             batch_size=config.batch_size,
@@ -48,6 +59,7 @@ def make_loader(
         num_workers=config.workers,
         worker_init_fn=leave_signals_to_the_parent,
         pin_memory=pin_memory,
+        prefetch_factor=PREFETCH if config.workers > 0 else None,
         persistent_workers=training and config.workers > 0,
         # A loader draws a seed for its workers, which need none. Drawn from a generator of its own,
         # it leaves alone the one that dropout draws from.

@@ -8,42 +8,69 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from smile.errors import UserError
+
+LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 class Precision:
     """`train.precision` on a device.
 
-    Weights stay in float32; with "bfloat16" ("auto" on CUDA) the forward pass runs under autocast.
+    Weights stay in float32; otherwise than with "float32" the forward pass runs under autocast
+    ("auto" is bfloat16 on CUDA). float16 has so small a range that gradients vanish in it: the loss
+    is multiplied by a scale, as large as gradients allow, and they are divided by it again. A step
+    in which they overflow is left out, and the scale halved.
+
+    Raises:
+        UserError: float16 is asked for where torch does not scale.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
         if name == "auto":
             name = "bfloat16" if device.type == "cuda" else "float32"
+        if name == "float16" and device.type != "cuda":
+            raise UserError(
+                f'train.precision = "float16": needs train.device = "cuda", not {device.type}; '
+                'use "bfloat16" or "float32" here'
+            )
         self.name = name
         self.device = device
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """For the forward pass."""
-        enabled = self.name == "bfloat16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+        return torch.autocast(
+            self.device.type, dtype=LOW.get(self.name, torch.bfloat16), enabled=self.name in LOW
+        )
 
     def backward(self, loss: Tensor) -> None:
-        loss.backward()
+        self.scaler.scale(loss).backward()
 
     def failed(self, norm: float) -> bool:
-        """Whether a gradient of this norm means that training has gone wrong for good."""
-        return not math.isfinite(norm)
+        """Whether a gradient of this norm means that training has gone wrong for good.
+
+        With float16 an overflow is nothing yet: the next step is taken with half the scale. It is
+        for good where even a scale below 1 does not help.
+        """
+        return not math.isfinite(norm) and not (
+            self.scaler.is_enabled() and self.scaler.get_scale() >= 1
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """What changes from step to step, for a checkpoint: nothing in these two."""
-        return {}
+        """What changes from step to step, for a checkpoint: the scale, if there is one."""
+        return self.scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to a `state_dict`."""
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(state)
 
     def step(
         self, optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], grad_clip: float
     ) -> Tensor:
         """Clips the gradient to a norm of `grad_clip` (0: not at all), steps; returns the norm."""
+        self.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, grad_clip or float("inf"))
-        optimizer.step()
+        self.scaler.step(optimizer)
+        self.scaler.update()
         return norm

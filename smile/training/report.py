@@ -68,7 +68,8 @@ def epoch_line(record: dict, epochs: int) -> str:
     line = (
         f"epoch {record['epoch']}/{epochs} {record['objective']}: "
         f"loss {record['train_loss']:.3f}, validation {record['val_loss']:.3f}, "
-        f"{record['images_per_second']:.0f} images/s, {record['seconds']:.0f} s; "
+        f"{record['images_per_second']:.0f} images/s, {record['seconds']:.0f} s "
+        f"({record['data_wait']:.0%} waiting for data); "
     )
     if record["broken_images"]:
         line += f"{record['broken_images']} broken images skipped so far; "

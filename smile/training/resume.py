@@ -18,6 +18,8 @@ FREE = {
     "train.device",
     "train.workers",
     "train.save_minutes",
+    "train.compile",
+    "train.checkpoint_blocks",
     "train.caption_images",
 }
 

@@ -24,7 +24,8 @@ class Progress:
 
     epoch, step: the epoch at hand (counted from 0), and how many of its optimiser steps are done;
         after the last one it still has to be validated.
-    loss, tokens, images, seconds: sums over these steps, of all processes (seconds: of the first).
+    loss, tokens, images: sums over these steps, of all processes.
+    seconds, waited: the steps' time, and how much of it passed waiting for data, of the first.
     best: lowest validation loss under the present objective.
     records: one per finished epoch, as in log.jsonl.
     broken: names of the images skipped as unreadable.
@@ -36,6 +37,7 @@ class Progress:
     tokens: int = 0
     images: int = 0
     seconds: float = 0.0
+    waited: float = 0.0
     best: float = math.inf
     records: list[dict] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
@@ -45,7 +47,7 @@ class Progress:
         self.records.append(record)
         self.epoch += 1
         self.step = self.tokens = self.images = 0
-        self.loss = self.seconds = 0.0
+        self.loss = self.seconds = self.waited = 0.0
 
     def __str__(self) -> str:
         return f"epoch {self.epoch + 1}, step {self.step}" if self.step else f"epoch {self.epoch}"

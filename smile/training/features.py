@@ -1,0 +1,110 @@
+"""Features of a frozen encoder, computed once and read again in every epoch.
+
+Where the encoder does not learn and the pictures are not augmented, an image has the same features
+each time: 12 layers of work for a read from memory. They lie in a file of the run's folder that all
+its processes map; it has no name any more, so nothing is left of it when they end.
+"""
+
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from smile.captioner import Captioner
+from smile.data import Broken, CaptionDataset, Draw, Example
+from smile.distributed import World
+from smile.errors import UserError, disk
+from smile.training.precision import Precision
+from smile.training.signals import leave_signals_to_the_parent
+
+
+class Features:
+    """Features of all images of a split, by their number; `Broken` for one that cannot be read."""
+
+    def __init__(self, values: Tensor, broken: dict[int, Broken]) -> None:
+        self.values = values
+        self.broken = broken
+
+    def __getitem__(self, index: int) -> Tensor | Broken:
+        """(P + 1, D), or why not."""
+        return self.broken.get(index, self.values[index])
+
+
+def compute_features(
+    captioner: Captioner,
+    examples: Sequence[Example],
+    *,
+    folder: Path,
+    precision: Precision,
+    world: World,
+    say: Callable[[str], None] = print,
+) -> Features:
+    """Encodes every image of a split, each process its share; all are on one machine.
+
+    Raises:
+        UserError: the disk lacks the room, or an image cannot be read (without `skip_broken`).
+    """
+    config = captioner.config
+    shape = (len(examples), captioner.vit.positions.size(1), config.vit.dim)
+    path = folder / ".unfinished-features"
+    say(f"features of {len(examples)} images, computed once: {4 * math.prod(shape) / 1e9:.2f} GB")
+    world.first(lambda: _make_room(path, 4 * math.prod(shape)))
+    values = torch.from_file(str(path), shared=True, size=math.prod(shape)).view(shape)
+    world.wait()
+    world.first(path.unlink)
+    broken = {}
+    for indices, pictures in _own_share(captioner, examples, world):
+        whole = {i: p for i, p in zip(indices, pictures, strict=True) if not isinstance(p, Broken)}
+        broken |= {i: p for i, p in zip(indices, pictures, strict=True) if isinstance(p, Broken)}
+        if whole:
+            with torch.inference_mode(), precision.autocast():
+                images = torch.stack(list(whole.values())).to(captioner.device)
+                values[list(whole)] = captioner.encode(images).float().cpu()
+    return Features(values, {i: b for part in world.gather(broken) for i, b in part.items()})
+
+
+def on_one_machine(world: World) -> bool:
+    """Whether all processes can map the same file, by what torchrun says."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) == world.size
+
+
+def _make_room(path: Path, size: int) -> None:
+    """A file of `size` bytes that the disk is sure to have room for."""
+    free = shutil.disk_usage(path.parent).free
+    if size > free:
+        raise UserError(
+            f"train.freeze: the features take {size / 1e9:.1f} GB, but {path.parent} has "
+            f"{free / 1e9:.1f} GB left; use another disk (--out), or leave the features to be "
+            "computed anew with data.augment = true"
+        )
+    with disk(path), open(path, "wb") as file:
+        os.posix_fallocate(file.fileno(), 0, size)
+
+
+def _own_share(
+    captioner: Captioner, examples: Sequence[Example], world: World
+) -> Iterator[tuple[Sequence[int], list[Tensor | Broken]]]:
+    """Lists of indices with their pictures, (3, S, S) or Broken, for this process to encode."""
+    config, size = captioner.config, captioner.config.train.batch_size
+    own = range(len(examples))[world.rank :: world.size]
+    batches = [own[start : start + size] for start in range(0, len(own), size)]
+    loader = DataLoader(
+        CaptionDataset(examples, captioner.transform, skip_broken=config.data.skip_broken),
+        batch_sampler=[[Draw(index, (0,), 0) for index in batch] for batch in batches],
+        collate_fn=_pictures,
+        num_workers=config.train.workers,
+        worker_init_fn=leave_signals_to_the_parent,
+        generator=torch.Generator(),
+    )
+    bar = tqdm(loader, desc="features", unit=" batches", leave=False, disable=not world.is_first)
+    yield from zip(batches, bar, strict=True)
+
+
+def _pictures(rows: list[tuple[str, Tensor, list[str]] | Broken]) -> list[Tensor | Broken]:
+    return [row if isinstance(row, Broken) else row[1] for row in rows]

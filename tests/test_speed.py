@@ -1,0 +1,190 @@
+"""What makes training faster changes nothing of what is computed."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from golden_fixtures import load_golden
+from torch import nn
+from torch.testing import assert_close
+
+from smile.captioner import Captioner
+from smile.config import Config, DecoderConfig, ViTConfig
+from smile.data import Batch
+from smile.errors import UserError
+from smile.layers import PreNormBlock
+from smile.loss import IGNORE, caption_loss
+from smile.onednn import OneDNNLinear, use_mkl, use_onednn
+from smile.training.objective import Objective
+from smile.training.precision import Precision
+
+OBJECTIVES = ("smile", "mle", "reverse")
+
+
+def small(*, drop_path: float = 0.0) -> Captioner:
+    """A captioner without dropout, whose MLP and heads differ in all their sizes."""
+    vit = ViTConfig(image_size=32, dim=32, depth=3, num_heads=2, mlp_dim=80, drop_path=drop_path)
+    decoder = DecoderConfig(
+        vocab_size=60, dim=48, features_dim=32, depth=2, num_heads=3, mlp_dim=64, dropout=0.0
+    )
+    torch.manual_seed(0)
+    return Captioner(config=Config(vit=vit, decoder=decoder)).init_weights().train()
+
+
+def some_captions() -> torch.Tensor:
+    """(3, 4, 9) ids: captions of 1 to 7 words after a prompt of one; images with 4, 2 and 1."""
+    ids = torch.randint(3, 60, (3, 4, 9), generator=torch.Generator().manual_seed(0))
+    for image, lengths in enumerate([(3, 9, 5, 7), (0, 0, 4, 8), (0, 0, 0, 3)]):
+        for slot, length in enumerate(lengths):
+            ids[image, slot, length:] = 0
+    return ids
+
+
+def losses_of(captioner: Captioner, images, ids, **settings) -> torch.Tensor:
+    """(B, 3, S, S), (B, K, T) → the loss summed over all target tokens."""
+    [states] = captioner(images, [ids[:, :, :-1]])
+    labels = ids.flatten(0, 1)[:, 1:]
+    decoder = captioner.decoder
+    return caption_loss(
+        states,
+        labels.masked_fill(labels == 0, IGNORE),
+        weight=decoder.word_embed.weight,
+        bias=decoder.head_bias,
+        reduction="sum",
+        **settings,
+    )
+
+
+def gradients(module: nn.Module, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    module.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+# Captions of one image together -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("objective", [*OBJECTIVES, "mixed"])
+def test_captions_together_and_apart_give_the_same_loss_and_gradients(objective):
+    """Unequal numbers of captions, of unequal length: as one pair a row, without the empty rows."""
+    settings = {"objective": objective}
+    if objective == "mixed":
+        settings = {"objective": "smile", "mle_weight": 0.3, "label_smoothing": 0.1}
+    captioner, ids = small().double(), some_captions()
+    images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    together = losses_of(captioner, images, ids, **settings)
+    rows = (ids != 0).any(dim=2).flatten()
+    pairs = images.repeat_interleave(4, dim=0)[rows], ids.flatten(0, 1)[rows][:, None]
+    apart = losses_of(captioner, *pairs, **settings)
+    assert_close(together, apart, check_dtype=False)
+    assert apart > 1
+    expected = gradients(captioner, apart)
+    for name, gradient in gradients(captioner, together).items():
+        assert_close(
+            gradient, expected[name], rtol=1e-5, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_one_caption_an_image_is_the_reference_codes_batch(name, objective):
+    golden = load_golden(name)
+    length = golden.sizes.prompt_length
+    golden.captioner.tokenizer = SimpleNamespace(prompt_ids=lambda prompt: [0] * length)
+    images, ids = golden.expected["image"], golden.expected["ids"]
+    batch = Batch(images=images, ids=ids[:, None], names=["photo"] * len(images))
+    measure = Objective(golden.captioner)
+    loss = measure(batch, objective) / measure.num_targets(batch)
+    assert loss.item() == pytest.approx(golden.expected["losses"][objective], rel=1e-5)
+
+
+def test_padding_needs_no_mask():
+    """Padded states are never scored, and no word looks at what comes after it."""
+    captioner, ids = small(), some_captions()
+    images = torch.randn(3, 3, 32, 32)
+    batch = losses_of(captioner, images, ids)
+    alone = torch.zeros(())
+    for image, row in zip(images, ids, strict=True):
+        for caption in row[(row != 0).any(dim=1)]:
+            alone = alone + losses_of(captioner, image[None], caption[caption != 0][None, None])
+    assert_close(batch, alone)
+    expected = gradients(captioner, alone)
+    for name, gradient in gradients(captioner, batch).items():
+        assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)
+
+
+# The encoder's blocks -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_checkpointed_blocks_have_the_same_gradients(count):
+    """Stochastic depth drops the same samples in the second computation."""
+    captioner, ids = small(drop_path=0.5), some_captions()
+    images = torch.randn(3, 3, 32, 32)
+    results = []
+    for blocks in (0, count):
+        captioner.vit.checkpoint_blocks = blocks
+        started = []
+        with torch.nn.modules.module.register_module_forward_pre_hook(
+            lambda module, _, log=started: log.append(isinstance(module, PreNormBlock))
+        ):
+            torch.manual_seed(1)
+            results.append(gradients(captioner, losses_of(captioner, images, ids)))
+        assert sum(started) == 3 + blocks
+    plain, again = results
+    for name in plain:
+        assert torch.equal(again[name], plain[name]), name
+
+
+# oneDNN -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+def test_onednn_gives_what_mkl_gives():
+    golden = load_golden("a")
+    captioner, names = golden.captioner, list(golden.captioner.state_dict())
+    images, ids = golden.expected["image"], golden.expected["ids"][:, None]
+    results = []
+    for change in (use_mkl, use_onednn):
+        change(captioner)
+        loss = losses_of(captioner, images, ids)
+        results.append([loss, gradients(captioner, loss)])
+    linears = [m for m in captioner.modules() if isinstance(m, nn.Linear)]
+    assert len(linears) > 10 and all(type(m) is OneDNNLinear for m in linears)
+    assert list(captioner.state_dict()) == names
+    (plain, expected), (fast, found) = results
+    assert_close(fast, plain)
+    assert fast.grad_fn is not None and expected.keys() == found.keys()
+    for name in expected:
+        assert_close(
+            found[name], expected[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+def test_onednn_leaves_other_arithmetic_alone():
+    layer = use_onednn(nn.Linear(3, 2))
+    twin = use_mkl(copy.deepcopy(layer))
+    assert type(layer) is OneDNNLinear and type(twin) is nn.Linear
+    x = torch.randn(4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer(x), twin(x)) and layer(x).dtype == torch.bfloat16
+    assert torch.equal(layer.double()(x.double()), twin.double()(x.double()))
+    assert layer(torch.zeros(0, 3, dtype=torch.float64)).shape == (0, 2)
+
+
+def test_onednn_has_gradients_only_where_they_are_wanted():
+    layer, x = use_onednn(nn.Linear(3, 2)), torch.randn(2, 5, 3, requires_grad=True)
+    layer.weight.requires_grad_(False)
+    layer(x).sum().backward()
+    assert layer.weight.grad is None
+    assert_close(layer.bias.grad, torch.full((2,), 10.0))
+    assert_close(x.grad, layer.weight.sum(dim=0).expand(2, 5, 3))
+
+
+# Precision ----------------------------------------------------------------------------------------
+
+
+def test_float16_needs_a_gpu():
+    with pytest.raises(UserError, match=r'"float16": needs train\.device = "cuda", not cpu'):
+        Precision("float16", torch.device("cpu"))
