@@ -10,6 +10,7 @@ system).
 """
 
 import argparse
+import ctypes
 import re
 import statistics
 from collections.abc import Callable
@@ -90,6 +91,7 @@ def extra_memory(call: Callable[[], float], leaves: tuple[Tensor, ...]) -> int:
     """Bytes at the highest while `call` runs, beyond what was there before and the gradients."""
     for leaf in leaves:
         leaf.grad = None
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed earlier goes back to the system
     Path("/proc/self/clear_refs").write_text("5")  # the highest begins anew from here
     before = memory_in_use("VmRSS")
     call()
