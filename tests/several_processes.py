@@ -6,6 +6,7 @@ Each case is trained in FOLDER/case; "stopped" is stopped by a signal to one pro
 and resumed.
 """
 
+import json
 import signal
 import sys
 from collections.abc import Iterable
@@ -91,10 +92,30 @@ def train_in_bits(config: Config, folder: Path, world: World, pauses: Iterable[i
     return stops
 
 
+def train_noting_norms(config: Config, folder: Path, world: World) -> list[float]:
+    """Trains to the end; the gradient's norm at each step, which neither AdamW nor clipping shows.
+
+    The first process leaves them in FOLDER/norms.json too.
+    """
+    trainer, norms = trainer_of(config, folder, world), []
+    step = trainer.precision.step
+
+    def noting(*args) -> torch.Tensor:
+        norm = step(*args)
+        norms.append(norm.item())
+        return norm
+
+    trainer.precision.step = noting
+    trainer.run()
+    if world.is_first:
+        (folder / "norms.json").write_text(json.dumps(norms))
+    return norms
+
+
 def main() -> None:
     folder, world = Path(sys.argv[1]), World.join()
     for name, settings in CASES.items():
-        trainer_of(config_of(*settings), folder / name, world).run()
+        train_noting_norms(config_of(*settings), folder / name, world)
     trainer_of(config_of(*DROPOUT), folder / "whole", world).run()
     # In each epoch there are 2 steps, 2 batches to validate and one of captions: stopped after
     # step 1, in validation, at the next epoch's step 2 (validation and captions come again).

@@ -11,7 +11,7 @@ import pytest
 import torch
 from kill_training import differences
 from safetensors.torch import load_file
-from several_processes import CASES, DROPOUT, ROOT, config_of, trainer_of
+from several_processes import CASES, DROPOUT, ROOT, config_of, train_noting_norms, trainer_of
 
 import train
 from smile.data import EpochBatches
@@ -37,7 +37,10 @@ def records(folder: Path) -> list[dict]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_are_one(case, two_processes, tmp_path):
-    trainer_of(config_of(*CASES[case]), tmp_path, World()).run()
+    norms = train_noting_norms(config_of(*CASES[case]), tmp_path, World())
+    assert json.loads((two_processes / case / "norms.json").read_text()) == pytest.approx(
+        norms, rel=1e-3
+    )
     ours, theirs = records(two_processes / case), records(tmp_path)
     for key in ("train_loss", "val_loss"):
         assert [r[key] for r in ours] == pytest.approx([r[key] for r in theirs], rel=1e-4)
