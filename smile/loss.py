@@ -153,13 +153,10 @@ def caption_loss(
     seen = labels != IGNORE
     loss = states.new_zeros((), dtype=torch.float32)
     if mle_weight > 0:
-
-        def mle(states: Tensor, labels: Tensor) -> Tensor:
-            logits = F.linear(states, weight, bias)[None]
-            return mle_loss(logits, labels[None], label_smoothing=label_smoothing, reduction="sum")
-
-        # Padding goes no further than this.
-        loss = loss + mle_weight * _in_blocks(mle, states[seen], labels[seen], rows=BLOCK)
+        mle = _BlockwiseMLE.apply(  # padding goes no further than this
+            states[seen], labels[seen], weight, bias, label_smoothing, torch.is_grad_enabled()
+        )
+        loss = loss + mle_weight * mle
     if mle_weight < 1 and objective == "smile":
         smile = _smile_from_states(states, labels, weight, bias, first_token_mle=first_token_mle)
         loss = loss + (1 - mle_weight) * smile
@@ -218,6 +215,61 @@ def _smile_from_states(
         scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"
     )
     return loss + F.cross_entropy(first_logits.float(), labels[first], reduction="sum")
+
+
+class _BlockwiseMLE(torch.autograd.Function):
+    """The sum of `mle_loss` from states, in memory that does not grow with their number.
+
+    Scores are made block by block. The gradient of cross entropy in the scores is known as soon as
+    they are (softmax minus target), so each block's share of the gradients is added up at once, and
+    its scores are let go: what a backward pass would do, without keeping or computing them again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx,
+        states: Tensor,
+        labels: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        label_smoothing: float,
+        with_gradients: bool,
+    ) -> Tensor:
+        """(T, D) states, (T,) ids, (V, D), (V,) → a float32 scalar."""
+        total = states.new_zeros((), dtype=torch.float32)
+        if with_gradients:
+            ctx.gradients = [torch.zeros_like(tensor) for tensor in (states, weight, bias)]
+            grad_states, grad_weight, grad_bias = ctx.gradients
+        for start in range(0, len(labels), BLOCK):
+            some, target = states[start : start + BLOCK], labels[start : start + BLOCK, None]
+            scores = F.linear(some, weight, bias)
+            logprobs = scores.float().log_softmax(dim=-1)
+            losses = -(1 - label_smoothing) * logprobs.gather(1, target)
+            if label_smoothing:
+                losses = losses - label_smoothing * logprobs.mean(dim=1, keepdim=True)
+            total += losses.sum()
+            if with_gradients:
+                grad = logprobs.exp_().sub_(label_smoothing / len(weight))
+                grad.scatter_add_(1, target, torch.full_like(losses, label_smoothing - 1))
+                grad_bias += grad.sum(dim=0)
+                grad = grad.to(scores.dtype)  # under autocast, products are of a shorter type
+                grad_states[start : start + BLOCK] = grad @ weight.to(scores.dtype)
+                _add_product(grad_weight, grad.t(), some.to(scores.dtype))
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_states, grad_weight, grad_bias = (ours * grad for ours in ctx.gradients)
+        return grad_states, None, grad_weight, grad_bias, None, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, without a copy where all are of one type."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
 
 
 class _Scores(torch.autograd.Function):
