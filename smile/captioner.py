@@ -116,7 +116,7 @@ class Captioner(nn.Module):
         """(B, 3, S, S) images, groups of (B, K, T) captions → their (B·K, T, D) states.
 
         For training: the images are encoded, and their keys and values projected, once for all the
-        groups. `loss.caption_loss` scores only the words it needs from the states. Instead of the
+        groups; `head_loss.py` then scores only the words it needs from the states. Instead of the
         images, their (B, P + 1, D) features may be given, where these are known already.
         """
         features = images if images.dim() == 3 else self.encode(images)

@@ -7,7 +7,8 @@ from torch.testing import assert_close
 
 from smile.config import GenerateConfig
 from smile.generate import generate
-from smile.loss import caption_loss, mle_loss, reverse_loss, smile_loss
+from smile.head_loss import caption_loss
+from smile.loss import mle_loss, reverse_loss, smile_loss
 
 pytestmark = pytest.mark.parametrize("golden", ["a", "b"], indirect=True)
 

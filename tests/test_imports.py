@@ -19,7 +19,7 @@ LAYERS = (
     {"errors"},
     {"config"},
     {"layers", "loss", "tokenizer", "generate", "pictures", "weight_names", "onednn"},
-    {"torchfile", "download", "device", "distributed", "lock"},
+    {"head_loss", "torchfile", "download", "device", "distributed", "lock"},
     {"cache"},
     {"vit", "decoder", "data"},
     {"captioner", "find_images"},

@@ -13,8 +13,9 @@ from smile.captioner import Captioner
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.data import Batch
 from smile.errors import UserError
+from smile.head_loss import caption_loss
 from smile.layers import PreNormBlock
-from smile.loss import IGNORE, caption_loss
+from smile.loss import IGNORE
 from smile.onednn import OneDNNLinear, use_mkl, use_onednn
 from smile.training.objective import Objective
 from smile.training.precision import Precision

@@ -5,7 +5,8 @@ from torch import Tensor, nn
 
 from smile.captioner import Captioner
 from smile.data import Batch
-from smile.loss import IGNORE, caption_loss
+from smile.head_loss import caption_loss
+from smile.loss import IGNORE
 
 
 class Objective(nn.Module):

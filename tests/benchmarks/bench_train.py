@@ -29,8 +29,9 @@ from torch import Tensor, nn
 
 from smile.captioner import Captioner
 from smile.config import override
+from smile.head_loss import caption_loss
 from smile.layers import Attention
-from smile.loss import IGNORE, caption_loss
+from smile.loss import IGNORE
 from smile.training.speed import prepare
 
 PROMPT = [30522, 1037, 3861, 1997]

@@ -1,0 +1,225 @@
+"""The training objective from the states before the head, without needless scores.
+
+A caption of N tokens needs N of its head's V columns: scores against the words of the caption,
+(B, N, N) instead of (B, N, V), give SMILE's loss and gradients. What does need all V scores of a
+position gets them a block of positions at a time. All of it equals `loss.py`, where the losses are
+written as they are defined; read that first.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from smile.loss import IGNORE, first_token, random_loss, reverse_loss
+
+BLOCK = 512  # positions scored by the whole vocabulary at a time: 63 MB of scores for BLIP's
+
+
+def caption_loss(
+    states: Tensor,
+    labels: Tensor,
+    *,
+    weight: Tensor,
+    bias: Tensor,
+    objective: str = "smile",
+    mle_weight: float = 0.0,
+    label_smoothing: float = 0.0,
+    first_token_mle: bool = True,
+    num_random: int = 10,
+    reduction: str = "mean",
+) -> Tensor:
+    """The training objective, computed from states and head without needless scores.
+
+    Args:
+        states: (B, N, D), the decoder's output at the positions that predict `labels`.
+        labels: (B, N) token ids, -100 where nothing is to be predicted.
+        weight, bias: the head, (V, D) and (V,).
+        objective: "smile", "mle", "reverse" or "random".
+        mle_weight: λ in λ·MLE + (1 - λ)·objective; 0 leaves MLE out.
+        label_smoothing: of the MLE part.
+        first_token_mle, num_random, reduction: as in `smile_loss` and `random_loss`.
+
+    Raises:
+        ValueError: if `objective` is none of the four.
+    """
+    if objective not in ("smile", "mle", "reverse", "random"):
+        raise ValueError(f"objective {objective!r} is none of smile, mle, reverse, random")
+    if objective == "mle":
+        mle_weight = 1.0
+    seen = labels != IGNORE
+    loss = states.new_zeros((), dtype=torch.float32)
+    if mle_weight > 0:
+        mle = _BlockwiseMLE.apply(  # padding goes no further than this
+            states[seen], labels[seen], weight, bias, label_smoothing, torch.is_grad_enabled()
+        )
+        loss = loss + mle_weight * mle
+    if mle_weight < 1 and objective == "smile":
+        smile = _smile_from_states(states, labels, weight, bias, first_token_mle=first_token_mle)
+        loss = loss + (1 - mle_weight) * smile
+    elif mle_weight < 1:
+
+        def variant(states: Tensor, labels: Tensor) -> Tensor:
+            logits = F.linear(states, weight, bias)
+            shared = {"first_token_mle": first_token_mle, "reduction": "sum"}
+            if objective == "reverse":
+                return reverse_loss(logits, labels, **shared)
+            return random_loss(logits, labels, num_random=num_random, **shared)
+
+        rows = max(1, BLOCK // labels.size(1))
+        loss = loss + (1 - mle_weight) * _in_blocks(variant, states, labels, rows=rows)
+    return loss / seen.sum() if reduction == "mean" else loss
+
+
+def _in_blocks(
+    loss: Callable[[Tensor, Tensor], Tensor], states: Tensor, labels: Tensor, *, rows: int
+) -> Tensor:
+    """`loss(states, labels)` as a sum over blocks of so many rows.
+
+    Where there are several, none of their scores is kept for the backward pass, which computes them
+    again block by block: more work by a third of the head's, for memory that does not grow.
+    """
+    if len(labels) <= rows:
+        return loss(states, labels)
+    total = states.new_zeros((), dtype=torch.float32)
+    for some, their in zip(states.split(rows), labels.split(rows), strict=True):
+        total = total + checkpoint(loss, some, their, use_reentrant=False)
+    return total
+
+
+def _smile_from_states(
+    states: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, *, first_token_mle: bool
+) -> Tensor:
+    """The sum of `smile_loss` from (B, N, D) states: (B, N, N) scores of the captions' own words.
+
+    Column j stands for the word `labels[:, j]`. A word that occurs again keeps only its first
+    column, so that it is counted once in the softmax.
+    """
+    seen = labels != IGNORE
+    words = labels.masked_fill(~seen, 0)
+    same = (labels[:, :, None] == labels[:, None, :]) & seen[:, None, :]
+    first_column = same.int().argmax(dim=2)  # (B, N): where each position's word stands first
+    order = torch.arange(labels.size(1), device=labels.device)
+    counted = seen & (first_column == order)
+    first = first_token(labels) if first_token_mle else torch.zeros_like(seen)
+
+    scores, loss = _Scores.apply(
+        states, states[first], words, labels[first], weight, bias, torch.is_grad_enabled()
+    )
+    # A position that is not predicted keeps every column: its loss is dropped, and stays finite.
+    allowed = counted[:, None, :] | ~seen[:, :, None]
+    scores = scores.float().masked_fill(~allowed, float("-inf"))
+    targets = first_column.masked_fill(~seen | first, IGNORE)
+    return loss + F.cross_entropy(
+        scores.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum"
+    )
+
+
+class _Scores(torch.autograd.Function):
+    """Scores of each caption's own words, and MLE's summed loss at a few positions.
+
+    Left to autograd, each of the two would make a gradient of the whole head, to be added up;
+    here the few rows of the one go into that of the other.
+    """
+
+    @staticmethod
+    def forward(
+        ctx,
+        states: Tensor,
+        firsts: Tensor,
+        words: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        with_gradients: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """(B, N, D), (F, D), (B, N) ids, (F,) ids, (V, D), (V,) → (B, N, N), float32 scalar."""
+        loss, grad_scores = _cross_entropy(F.linear(firsts, weight, bias), targets)
+        if with_gradients:
+            ctx.save_for_backward(states, firsts, words, weight)
+            ctx.grad_scores = grad_scores
+        own = F.embedding(words, weight).transpose(1, 2)
+        return states @ own + bias[words][:, None, :], loss
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+        states, firsts, words, weight = ctx.saved_tensors
+        grad_firsts = ctx.grad_scores * grad_loss
+        # Under autocast the scores' gradients are of a shorter type, and so are these products.
+        low = grad_firsts.dtype
+        grad = grad.to(low)
+        grad_states = grad @ F.embedding(words, weight).to(low)
+        grad_own = (grad.transpose(1, 2) @ states.to(low)).flatten(0, 1)
+        grad_weight = (grad_firsts.t() @ firsts.to(low)).to(weight.dtype)
+        grad_weight.index_add_(0, words.flatten(), grad_own.to(weight.dtype))
+        grad_bias = grad_firsts.sum(dim=0, dtype=weight.dtype)
+        grad_bias.index_add_(0, words.flatten(), grad.sum(dim=1, dtype=weight.dtype).flatten())
+        grad_firsts = (grad_firsts @ weight.to(low)).to(firsts.dtype)
+        return grad_states.to(states.dtype), grad_firsts, None, None, grad_weight, grad_bias, None
+
+
+def _cross_entropy(
+    scores: Tensor, targets: Tensor, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """(T, V) scores, (T,) ids → `mle_loss`'s sum and its gradient in the scores, of their dtype."""
+    targets = targets[:, None]
+    logprobs = scores.float().log_softmax(dim=-1)
+    loss = -(1 - label_smoothing) * logprobs.gather(1, targets).sum()
+    if label_smoothing:
+        loss -= label_smoothing * logprobs.mean(dim=1).sum()
+    # What is probable less what was to be said: softmax - (1 - ε) one-hot - ε / V.
+    grad = logprobs.exp_().sub_(label_smoothing / scores.size(1))
+    grad.scatter_add_(1, targets, grad.new_full(targets.shape, label_smoothing - 1))
+    return loss, grad.to(scores.dtype)
+
+
+class _BlockwiseMLE(torch.autograd.Function):
+    """The sum of `mle_loss` from states, in memory that does not grow with their number.
+
+    Scores are made block by block. The gradient of cross entropy in the scores is known as soon as
+    they are (softmax minus target), so each block's share of the gradients is added up at once, and
+    its scores are let go: what a backward pass would do, without keeping or computing them again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx,
+        states: Tensor,
+        labels: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        label_smoothing: float,
+        with_gradients: bool,
+    ) -> Tensor:
+        """(T, D) states, (T,) ids, (V, D), (V,) → a float32 scalar."""
+        total = states.new_zeros((), dtype=torch.float32)
+        if with_gradients:
+            ctx.gradients = [torch.zeros_like(tensor) for tensor in (states, weight, bias)]
+            grad_states, grad_weight, grad_bias = ctx.gradients
+        for start in range(0, len(labels), BLOCK):
+            rows = slice(start, start + BLOCK)
+            scores = F.linear(states[rows], weight, bias)
+            loss, grad = _cross_entropy(scores, labels[rows], label_smoothing)
+            total += loss
+            if with_gradients:  # under autocast, products of a shorter type
+                grad_states[rows] = grad @ weight.to(grad.dtype)
+                _add_product(grad_weight, grad.t(), states[rows].to(grad.dtype))
+                grad_bias += grad.sum(dim=0, dtype=bias.dtype)
+        return total
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad_states, grad_weight, grad_bias = (ours * grad for ours in ctx.gradients)
+        return grad_states, None, grad_weight, grad_bias, None, None
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, without a copy where all are of one type."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    else:
+        total += a @ b
