@@ -147,17 +147,17 @@ class _Scores(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         states, firsts, words, weight = ctx.saved_tensors
-        grad_firsts = ctx.grad_scores * grad_loss
         # Under autocast the scores' gradients are of a shorter type, and so are these products.
-        low = grad_firsts.dtype
+        grad_scores, low = ctx.grad_scores, ctx.grad_scores.dtype
         grad = grad.to(low)
         grad_states = grad @ F.embedding(words, weight).to(low)
         grad_own = (grad.transpose(1, 2) @ states.to(low)).flatten(0, 1)
-        grad_weight = (grad_firsts.t() @ firsts.to(low)).to(weight.dtype)
+        # `grad_loss` is one number: it is cheaper to apply to what is small.
+        grad_weight = (grad_scores.t() @ (firsts * grad_loss).to(low)).to(weight.dtype)
         grad_weight.index_add_(0, words.flatten(), grad_own.to(weight.dtype))
-        grad_bias = grad_firsts.sum(dim=0, dtype=weight.dtype)
+        grad_bias = grad_scores.sum(dim=0, dtype=weight.dtype) * grad_loss
         grad_bias.index_add_(0, words.flatten(), grad.sum(dim=1, dtype=weight.dtype).flatten())
-        grad_firsts = (grad_firsts @ weight.to(low)).to(firsts.dtype)
+        grad_firsts = ((grad_scores @ weight.to(low)) * grad_loss).to(firsts.dtype)
         return grad_states.to(states.dtype), grad_firsts, None, None, grad_weight, grad_bias, None
 
 

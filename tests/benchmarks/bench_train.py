@@ -48,7 +48,7 @@ class Setting:
     goal: float
 
 
-CPU_SETTINGS = (Setting(4, 5, 3.2), Setting(8, 1, 1.1))
+CPU_SETTINGS = (Setting(8, 5, 3.2), Setting(8, 1, 1.1))
 CUDA_SETTINGS = (Setting(64, 5, 4.0), Setting(64, 1, 1.1))
 OBJECTIVES = ("smile", "mle")
 
