@@ -58,7 +58,13 @@ from smile.training.resume import check_same, identity
 from smile.training.schedule import Phase
 from smile.training.setup import make_captioner
 from smile.training.signals import Stopped
-from smile.training.speed import is_frozen, prepare, train_mode, uncompiled
+from smile.training.speed import (
+    give_back_freed_memory,
+    is_frozen,
+    prepare,
+    train_mode,
+    uncompiled,
+)
 from smile.training.state import Progress, RunState, captioner_of, seed_process, seeded
 
 MLE_FOLDER, LAST_FOLDER = "mle", "last"  # the captioner at the switch, and after the last epoch
@@ -258,18 +264,27 @@ class Trainer:
             )
             both = cached(both, data.cache, size=size)
             self.pictures = {"train": both[: len(train)], "val": both[len(train) :]}
-        if is_frozen(self.captioner) and not data.augment and on_one_machine(self.world):
-            self.captioner.eval()
-            for split in ("train", "val"):
-                self.features[split] = compute_features(
-                    self.captioner,
-                    self.pictures[split],
-                    folder=self.folder,
-                    precision=self.precision,
-                    world=self.world,
-                    say=self.say,
-                )
+        if is_frozen(self.captioner) and not data.augment:
+            self.features = self.frozen_features()
         self.batches = self.make_loader("train")
+
+    def frozen_features(self) -> dict[str, Features]:
+        """What a frozen encoder makes of all pictures, where one file can hold it for everybody."""
+        if not on_one_machine(self.world):
+            self.say("the frozen encoder runs in every step: several machines cannot map one file")
+            return {}
+        self.captioner.eval()
+        return {
+            split: compute_features(
+                self.captioner,
+                self.pictures[split],
+                folder=self.folder,
+                precision=self.precision,
+                world=self.world,
+                say=self.say,
+            )
+            for split in ("train", "val")
+        }
 
     def run(self) -> None:
         """Trains the epochs that remain, then compares MLE and SMILE on the test images."""
@@ -379,6 +394,7 @@ class Trainer:
         self.keeper.write(lambda: self.write_epoch(captions, is_best=is_best))
         # Last of all: a run killed before this does the end of the epoch over again, alike.
         self.keeper.save()
+        give_back_freed_memory()
 
     def epoch_record(self, phase: Phase) -> dict[str, Any]:
         """What the training pass has to say for log.jsonl."""

@@ -6,11 +6,9 @@ The two functions are those of the README.
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 
 import smile
-
-transformers = pytest.importorskip("transformers")
-pytest.importorskip("accelerate")  # which transformers' Trainer needs
 
 VOCAB, PAD = 30, 0
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import sys
 
 import torch
 
@@ -9,6 +10,7 @@ from smile.captioner import Captioner
 from smile.errors import UserError
 from smile.onednn import use_onednn
 
+C = ctypes.CDLL(None) if sys.platform != "win32" else None  # this process's C library
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
@@ -64,7 +66,12 @@ def keep_freed_memory() -> None:
     glibc hands large blocks back at once. Taken anew, they come zeroed page by page, which on two
     cores is about a twentieth of a step. Other C libraries are left alone.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    if hasattr(C, "mallopt"):
+        C.mallopt(M_MMAP_MAX, 0)
+        C.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_back_freed_memory() -> None:
+    """Once in a while, or what lies unused between blocks in use adds up over many epochs."""
+    if hasattr(C, "malloc_trim"):
+        C.malloc_trim(0)
