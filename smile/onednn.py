@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LARGE = 512 * 512  # weights of a layer
+
 
 class OneDNNLinear(nn.Linear):
     """An `nn.Linear` with another way to the same numbers."""
@@ -25,21 +27,24 @@ class OneDNNLinear(nn.Linear):
         return F.linear(x, self.weight, self.bias)
 
 
-def use_onednn(model: nn.Module) -> nn.Module:
-    """Makes every `nn.Linear` of a model a `OneDNNLinear`, in place; undone by `use_mkl`."""
-    return _change(model, nn.Linear, OneDNNLinear)
+def use_onednn(model: nn.Module, *, smallest: int = LARGE) -> nn.Module:
+    """Makes the `nn.Linear`s of a model `OneDNNLinear`s, in place; undone by `use_mkl`.
+
+    The layers stay what they are, with their weights and hooks; only `forward` differs. Those of
+    fewer than `smallest` weights are left: there oneDNN gains nothing, and it keeps a kernel for
+    every shape it meets, which in a small model's memory shows.
+    """
+    for module in model.modules():
+        if type(module) is nn.Linear and module.weight.numel() >= smallest:
+            module.__class__ = OneDNNLinear
+    return model
 
 
 def use_mkl(model: nn.Module) -> nn.Module:
     """Makes every `OneDNNLinear` an `nn.Linear` again, in place."""
-    return _change(model, OneDNNLinear, nn.Linear)
-
-
-def _change(model: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> nn.Module:
-    """The layers stay what they are, with their weights and hooks; only `forward` differs."""
     for module in model.modules():
-        if type(module) is old:
-            module.__class__ = new
+        if type(module) is OneDNNLinear:
+            module.__class__ = nn.Linear
     return model
 
 

@@ -1,6 +1,7 @@
 """What makes training faster changes nothing of what is computed."""
 
 import copy
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -147,7 +148,7 @@ def test_onednn_gives_what_mkl_gives():
     captioner, names = golden.captioner, list(golden.captioner.state_dict())
     images, ids = golden.expected["image"], golden.expected["ids"][:, None]
     results = []
-    for change in (use_mkl, use_onednn):
+    for change in (use_mkl, partial(use_onednn, smallest=1)):
         change(captioner)
         loss = losses_of(captioner, images, ids)
         results.append([loss, gradients(captioner, loss)])
@@ -164,7 +165,7 @@ def test_onednn_gives_what_mkl_gives():
 
 
 def test_onednn_leaves_other_arithmetic_alone():
-    layer = use_onednn(nn.Linear(3, 2))
+    layer = use_onednn(nn.Linear(3, 2), smallest=1)
     twin = use_mkl(copy.deepcopy(layer))
     assert type(layer) is OneDNNLinear and type(twin) is nn.Linear
     x = torch.randn(4, 3)
@@ -174,8 +175,13 @@ def test_onednn_leaves_other_arithmetic_alone():
     assert layer(torch.zeros(0, 3, dtype=torch.float64)).shape == (0, 2)
 
 
+def test_onednn_leaves_small_layers_alone():
+    layers = use_onednn(nn.Sequential(nn.Linear(512, 511), nn.Linear(512, 512)))
+    assert [type(layer) for layer in layers] == [nn.Linear, OneDNNLinear]
+
+
 def test_onednn_has_gradients_only_where_they_are_wanted():
-    layer, x = use_onednn(nn.Linear(3, 2)), torch.randn(2, 5, 3, requires_grad=True)
+    layer, x = use_onednn(nn.Linear(3, 2), smallest=1), torch.randn(2, 5, 3, requires_grad=True)
     layer.weight.requires_grad_(False)
     layer(x).sum().backward()
     assert layer.weight.grad is None
