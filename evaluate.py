@@ -212,7 +212,9 @@ def find_images(args: argparse.Namespace, captioners: dict[str, Captioner]) -> I
         return load_images(args, load_config(args.data, args.set).data)
     runs = {name: captioner for name, captioner in captioners.items() if is_run(name)}
     if not runs:
-        raise UserError("nothing says which images and references: add --data CONFIG.toml")
+        raise UserError(
+            "nothing says which images and references: add --data CONFIG.toml or --references FILE"
+        )
     sets = [
         load_images(args, load_config(Path(name) / "config.toml", args.set).data) for name in runs
     ]

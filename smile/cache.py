@@ -28,10 +28,10 @@ class PastCache:
         self.length = end
         return self.keys[:rows, :, :end], self.values[:rows, :, :end]
 
-    def select(self, rows: Tensor, moved: Tensor) -> None:
-        """Row i becomes what row `rows[i]` was; only the rows `moved` differ, and are copied."""
+    def select(self, rows: Tensor, moved: Tensor, start: int = 0) -> None:
+        """Row i becomes what row `rows[i]` was; only `moved` rows differ, from `start` on."""
         for buffer in (self.keys, self.values):
-            buffer[moved, :, : self.length] = buffer[rows[moved], :, : self.length]
+            buffer[moved, :, start : self.length] = buffer[rows[moved], :, start : self.length]
 
 
 class DecoderCache:
@@ -41,6 +41,7 @@ class DecoderCache:
         self.image = image
         self.past = past
         self.copies = copies
+        self.prompt_length = 0  # positions that all rows of an image have in common
 
     @property
     def length(self) -> int:
@@ -49,6 +50,7 @@ class DecoderCache:
 
     def spread(self) -> None:
         """After the prompt was read once per image: each image's row becomes `copies` rows."""
+        self.prompt_length = self.length
         images = self.image[0][0].size(0)
         rows = torch.arange(images, device=self.image[0][0].device).repeat_interleave(self.copies)
         for past in self.past:
@@ -61,8 +63,9 @@ class DecoderCache:
             rows: `copies` rows for each image that goes on, all of that image, images in order.
         """
         moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
-        for past in self.past:
-            past.select(rows, moved)
         images = rows[:: self.copies] // self.copies
-        if len(images) < self.image[0][0].size(0):
+        all_stay = len(images) == self.image[0][0].size(0)
+        for past in self.past:
+            past.select(rows, moved, self.prompt_length if all_stay else 0)
+        if not all_stay:
             self.image = [(keys[images], values[images]) for keys, values in self.image]

@@ -352,20 +352,20 @@ def constrain(scores: Tensor, ids: Tensor, *, sep_id: int, options: GenerateConf
         penalty = options.repetition_penalty
         said = torch.where(said < 0, said * penalty, said / penalty)
         scores = scores.scatter(1, ids, said)
-    forbidden = torch.zeros_like(scores, dtype=torch.bool)
+    scores = scores.clone()
     if options.no_repeat_ngram_size > 0:
-        _mark_repeats(forbidden, ids, options.no_repeat_ngram_size)
+        _forbid_repeats(scores, ids, options.no_repeat_ngram_size)
     if ids.size(1) < options.min_length:
-        forbidden[:, sep_id] = True
-    return scores.masked_fill(forbidden, float("-inf"))
+        scores[:, sep_id] = float("-inf")
+    return scores
 
 
-def _mark_repeats(forbidden: Tensor, ids: Tensor, size: int) -> None:
-    """Marks each word that would complete an n-gram the row has already."""
+def _forbid_repeats(scores: Tensor, ids: Tensor, size: int) -> None:
+    """Takes away each word that would complete an n-gram the row has already, in place."""
     if ids.size(1) < size:
         return
     grams = ids.unfold(1, size, 1)  # (R, T - n + 1, n)
     ending = ids[:, ids.size(1) - size + 1 :]  # the n - 1 words that a next word would complete
     again = (grams[:, :, :-1] == ending[:, None, :]).all(dim=2)
     rows, places = again.nonzero(as_tuple=True)
-    forbidden[rows, grams[rows, places, -1]] = True
+    scores[rows, grams[rows, places, -1]] = float("-inf")

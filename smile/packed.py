@@ -33,7 +33,8 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D_in) → (..., D_out), float32."""
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.then, [], "none")
+        operator = torch.ops.mkldnn._linear_pointwise.default  # named, it need not be looked for
+        return operator(x, self.weight, self.bias, self.then, [], "none")
 
 
 def can_pack(captioner: Captioner) -> bool:
