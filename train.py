@@ -73,6 +73,7 @@ COMPARISON = "comparison.png"  # the last thing a run writes
 
 def main() -> None:
     args = parse_args()
+    status = 0
     try:
         config = load_config(args.config, args.set)
         world = World.join(pick_device(config.train.device))
@@ -81,12 +82,13 @@ def main() -> None:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
-        world.leave()
-        sys.exit(128 + stopped.number)
+        status = 128 + stopped.number
     except KeyboardInterrupt:  # not while training, which Ctrl-C ends in good order
         print("train.py: stopped", file=sys.stderr)
         sys.exit(130)
-    world.leave()
+    world.leave(status)
+    if status:
+        sys.exit(status)
 
 
 def parse_args() -> argparse.Namespace:
