@@ -84,7 +84,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if world.rank == 0:
         systems = score_all(args, images, said, models)
         report(args, images, systems, out_folder(args, sources, names))
-    world.wait()  # a process that leaves before the others breaks their connection
+    world.leave()
 
 
 # Options ------------------------------------------------------------------------------------------

@@ -238,6 +238,7 @@ def describe(args: argparse.Namespace) -> int:
     totals = [world.total(n) for n in (num_described, todo.num_done, num_broken)]
     if world.rank == 0:
         report(args, *totals, num_repeated=names.repeated, seconds=time.perf_counter() - start)
+    world.leave(1 if totals[-1] else 0)
     return totals[-1]
 
 
