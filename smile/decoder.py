@@ -116,6 +116,17 @@ class Decoder(nn.Module):
         """(B, P, D_image) → each block's keys and values, for any number of `forward` calls."""
         return [block.cross_attention.keys_values(features) for block in self.blocks]
 
+    def keys_values_by_head(self, features: Tensor) -> list[KeysValues]:
+        """What `keys_values` gives, laid out head by head for those who read it again and again.
+
+        Block after block: all blocks' before and after at once would take twice the memory.
+        """
+        laid_out = []
+        for block in self.blocks:
+            keys, values = block.cross_attention.keys_values(features)
+            laid_out.append((keys.contiguous(), values.contiguous()))
+        return laid_out
+
     def new_cache(self, features: Tensor, *, max_length: int, copies: int = 1) -> DecoderCache:
         """Projects the images' keys and values and makes room for `max_length` words.
 
@@ -124,14 +135,8 @@ class Decoder(nn.Module):
             copies: captions or beams of each image, once the cache is `spread`.
         """
         config = self.config
-        # Each step reads the image's anew, so they are laid out head by head, block after block:
-        # all blocks' before and after at once would take twice the memory.
-        image = []
-        for block in self.blocks:
-            keys, values = block.cross_attention.keys_values(features)
-            image.append((keys.contiguous(), values.contiguous()))
         return DecoderCache(
-            image=image,
+            image=self.keys_values_by_head(features),
             past=[
                 PastCache(
                     rows=features.size(0) * copies,

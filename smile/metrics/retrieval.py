@@ -95,9 +95,7 @@ def log_likelihoods(
         for pictures in batches(images, image_block):
             pixels = torch.stack([judge.transform(picture) for picture in pictures])
             features = judge.encode(pixels.to(judge.device))
-            image = [
-                (k.contiguous(), v.contiguous()) for k, v in judge.decoder.keys_values(features)
-            ]
+            image = judge.decoder.keys_values_by_head(features)
             column = np.empty((len(captions), len(pictures)), np.float32)
             for own, tree in zip(blocks, trees, strict=True):
                 column[own] = _score(judge, image, tree, len(pictures), len(own)).T.cpu()
