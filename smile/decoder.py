@@ -34,13 +34,13 @@ class DecoderBlock(nn.Module):
         self, x: Tensor, image: KeysValues, *, mask: Tensor | None, past: PastCache | None
     ) -> Tensor:
         """(B·K, T, D) words, keys and values of B images → (B·K, T, D)."""
-        words = self.self_attention.keys_values(x)
+        queries, words = self.self_attention.project(x)
         if past is not None:
             words = past.append(words)
         # Without a mask to say otherwise, T new words see each other causally; one sees all before.
         causal = mask is None and x.size(1) > 1
-        attended = self.self_attention(x, words, mask=mask, causal=causal)
-        x = self.self_norm(x + self.dropout(attended))
+        attended = self.self_attention.attend(queries, words, mask=mask, causal=causal)
+        x = self.self_norm(x + self.dropout(self.self_attention.out(attended)))
         x = self.cross_norm(x + self.dropout(self.cross_attention(x, image)))
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 

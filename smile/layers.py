@@ -1,9 +1,12 @@
 """The layers everything here is built from: multi-head attention, the MLP, the pre-norm block.
 
 One attention module serves the ViT's self-attention, the decoder's causal self-attention (with or
-without a cache) and its cross-attention. What differs is only where the keys and values come from,
-so they are a separate verb: `keys_values(source)` projects them, `forward(x, keys_values)` attends.
-An image's keys and values are projected once, however many captions or beams read them.
+without a cache) and its cross-attention. What differs is where the keys and values come from, so
+the module has a verb for each step:
+
+    cross-attention     keys_values(source) once per image; forward(x, keys_values) as often as read
+    self-attention      project(x) for queries, keys and values; attend(…), with a cache before it
+                        or not; out(…)
 """
 
 from collections.abc import Callable
@@ -38,47 +41,64 @@ class Attention(nn.Module):
         self.value = nn.Linear(source_dim or dim, dim)
         self.out = nn.Linear(dim, dim)
 
+    def project(self, x: Tensor) -> tuple[Tensor, KeysValues]:
+        """For self-attention: (B, T, D) → queries, keys and values, (B, heads, T, head_dim)."""
+        return self._by_head(self.query(x)), self.keys_values(x)
+
     def keys_values(self, source: Tensor) -> KeysValues:
         """(B, S, source_dim) → keys and values, each (B, heads, S, head_dim)."""
-        keys = rearrange(self.key(source), "b s (h d) -> b h s d", h=self.num_heads)
-        values = rearrange(self.value(source), "b s (h d) -> b h s d", h=self.num_heads)
-        return keys, values
+        return self._by_head(self.key(source)), self._by_head(self.value(source))
 
-    def forward(
-        self, x: Tensor, keys_values: KeysValues, *, mask: Tensor | None = None, causal=False
-    ) -> Tensor:
-        """(B·K, T, D), keys and values of B sources → (B·K, T, D).
+    def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
+        """(B·K, T, D), keys and values of B sources → (B·K, T, D), as `read`, then `out`."""
+        return self.out(self.read(x, keys_values))
+
+    def read(self, x: Tensor, keys_values: KeysValues) -> Tensor:
+        """(B·K, T, D), keys and values of B sources → (B·K, T, D), what `x` attends to in them.
 
         K rows of `x` that share a source stand next to each other. Their queries are laid end to
         end (K·T of them), so the source is read in place and never copied K times. The other way
         round, a single row of `x` reads each of the B sources: (1, T, D) → (B, T, D).
+        """
+        sources = keys_values[0].size(0)
+        queries = self._by_head(self.query(x), rows=max(1, x.size(0) // sources))
+        attended = self.attend(queries.expand(sources, -1, -1, -1), keys_values)
+        return attended.view(-1, *x.shape[1:])
+
+    def attend(
+        self, queries: Tensor, keys_values: KeysValues, *, mask: Tensor | None = None, causal=False
+    ) -> Tensor:
+        """(B, heads, T, head_dim) queries → (B, T, D), the heads side by side.
 
         Args:
-            mask: bool, broadcast to (B, heads, K·T, S); True where a query may look.
-            causal: position t sees positions up to t only; for S = T and K = 1, without `mask`.
+            mask: bool, broadcast to (B, heads, T, S); True where a query may look.
+            causal: position t sees positions up to t only; for S = T, without `mask`.
         """
-        keys, values = keys_values
-        rows = max(1, x.size(0) // keys.size(0))
         attended = F.scaled_dot_product_attention(
-            self._queries(x, rows).expand(keys.size(0), -1, -1, -1),
-            keys,
-            values,
+            queries,
+            *keys_values,
             attn_mask=mask,
             dropout_p=self.dropout if self.training else 0.0,
             is_causal=causal,
         )
-        return self.out(rearrange(attended, "b h (k t) d -> (b k) t (h d)", k=rows))
+        return attended.transpose(1, 2).flatten(2)
 
     def weights(self, x: Tensor, keys_values: KeysValues) -> Tensor:
         """Where `forward` looks, without a mask: (B·K, T, D) → (B·K, heads, T, S), sums of 1."""
         keys, _ = keys_values
         rows = x.size(0) // keys.size(0)
-        scores = self._queries(x, rows) @ keys.transpose(2, 3) / keys.size(3) ** 0.5
-        return rearrange(scores.softmax(dim=-1), "b h (k t) s -> (b k) h t s", k=rows)
+        weights = attention_weights(self._by_head(self.query(x), rows), keys)
+        return rearrange(weights, "b h (k t) s -> (b k) h t s", k=rows)
 
-    def _queries(self, x: Tensor, rows: int) -> Tensor:
-        """(B·K, T, D) → (B, heads, K·T, head_dim)."""
-        return rearrange(self.query(x), "(b k) t (h d) -> b h (k t) d", k=rows, h=self.num_heads)
+    def _by_head(self, x: Tensor, rows: int = 1) -> Tensor:
+        """(B·rows, T, heads·head_dim) → (B, heads, rows·T, head_dim), uncopied."""
+        heads = x.view(x.size(0) // rows, -1, self.num_heads, x.size(2) // self.num_heads)
+        return heads.transpose(1, 2)
+
+
+def attention_weights(queries: Tensor, keys: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d): (..., T, d) queries, (..., S, d) keys → (..., T, S)."""
+    return (queries * keys.size(-1) ** -0.5 @ keys.transpose(-2, -1)).softmax(dim=-1)
 
 
 class MLP(nn.Module):
@@ -140,9 +160,9 @@ class PreNormBlock(nn.Module):
 
     def forward(self, x: Tensor, *, causal: bool = False) -> Tensor:
         """(B, T, D) → (B, T, D); causal: position t sees positions up to t only."""
-        normed = self.norm1(x)
-        attended = self.attention(normed, self.attention.keys_values(normed), causal=causal)
-        x = x + self.drop_path(attended)
+        queries, keys_values = self.attention.project(self.norm1(x))
+        attended = self.attention.attend(queries, keys_values, causal=causal)
+        x = x + self.drop_path(self.attention.out(attended))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
