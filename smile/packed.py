@@ -1,4 +1,4 @@
-"""Linear layers packed for the CPU, for inference only.
+"""Layers packed for the CPU, for inference only.
 
 torch multiplies float32 matrices with MKL, which reads the weights as they lie. oneDNN, which comes
 with torch too, is faster if it may lay them out beforehand in blocks that fit its kernels: on an
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from smile.captioner import Captioner
-from smile.layers import MLP
+from smile.layers import MLP, Attention, KeysValues, attention_weights
+
+FEW = 32  # queries of an image, up to which `FewQueriesAttention` is at its best
 
 
 class PackedLinear(nn.Module):
@@ -35,6 +37,61 @@ class PackedLinear(nn.Module):
         """(..., D_in) → (..., D_out), float32."""
         operator = torch.ops.mkldnn._linear_pointwise.default  # named, it need not be looked for
         return operator(x, self.weight, self.bias, self.then, [], "none")
+
+
+def packed(*layers: nn.Linear, relay: bool = True, gelu: bool = False) -> PackedLinear:
+    """The packed layer that gives what `layers` give of one input, side by side."""
+    weight, bias = layers[0].weight, layers[0].bias
+    if len(layers) > 1:
+        weight = torch.cat([layer.weight for layer in layers])
+        bias = torch.cat([layer.bias for layer in layers])
+    return PackedLinear(weight, bias, relay=relay, gelu=gelu)
+
+
+def packed_mlp(mlp: MLP, *, relay: bool) -> nn.Module:
+    """An MLP with GELU, of packed layers."""
+    return nn.Sequential(packed(mlp.fc1, relay=relay, gelu=True), packed(mlp.fc2, relay=relay))
+
+
+class PackedAttention(Attention):
+    """`Attention` of packed layers."""
+
+    def __init__(self, attention: Attention, *, relay: bool):
+        nn.Module.__init__(self)
+        self.num_heads, self.dropout = attention.num_heads, 0.0
+        for name, layer in attention.named_children():
+            setattr(self, name, packed(layer, relay=relay))
+
+
+class JointAttention(Attention):
+    """Self-attention whose queries, keys and values are one product, read faster than three."""
+
+    def __init__(self, attention: Attention):
+        nn.Module.__init__(self)
+        self.num_heads, self.dropout = attention.num_heads, 0.0
+        self.joint = packed(attention.query, attention.key, attention.value)
+        self.out = packed(attention.out)
+
+    def project(self, x: Tensor) -> tuple[Tensor, KeysValues]:
+        """(B, T, D) → queries, keys and values, (B, heads, T, head_dim)."""
+        three = self.joint(x).view(*x.shape[:2], 3, self.num_heads, -1)
+        queries, keys, values = three.permute(2, 0, 3, 1, 4).unbind()
+        return queries, (keys, values)
+
+
+class FewQueriesAttention(PackedAttention):
+    """Cross-attention by two matrix products, for a decoding step.
+
+    torch's fused attention goes in blocks of 32 queries, of which a caption's next word, or its
+    beams', fill only a few.
+    """
+
+    def attend(self, queries: Tensor, keys_values: KeysValues) -> Tensor:
+        """(B, heads, T, head_dim) queries → (B, T, D); many go the usual way."""
+        if queries.size(2) > FEW:
+            return super().attend(queries, keys_values)
+        keys, values = keys_values
+        return (attention_weights(queries, keys) @ values).transpose(1, 2).flatten(2)
 
 
 def can_pack(captioner: Captioner) -> bool:
@@ -63,19 +120,19 @@ def pack(captioner: Captioner, *, relay: bool = True) -> Captioner:
     """
     if not can_pack(captioner):
         raise ValueError("this captioner cannot be packed: it takes oneDNN, float32 and the CPU")
-    packed = captioner if relay else captioner.decoder
-    for module in packed.modules():
+    decoder = captioner.decoder
+    for module in captioner.modules():
         if isinstance(module, nn.LayerNorm):  # or these few numbers keep a layer's mapping alive
             module.weight.data, module.bias.data = module.weight.clone(), module.bias.clone()
-    # A list without the layers themselves, or it would hold on to the weights of all of them.
-    for module in [m for m in packed.modules() if not isinstance(m, nn.Linear | MLP)]:
-        for name, child in list(module.named_children()):
-            if isinstance(child, MLP):
-                fc1 = PackedLinear(child.fc1.weight, child.fc1.bias, relay=relay, gelu=True)
-                fc2 = PackedLinear(child.fc2.weight, child.fc2.bias, relay=relay)
-                setattr(module, name, nn.Sequential(fc1, fc2))
-            elif isinstance(child, nn.Linear):
-                setattr(module, name, PackedLinear(child.weight, child.bias, relay=relay))
-    decoder = captioner.decoder
+    if relay:
+        for block in captioner.vit.blocks:
+            block.attention = PackedAttention(block.attention, relay=True)
+            block.mlp = packed_mlp(block.mlp, relay=True)
+    for block in decoder.blocks:
+        text = block.self_attention
+        block.self_attention = JointAttention(text) if relay else PackedAttention(text, relay=False)
+        block.cross_attention = FewQueriesAttention(block.cross_attention, relay=relay)
+        block.mlp = packed_mlp(block.mlp, relay=relay)
+    decoder.head_dense = packed(decoder.head_dense, relay=relay)
     decoder.packed_head = PackedLinear(decoder.word_embed.weight, decoder.head_bias, relay=relay)
     return captioner.eval()

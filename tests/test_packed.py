@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from smile.config import GenerateConfig
 from smile.generate import generate
-from smile.packed import PackedLinear, can_pack, pack
+from smile.layers import Attention
+from smile.packed import FEW, FewQueriesAttention, JointAttention, PackedLinear, can_pack, pack
 
 
 @pytest.mark.parametrize("relay", [True, False])
@@ -19,7 +20,7 @@ def test_packed_layers_give_the_same_states_and_captions(relay):
     laid_out = packed if relay else packed.decoder
     assert not any(isinstance(module, torch.nn.Linear) for module in laid_out.modules())
     assert isinstance(packed.decoder.packed_head, PackedLinear)
-    prompts = torch.full((4, 1), golden.sizes.bos)
+    prompts = torch.tensor([[golden.sizes.bos, 7, 9]]).expand(4, -1)
     options = GenerateConfig(num_beams=3, max_length=20, min_length=0)
     with torch.inference_mode():
         features = captioner.encode(golden.expected["image"])
@@ -34,6 +35,25 @@ def test_packed_layers_give_the_same_states_and_captions(relay):
     plain, fast = ([hypotheses[0].ids for hypotheses in found] for found in searches)
     assert plain == fast
     assert len({tuple(ids) for ids in plain}) > 1
+
+
+@pytest.mark.parametrize("relay", [True, False])
+@pytest.mark.parametrize("words", [1, FEW // 2, FEW // 2 + 1])
+def test_packed_cross_attention_is_cross_attention(relay, words):
+    attention = Attention(dim=12, num_heads=3, source_dim=7)
+    image, x = torch.randn(2, 6, 7), torch.randn(4, words, 12)  # two rows of words an image
+    with torch.inference_mode():
+        expected = attention(x, attention.keys_values(image))
+        fast = FewQueriesAttention(attention, relay=relay)
+        assert_close(fast(x, fast.keys_values(image)), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_joint_attention_projects_what_three_layers_do():
+    attention, x = Attention(dim=12, num_heads=3), torch.randn(2, 5, 12)
+    with torch.inference_mode():
+        queries, (keys, values) = attention.project(x)
+        found = JointAttention(attention).project(x)
+    assert_close(found, (queries, (keys, values)), rtol=1e-4, atol=1e-6)
 
 
 def test_only_float32_on_the_cpu_is_packed():
