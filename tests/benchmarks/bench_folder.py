@@ -1,0 +1,92 @@
+"""A folder of photos captioned: what the whole takes, what the model alone, what reading alone.
+
+    PYTHONPATH=. python tests/benchmarks/bench_folder.py photos/ --model runs/shapes
+
+The whole is `sample.py photos/ --out …` in a process of its own, start and model loading included.
+The model alone captions pictures that are in memory already; reading alone decodes and transforms
+all the photos and drops them. The slower of the two is the bottleneck.
+"""
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import smile
+from smile.bulk import Model, read_ahead
+from smile.find_images import ImageNames
+from smile.packed import can_pack, pack
+
+ROOT = Path(__file__).parent.parent.parent
+IN_MEMORY = 64  # batches that the model alone captions
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("photos", help="a folder")
+    parser.add_argument("--model", required=True, help="a run folder or weights")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--workers", type=int, default=max(1, min(4, os.cpu_count() // 2)))
+    args = parser.parse_args()
+    whole, memory, count = time_whole(args)
+    print(
+        f"whole: {count / whole:.0f} images/s ({count} in {whole:.0f} s), {memory:.0f} MB at most"
+    )
+    captioner = smile.load(args.model)
+    rates = {
+        "the model alone": model_rate(captioner, args),
+        "reading": reading_rate(captioner, args),
+    }
+    for what, rate in rates.items():
+        print(f"{what}: {rate:.0f} images/s")
+    print(f"the bottleneck is {min(rates, key=rates.get)}")
+
+
+def time_whole(args: argparse.Namespace) -> tuple[float, float, int]:
+    """Seconds of sample.py, the most memory in MB that one of its processes took, and captions."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "captions.jsonl"
+        command = [sys.executable, ROOT / "sample.py", args.photos, "--model", args.model]
+        command += ["--batch-size", str(args.batch_size), "--workers", str(args.workers)]
+        started = time.perf_counter()
+        process = subprocess.Popen([*command, "--out", out])
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"sample.py ended with {process.returncode}")
+        return seconds, usage.ru_maxrss * 1024 / 1e6, len(out.read_text("utf-8").splitlines())
+
+
+def reading_rate(captioner: smile.Captioner, args: argparse.Namespace) -> float:
+    """Images a second, read by the worker processes and dropped."""
+    started = time.perf_counter()
+    read = sum(len(batch.names) for batch in batches(captioner, args))
+    return read / (time.perf_counter() - started)
+
+
+def model_rate(captioner: smile.Captioner, args: argparse.Namespace) -> float:
+    """Images a second, captioned from memory."""
+    size = captioner.transform.size
+    pixels = [b.pixels[size] for b in itertools.islice(batches(captioner, args), IN_MEMORY)]
+    model = Model(captioner=pack(captioner) if can_pack(captioner) else captioner)
+    model.describe(pixels[0], range(len(pixels[0])))
+    started = time.perf_counter()
+    for batch in pixels:
+        model.describe(batch, range(len(batch)))
+    return sum(map(len, pixels)) / (time.perf_counter() - started)
+
+
+def batches(captioner: smile.Captioner, args: argparse.Namespace):
+    """The folder's pictures as sample.py reads them."""
+    names = ImageNames([args.photos])
+    size = captioner.transform.size
+    return read_ahead(names, [size], batch_size=args.batch_size, workers=args.workers)
+
+
+if __name__ == "__main__":
+    main()
