@@ -347,12 +347,11 @@ def constrain(scores: Tensor, ids: Tensor, *, sep_id: int, options: GenerateConf
         scores: (R, V), log-probabilities in beam search, logits in greedy search and sampling.
         ids: (R, T), the texts so far, prompt included.
     """
+    scores = scores.clone()
     if options.repetition_penalty != 1.0:
         said = scores.gather(1, ids)
         penalty = options.repetition_penalty
-        said = torch.where(said < 0, said * penalty, said / penalty)
-        scores = scores.scatter(1, ids, said)
-    scores = scores.clone()
+        scores.scatter_(1, ids, torch.where(said < 0, said * penalty, said / penalty))
     if options.no_repeat_ngram_size > 0:
         _forbid_repeats(scores, ids, options.no_repeat_ngram_size)
     if ids.size(1) < options.min_length:
