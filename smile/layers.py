@@ -50,11 +50,7 @@ class Attention(nn.Module):
         return self._by_head(self.key(source)), self._by_head(self.value(source))
 
     def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
-        """(B·K, T, D), keys and values of B sources → (B·K, T, D), as `read`, then `out`."""
-        return self.out(self.read(x, keys_values))
-
-    def read(self, x: Tensor, keys_values: KeysValues) -> Tensor:
-        """(B·K, T, D), keys and values of B sources → (B·K, T, D), what `x` attends to in them.
+        """(B·K, T, D), keys and values of B sources → (B·K, T, D).
 
         K rows of `x` that share a source stand next to each other. Their queries are laid end to
         end (K·T of them), so the source is read in place and never copied K times. The other way
@@ -63,7 +59,7 @@ class Attention(nn.Module):
         sources = keys_values[0].size(0)
         queries = self._by_head(self.query(x), rows=max(1, x.size(0) // sources))
         attended = self.attend(queries.expand(sources, -1, -1, -1), keys_values)
-        return attended.view(-1, *x.shape[1:])
+        return self.out(attended.view(-1, *x.shape[1:]))
 
     def attend(
         self, queries: Tensor, keys_values: KeysValues, *, mask: Tensor | None = None, causal=False

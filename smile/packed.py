@@ -121,10 +121,10 @@ def pack(captioner: Captioner, *, relay: bool = True) -> Captioner:
     if not can_pack(captioner):
         raise ValueError("this captioner cannot be packed: it takes oneDNN, float32 and the CPU")
     decoder = captioner.decoder
-    for module in captioner.modules():
-        if isinstance(module, nn.LayerNorm):  # or these few numbers keep a layer's mapping alive
-            module.weight.data, module.bias.data = module.weight.clone(), module.bias.clone()
     if relay:
+        for module in captioner.modules():
+            if isinstance(module, nn.LayerNorm):  # or these few keep a layer's mapping alive
+                module.weight.data, module.bias.data = module.weight.clone(), module.bias.clone()
         for block in captioner.vit.blocks:
             block.attention = PackedAttention(block.attention, relay=True)
             block.mlp = packed_mlp(block.mlp, relay=True)
