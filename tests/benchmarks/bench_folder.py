@@ -4,7 +4,7 @@
 
 The whole is `sample.py photos/ --out …` in a process of its own, start and model loading included.
 The model alone captions pictures that are in memory already; reading alone decodes and transforms
-all the photos and drops them. The slower of the two is the bottleneck.
+all the photos and drops them. The slower of the two is the bottleneck. Options are sample.py's own.
 """
 
 import argparse
@@ -19,7 +19,13 @@ from pathlib import Path
 import smile
 from smile.bulk import Model, read_ahead
 from smile.find_images import ImageNames
-from smile.packed import can_pack, pack
+from smile.options import (
+    add_caption_options,
+    add_speed_options,
+    caption_settings,
+    prepare,
+    speed,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 IN_MEMORY = 64  # batches that the model alone captions
@@ -29,10 +35,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("photos", help="a folder")
     parser.add_argument("--model", required=True, help="a run folder or weights")
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--workers", type=int, default=max(1, min(4, os.cpu_count() // 2)))
+    add_caption_options(parser)
+    add_speed_options(parser)
     args = parser.parse_args()
-    whole, memory, count = time_whole(args)
+    whole, memory, count = time_whole()
     print(
         f"whole: {count / whole:.0f} images/s ({count} in {whole:.0f} s), {memory:.0f} MB at most"
     )
@@ -46,14 +52,13 @@ def main() -> None:
     print(f"the bottleneck is {min(rates, key=rates.get)}")
 
 
-def time_whole(args: argparse.Namespace) -> tuple[float, float, int]:
+def time_whole() -> tuple[float, float, int]:
     """Seconds of sample.py, the most memory in MB that one of its processes took, and captions."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "captions.jsonl"
-        command = [sys.executable, ROOT / "sample.py", args.photos, "--model", args.model]
-        command += ["--batch-size", str(args.batch_size), "--workers", str(args.workers)]
+        command = [sys.executable, ROOT / "sample.py", *sys.argv[1:], "--out", out]
         started = time.perf_counter()
-        process = subprocess.Popen([*command, "--out", out])
+        process = subprocess.Popen(command)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -73,7 +78,7 @@ def model_rate(captioner: smile.Captioner, args: argparse.Namespace) -> float:
     """Images a second, captioned from memory."""
     size = captioner.transform.size
     pixels = [b.pixels[size] for b in itertools.islice(batches(captioner, args), IN_MEMORY)]
-    model = Model(captioner=pack(captioner) if can_pack(captioner) else captioner)
+    model = Model(captioner=prepare(captioner, args), settings=caption_settings(args))
     model.describe(pixels[0], range(len(pixels[0])))
     started = time.perf_counter()
     for batch in pixels:
@@ -83,9 +88,13 @@ def model_rate(captioner: smile.Captioner, args: argparse.Namespace) -> float:
 
 def batches(captioner: smile.Captioner, args: argparse.Namespace):
     """The folder's pictures as sample.py reads them."""
-    names = ImageNames([args.photos])
-    size = captioner.transform.size
-    return read_ahead(names, [size], batch_size=args.batch_size, workers=args.workers)
+    how = speed(args, captioner)
+    return read_ahead(
+        ImageNames([args.photos]),
+        [captioner.transform.size],
+        batch_size=how["batch_size"],
+        workers=how["workers"],
+    )
 
 
 if __name__ == "__main__":
