@@ -29,13 +29,14 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from smile.captioner import Captioner
-from smile.checkpoint import is_run, load_run, save_run, write_atomically
+from smile.checkpoint import is_run, load_run, save_run
 from smile.config import Config, describe_config, load_config
 from smile.data import Batch, load_examples
 from smile.data.picture_cache import cached, make_cache
 from smile.device import pick_device
 from smile.distributed import World
 from smile.errors import UserError
+from smile.files import write_atomically, write_text
 from smile.lock import RunLock
 from smile.training.checkpoints import Checkpoints
 from smile.training.estimate import Estimate, timed
@@ -439,7 +440,7 @@ class Trainer:
             save_run(self.folder, self.captioner)
         save_run(self.folder / LAST_FOLDER, self.captioner)
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records)
-        write_atomically(self.folder / "log.jsonl", lambda path: path.write_text(lines, "utf-8"))
+        write_text(self.folder / "log.jsonl", lines)
         draw_epoch(self.folder, records, self.examples["val"][: len(captions)], captions)
 
     def make_loader(self, split: str) -> DataLoader:

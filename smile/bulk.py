@@ -20,11 +20,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from smile.captioner import Caption, Captioner
-from smile.checkpoint import write_atomically
 from smile.config import GenerateConfig, override
 from smile.data import Broken, EvalTransform, Example, open_image
 from smile.distributed import World
 from smile.errors import UserError
+from smile.files import write_text
 from smile.results import Result
 
 PREFETCH = 2  # batches that each worker has ready
@@ -250,7 +250,7 @@ class TextFiles:
                 continue
             text = "".join(line + "\n" for line in result.lines())
             try:
-                write_atomically(path, lambda path, text=text: path.write_text(text, "utf-8"))
+                write_text(path, text)
             except OSError as error:
                 raise UserError(f"{path}: cannot write: {error.strerror}") from error
 

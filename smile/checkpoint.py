@@ -5,15 +5,11 @@
         config.toml         the whole resolved config
         vocab.txt           the tokenizer
 
-Such a folder needs nothing else and can be moved anywhere. Files are written beside their place,
-flushed to disk and renamed, so a crash or a full disk leaves the old file or the new one, never a
-half.
+Such a folder needs nothing else and can be moved anywhere. Files are written whole or not at
+all (`files.write_atomically`).
 """
 
-import os
 import re
-import tempfile
-from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
 
@@ -25,46 +21,11 @@ from torch import Tensor, nn
 from smile.captioner import Captioner
 from smile.config import config_to_toml, load_config
 from smile.errors import UserError, first_few
+from smile.files import write_atomically, write_text
 from smile.tokenizer import Tokenizer
 from smile.vit import interpolate_positions
 
 WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.toml", "vocab.txt"
-UNFINISHED = ".unfinished-"  # how the names of temporary files begin
-
-
-def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Calls `write(temporary)`, flushes that file to disk and renames it to `path`.
-
-    A process killed meanwhile leaves the temporary file, for `remove_unfinished`.
-    """
-    path = Path(path)
-    prefix = f"{UNFINISHED}{path.name}."
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        write(temporary)
-        _flush(temporary)
-        temporary.chmod(0o644)  # mkstemp makes files that only their owner reads
-        temporary.replace(path)
-        _flush(path.parent)  # without this, the new name may not survive a loss of power
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    """Returns once a file's contents, or a folder's names, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Removes what killed processes were writing at or below `folder`; nobody may be at work."""
-    for path in folder.rglob(f"{UNFINISHED}*"):
-        path.unlink()
 
 
 def save_run(folder: str | Path, captioner: Captioner) -> None:
@@ -76,7 +37,7 @@ def save_run(folder: str | Path, captioner: Captioner) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     toml = config_to_toml(captioner.config)
-    write_atomically(folder / CONFIG, lambda path: path.write_text(toml, encoding="utf-8"))
+    write_text(folder / CONFIG, toml)
     write_atomically(folder / VOCAB, captioner.tokenizer.save)
     weights = {name: tensor.contiguous() for name, tensor in captioner.state_dict().items()}
     try:

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from smile.captioner import Captioner
-from smile.checkpoint import write_atomically
 from smile.data.images import MEAN, STD
+from smile.files import write_atomically, write_text
 from smile.weight_names import BLIP, TIED, TRANSFORMERS, from_ours
 
 
@@ -22,7 +22,7 @@ def export_transformers(captioner: Captioner, folder: str | Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in _transformers_files(captioner).items():
         text = json.dumps(content, indent=2) + "\n"
-        write_atomically(folder / name, lambda path, text=text: path.write_text(text, "utf-8"))
+        write_text(folder / name, text)
     write_atomically(folder / "vocab.txt", captioner.tokenizer.save)
     weights = from_ours(captioner.state_dict(), TRANSFORMERS)
     weights = {name: t.contiguous() for name, t in weights.items() if name not in TIED}

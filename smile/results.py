@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from smile.captioner import Caption
-from smile.checkpoint import write_atomically
 from smile.data import Broken
-from smile.errors import UserError, disk, first_few
+from smile.errors import UserError, first_few
+from smile.files import write_atomically, write_text, writing
 from smile.lock import RunLock
 
 VERSION = 1  # of the files above
@@ -228,7 +228,7 @@ class CaptionFile:
         Raises:
             UserError: another run is writing the file, or it cannot be written.
         """
-        with disk(self.path):
+        with writing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not self.lock.acquire():
                 raise UserError(f"{self.path}: another run is writing it, wait for its end")
@@ -238,7 +238,7 @@ class CaptionFile:
                 for path in self._all_parts():
                     path.unlink()
             text = json.dumps(self.run, indent=2, ensure_ascii=False) + "\n"
-            write_atomically(self.run_path, lambda path: path.write_text(text, encoding="utf-8"))
+            write_text(self.run_path, text)
             for path in self._all_parts():
                 self._repair(path)
 
@@ -256,7 +256,7 @@ class CaptionFile:
 
     def open(self) -> None:
         """Learns which images are done, and opens this process's file for more."""
-        with disk(self.own):
+        with writing(self.own):
             for path in self._all_parts():
                 self.done.update(name for name, *_ in scan(path, self.form))
             self.file = os.open(self.own, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -268,14 +268,14 @@ class CaptionFile:
     def add(self, results: Sequence[Result]) -> None:
         """Appends what of a batch is not done yet."""
         records = [self.form.encode(result) for result in results if result.name not in self.done]
-        with disk(self.own):
+        with writing(self.own):
             _write(self.file, b"".join(records))
 
     def add_errors(self, broken: Iterable[Broken]) -> None:
         """Appends to this process's list of images that could not be read."""
         for image in broken:
             line = json_line({"image": image.name, "reason": image.reason})
-            with disk(self.own_errors), open(self.own_errors, "ab", buffering=0) as file:
+            with writing(self.own_errors), open(self.own_errors, "ab", buffering=0) as file:
                 _write(file.fileno(), line)
             self.num_errors += 1
 
@@ -290,7 +290,7 @@ class CaptionFile:
         Images that are not among `names`, of an earlier run over another folder, come last. One
         process that wrote `in_order` has nothing to gather.
         """
-        with disk(self.path):
+        with writing(self.path):
             parts = self._all_parts()
             if parts != [self.path] or not in_order:
                 index = self._index(parts)

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 # A module of `smile` imports only from rows above its own; a package counts as one module.
 LAYERS = (
     {"errors"},
+    {"files"},
     {"config"},
     {"layers", "loss", "tokenizer", "generate", "pictures", "weight_names", "onednn"},
     {"head_loss", "torchfile", "download", "device", "distributed", "lock"},

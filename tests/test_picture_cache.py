@@ -9,10 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from smile.checkpoint import write_atomically
 from smile.data import CaptionDataset, Draw, EvalTransform, Photo
 from smile.data.picture_cache import PictureCache, cached, make_cache
 from smile.errors import UserError
+from smile.files import write_atomically
 
 
 @pytest.fixture

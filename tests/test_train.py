@@ -13,10 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import train
-from smile.checkpoint import load_run, write_atomically
+from smile.checkpoint import load_run
 from smile.config import load_config
 from smile.data import load_examples
 from smile.errors import UserError
+from smile.files import write_atomically
 from smile.training.schedule import Phase, learning_rate
 from smile.training.setup import make_captioner
 

@@ -108,7 +108,7 @@ def make_cache(
 
     Args:
         size: side of the square pictures.
-        write: `checkpoint.write_atomically`, so that no half a file is ever taken for a whole one.
+        write: `files.write_atomically`, so that no half a file is ever taken for a whole one.
         skip_broken: note down pictures that cannot be read, instead of stopping at the first.
 
     Raises:

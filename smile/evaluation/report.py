@@ -15,13 +15,13 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from smile.checkpoint import write_atomically
 from smile.data import Example
 from smile.errors import UserError
 from smile.evaluation.image_set import ImageSet, thumbnail
 from smile.evaluation.published import NOTE, PUBLISHED, PUBLISHED_ROWS
 from smile.evaluation.rows import Row, System
 from smile.evaluation.table import show, show_difference
+from smile.files import write_atomically
 from smile.metrics import Comparison, Interval
 
 __all__ = ["as_json", "write_report"]

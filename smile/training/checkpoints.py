@@ -9,15 +9,14 @@ The .json is written last and makes the pair count. A process killed at any mome
 or a full disk leaves the last pair as it was; should it be damaged later, there is the one before.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from smile.checkpoint import write_atomically
-from smile.errors import UserError, disk
+from smile.errors import UserError
+from smile.files import sha256, write_atomically, write_text, writing
 
 FOLDER = "checkpoints"
 KEPT = 2
@@ -57,13 +56,13 @@ class Checkpoints:
 
         def write(temporary: Path) -> None:
             _save(state, temporary)
-            seal.update(bytes=temporary.stat().st_size, sha256=_sha256(temporary))
+            seal.update(bytes=temporary.stat().st_size, sha256=sha256(temporary))
 
-        with disk(path):
+        with writing(path):
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, write)
             text = json.dumps(about | seal, indent=2) + "\n"
-            write_atomically(path.with_suffix(".json"), lambda p: p.write_text(text, "utf-8"))
+            write_text(path.with_suffix(".json"), text)
             self.good = [*self.good, number][-KEPT:]
             self._remove_others()
 
@@ -96,7 +95,7 @@ class Checkpoints:
         path = self.path(number)
         try:
             about = json.loads(path.with_suffix(".json").read_text("utf-8"))
-            whole = path.stat().st_size == about["bytes"] and _sha256(path) == about["sha256"]
+            whole = path.stat().st_size == about["bytes"] and sha256(path) == about["sha256"]
         except (OSError, ValueError, LookupError, TypeError) as error:
             raise UserError(f"{path} or its .json cannot be read ({error})") from error
         if not whole:
@@ -123,8 +122,3 @@ def _save(state: dict[str, Any], path: Path) -> None:
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

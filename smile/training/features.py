@@ -19,7 +19,8 @@ from tqdm import tqdm
 from smile.captioner import Captioner
 from smile.data import Broken, CaptionDataset, Draw, Example
 from smile.distributed import World
-from smile.errors import UserError, disk
+from smile.errors import UserError
+from smile.files import writing
 from smile.training.precision import Precision
 from smile.training.signals import leave_signals_to_the_parent
 
@@ -83,7 +84,7 @@ def _make_room(path: Path, size: int) -> None:
             f"{free / 1e9:.1f} GB left; use another disk (--out), or leave the features to be "
             "computed anew with data.augment = true"
         )
-    with disk(path), open(path, "wb") as file:
+    with writing(path), open(path, "wb") as file:
         os.posix_fallocate(file.fileno(), 0, size)
 
 

@@ -5,9 +5,10 @@ import shlex
 import sys
 from pathlib import Path
 
-from smile.checkpoint import is_run, remove_unfinished
+from smile.checkpoint import is_run
 from smile.distributed import World
-from smile.errors import UserError, disk
+from smile.errors import UserError
+from smile.files import remove_unfinished, writing
 from smile.lock import RunLock
 from smile.training.checkpoints import Checkpoints
 
@@ -45,7 +46,7 @@ def run_folder(config: str, out: Path | None, *, resume: bool) -> Path:
 
 def claim(folder: Path, lock: RunLock) -> None:
     """Makes the folder ours alone, and clears away what a killed run left half written."""
-    with disk(folder):
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not lock.acquire():
             raise UserError(f"{folder}: another run is writing it: wait for its end, or use --out")

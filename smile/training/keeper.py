@@ -8,7 +8,8 @@ from typing import Any
 from tqdm import tqdm
 
 from smile.distributed import World
-from smile.errors import UserError, disk
+from smile.errors import UserError
+from smile.files import writing
 from smile.training.checkpoints import Checkpoints
 from smile.training.signals import Stopped, StopSignals
 from smile.training.state import RunState
@@ -91,7 +92,7 @@ class Keeper:
 
         def act() -> None:
             try:
-                with disk(self.folder):
+                with writing(self.folder):
                     action()
             except UserError as error:
                 if not may_fail:

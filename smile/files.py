@@ -1,0 +1,224 @@
+"""Files read and written with care.
+
+Written: beside their place, flushed to disk and renamed, so that a crash or a full disk leaves the
+old file or the new one, never a half. Read: whatever a stranger's file holds ends in the value
+asked for or in one line that says what is wrong with it.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from smile.errors import UserError
+
+UNFINISHED = ".unfinished-"  # how the names of temporary files begin
+LONGEST_SUFFIX = 16  # of a temporary file, which keeps the suffix that some writers look at
+LARGEST_TEXT = 2**30  # bytes; no text file that this project reads comes near
+SHOWN = 80  # characters of a wrong value that an error quotes
+
+
+# Writing ------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Calls `write(temporary)`, flushes that file to disk and renames it to `path`.
+
+    A file that is replaced keeps its permissions; a new one has those of the process's umask. A
+    link is followed, and stays. A process killed meanwhile leaves the temporary file, for
+    `remove_unfinished`.
+
+    Raises:
+        OSError: the file cannot be written; the old one is untouched.
+    """
+    path = Path(os.path.realpath(path))
+    temporary = _new_file(path)
+    try:
+        write(temporary)
+        _flush(temporary)
+        with contextlib.suppress(FileNotFoundError):
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+        temporary.replace(path)
+        _flush(path.parent)  # without this, the new name may not survive a loss of power
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes UTF-8 text by `write_atomically`; bytes of file names in it stay as they are."""
+    data = text.encode("utf-8", "surrogateescape")
+    write_atomically(path, lambda temporary: temporary.write_bytes(data))
+
+
+def _new_file(path: Path) -> Path:
+    """An empty file beside `path` that nobody else has, by a name that nobody can foresee."""
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
+    temporary = path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}{suffix}")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    return temporary
+
+
+def _flush(path: Path) -> None:
+    """Returns once a file's contents, or a folder's names, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes were writing at or below `folder`; nobody may be at work."""
+    for path in folder.rglob(f"{UNFINISHED}*"):
+        path.unlink()
+
+
+@contextlib.contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turns the system's errors about writing at or below `path` into one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"{error.filename or path}: cannot write: {reason}") from error
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def reading(path: str | Path) -> Iterator[None]:
+    """Turns the system's errors about reading at or below `path` into one line."""
+    try:
+        yield
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"{error.filename or path}: cannot be read: {reason}") from error
+
+
+def check_regular(path: str | Path) -> None:
+    """Raises UserError unless `path` is a file: a pipe or a device might never end."""
+    with reading(path):
+        mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise UserError(f"{path}: it is a folder, expected a file")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{path}: not a regular file (a pipe or a device?)")
+
+
+def read_text(path: str | Path, *, largest: int = LARGEST_TEXT) -> str:
+    """The text of a UTF-8 file, without a byte order mark.
+
+    Raises:
+        UserError: there is no such file, it has more than `largest` bytes, or is not UTF-8.
+    """
+    check_regular(path)
+    with reading(path), open(path, "rb") as file:
+        data = file.read(largest + 1)
+    if len(data) > largest:
+        raise UserError(f"{path}: more than {largest} bytes, too many for such a file")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not UTF-8 text (byte {error.start} is {data[error.start]:#04x}): "
+            "save it as UTF-8"
+        ) from error
+
+
+def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# JSON ---------------------------------------------------------------------------------------------
+
+
+def read_json(path: str | Path, kind: type = dict, *, unique: bool = False) -> Any:
+    """What a JSON file holds: an object, or a `kind` of another sort.
+
+    Args:
+        unique: refuse an object that names one key twice.
+
+    Raises:
+        UserError: there is no such file, or it is not JSON, or of another kind.
+    """
+    value = parse_json(read_text(path), str(path), unique=unique)
+    return expect(value, kind, where=str(path))
+
+
+def parse_json(text: str | bytes, where: str, *, unique: bool = False) -> Any:
+    """The value of a JSON text; `where` is what an error names: "FILE" or "FILE, line N".
+
+    Numbers of thousands of digits, nesting that Python cannot follow, NaN and Infinity (which are
+    not JSON) are refused like any other mistake.
+    """
+    try:
+        return json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            object_pairs_hook=_unique_keys if unique else None,
+        )
+    except RecursionError as error:
+        raise UserError(f"{where}: not JSON that can be read: nested too deep") from error
+    except ValueError as error:
+        reason = "a number has too many digits" if "int_max_str_digits" in str(error) else error
+        raise UserError(f"{where}: not JSON ({reason})") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"{show(twice)} is named twice")
+    return found
+
+
+_KIND_WORDS = {
+    dict: "an object {…}",
+    list: "a list […]",
+    str: "text",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+}
+
+
+def expect(value: Any, kind: type, *, where: str) -> Any:
+    """`value` if it is a `kind` of JSON's (dict, list, str, bool, int, float), else UserError.
+
+    A whole number is also a number; true and false are neither.
+    """
+    kinds = (int, float) if kind is float else kind
+    if isinstance(value, kinds) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise UserError(f"{where}: found {show(value)}, expected {_KIND_WORDS[kind]}")
+
+
+def show(value: Any) -> str:
+    """A value as JSON writes it, cut short where it is long."""
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=repr)
+    except (RecursionError, ValueError):
+        text = f"a deeply nested {type(value).__name__}"
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
+def half_pairs(text: str) -> str:
+    r"""The first half of a surrogate pair in `text` as "\ud83d", "" if there is none.
+
+    JSON can say such a thing, but it is no character: no UTF-8 file and no tokenizer takes it. In a
+    file's name it stands for a byte that is not UTF-8, and is right.
+    """
+    return next((ascii(c)[1:-1] for c in text if "\ud800" <= c <= "\udfff"), "")
