@@ -17,9 +17,13 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from smile.errors import UserError
+from smile.files import SHOWN, read_text
 
 LARGEST = 2**63 - 1  # what TOML promises, and tensors can hold
 LARGEST_SEED = 2**32 - 1  # what every random number generator takes
+# What a file may ask for is bounded, so that a slip of the hand is refused before memory is gone.
+# The bounds are far above any captioner: the largest BLIP has 4.7e8 weights, 24 layers, width 1024.
+MOST_WEIGHTS = 4_000_000_000
 
 
 def setting(default: Any, meaning: str, *, minimum=None, above=None, maximum=None, below=None):
@@ -42,13 +46,17 @@ class ModelConfig:
 class ViTConfig:
     """The image encoder; the defaults are BLIP base's."""
 
-    image_size: int = setting(224, "side of the square image, in pixels", minimum=1)
-    patch_size: int = setting(16, "side of a patch, in pixels", minimum=1)
-    dim: int = setting(768, "width of a patch's vector", minimum=1)
-    depth: int = setting(12, "number of layers", minimum=1)
-    num_heads: int = setting(12, "attention heads; dim is a multiple of it", minimum=1)
-    mlp_dim: int = setting(3072, "width of the MLP's hidden layer", minimum=1)
-    norm_eps: float = setting(1e-6, "epsilon of LayerNorm (transformers' BLIP: 1e-5)", above=0)
+    image_size: int = setting(224, "side of the square image, in pixels", minimum=1, maximum=4096)
+    patch_size: int = setting(16, "side of a patch, in pixels", minimum=1, maximum=4096)
+    dim: int = setting(768, "width of a patch's vector", minimum=1, maximum=16384)
+    depth: int = setting(12, "number of layers", minimum=1, maximum=1000)
+    num_heads: int = setting(
+        12, "attention heads; dim is a multiple of it", minimum=1, maximum=1024
+    )
+    mlp_dim: int = setting(3072, "width of the MLP's hidden layer", minimum=1, maximum=65536)
+    norm_eps: float = setting(
+        1e-6, "epsilon of LayerNorm (transformers' BLIP: 1e-5)", above=0, maximum=1
+    )
     drop_path: float = setting(
         0.0, "stochastic depth: chance of skipping the last layer", minimum=0, below=1
     )
@@ -58,14 +66,22 @@ class ViTConfig:
 class DecoderConfig:
     """The text decoder; the defaults are BLIP base's."""
 
-    vocab_size: int = setting(30524, "tokens it knows; 0: as many as the tokenizer", minimum=0)
-    dim: int = setting(768, "width of a token's vector", minimum=1)
-    features_dim: int = setting(768, "width of the image features; 0: vit.dim", minimum=0)
-    depth: int = setting(12, "number of layers", minimum=1)
-    num_heads: int = setting(12, "attention heads; dim is a multiple of it", minimum=1)
-    mlp_dim: int = setting(3072, "width of the MLP's hidden layer", minimum=1)
-    max_positions: int = setting(512, "longest text it can read or write, in tokens", minimum=1)
-    norm_eps: float = setting(1e-12, "epsilon of LayerNorm", above=0)
+    vocab_size: int = setting(
+        30524, "tokens it knows; 0: as many as the tokenizer", minimum=0, maximum=1_000_000
+    )
+    dim: int = setting(768, "width of a token's vector", minimum=1, maximum=16384)
+    features_dim: int = setting(
+        768, "width of the image features; 0: vit.dim", minimum=0, maximum=16384
+    )
+    depth: int = setting(12, "number of layers", minimum=1, maximum=1000)
+    num_heads: int = setting(
+        12, "attention heads; dim is a multiple of it", minimum=1, maximum=1024
+    )
+    mlp_dim: int = setting(3072, "width of the MLP's hidden layer", minimum=1, maximum=65536)
+    max_positions: int = setting(
+        512, "longest text it can read or write, in tokens", minimum=1, maximum=65536
+    )
+    norm_eps: float = setting(1e-12, "epsilon of LayerNorm", above=0, maximum=1)
     dropout: float = setting(0.1, "chance of dropping an activation", minimum=0, below=1)
 
 
@@ -74,7 +90,9 @@ class TokenizerConfig:
     """How captions become tokens."""
 
     vocab: str = setting("", 'a BERT vocab.txt; "": train on the training captions')
-    vocab_size: int = setting(8000, "most tokens in a trained vocabulary", minimum=1)
+    vocab_size: int = setting(
+        8000, "most tokens in a trained vocabulary", minimum=7, maximum=1_000_000
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,17 +107,23 @@ class DataConfig:
     prompt: str = setting("a picture of ", "text every caption continues")
     max_tokens: int = setting(40, "longest caption, prompt included, in tokens", minimum=2)
     max_words: int = setting(50, "longest caption, without the prompt, in words", minimum=1)
-    captions_per_image: int = setting(1, "captions trained on one encoding of an image", minimum=1)
+    captions_per_image: int = setting(
+        1, "captions trained on one encoding of an image", minimum=1, maximum=10_000
+    )
     augment: bool = setting(True, "crop, flip and RandAugment the training images")
     cache: str = setting(
         "", 'file to keep the pictures in, decoded and resized to vit.image_size; "": none'
     )
     skip_broken: bool = setting(False, "skip and count unreadable images instead of stopping")
-    val_fraction: float = setting(0.05, "share of images for validation (folder)", above=0, below=1)
-    test_fraction: float = setting(0.05, "share of images for testing (folder)", above=0, below=1)
-    num_train: int = setting(8000, "training images (shapes)", minimum=1)
-    num_val: int = setting(256, "validation images (shapes)", minimum=1)
-    num_test: int = setting(256, "test images (shapes)", minimum=1)
+    val_fraction: float = setting(
+        0.05, "share of images for validation (folder); 0: none", minimum=0, below=1
+    )
+    test_fraction: float = setting(
+        0.05, "share of images for testing (folder); 0: none", minimum=0, below=1
+    )
+    num_train: int = setting(8000, "training images (shapes)", minimum=1, maximum=1_000_000)
+    num_val: int = setting(256, "validation images (shapes)", minimum=0, maximum=1_000_000)
+    num_test: int = setting(256, "test images (shapes)", minimum=0, maximum=1_000_000)
     seed: int = setting(0, "which scenes (shapes)", minimum=0, maximum=LARGEST_SEED)
 
 
@@ -118,7 +142,9 @@ class LossConfig:
     first_token: Literal["mle", "shift", "none"] = setting(
         "mle", 'SMILE\'s first token: full vocabulary, "word" shifted to "##word", or like the rest'
     )
-    num_random: int = setting(10, "random tokens beside each label (random)", minimum=1)
+    num_random: int = setting(
+        10, "random tokens beside each label (random)", minimum=1, maximum=10_000
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,9 +153,9 @@ class TrainConfig:
 
     epochs: int = setting(5, "passes over all captions", minimum=1)
     batch_size: int = setting(
-        16, "images in a batch; several processes share each batch out", minimum=1
+        16, "images in a batch; several processes share each batch out", minimum=1, maximum=65536
     )
-    accumulate: int = setting(1, "batches per optimiser step", minimum=1)
+    accumulate: int = setting(1, "batches per optimiser step", minimum=1, maximum=65536)
     lr: float = setting(1e-4, "highest learning rate of AdamW", above=0)
     min_lr: float = setting(1e-6, "learning rate at the cosine's end", minimum=0)
     warmup_steps: int = setting(0, "optimiser steps in which the rate rises to lr", minimum=0)
@@ -137,7 +163,9 @@ class TrainConfig:
     betas: tuple[float, float] = setting((0.9, 0.999), "AdamW's averaging", minimum=0, below=1)
     grad_clip: float = setting(1.0, "largest norm of the gradient; 0: no clipping", minimum=0)
     seed: int = setting(0, "of weights, order, augmentation", minimum=0, maximum=LARGEST_SEED)
-    workers: int = setting(2, "processes that load images; 0: none beside the main one", minimum=0)
+    workers: int = setting(
+        2, "processes that load images; 0: none beside the main one", minimum=0, maximum=512
+    )
     save_minutes: float = setting(
         10.0, "minutes between two checkpoints for --resume, beside one each epoch", above=0
     )
@@ -161,19 +189,30 @@ class TrainConfig:
 class GenerateConfig:
     """How captions are written; lengths count tokens with the prompt."""
 
-    num_beams: int = setting(3, "beams of the search; 1: greedy", minimum=1)
+    num_beams: int = setting(3, "beams of the search; 1: greedy", minimum=1, maximum=1000)
     max_length: int = setting(30, "longest text, in tokens", minimum=2)
     min_length: int = setting(10, "shortest text, in tokens", minimum=0)
-    length_penalty: float = setting(1.0, "exponent of the length a beam's score is divided by")
+    length_penalty: float = setting(
+        1.0, "exponent of the length a beam's score is divided by", minimum=-20, maximum=20
+    )
     early_stopping: bool = setting(False, "beams: stop at the first num_beams finished captions")
-    repetition_penalty: float = setting(1.0, "divides the scores of tokens already said", above=0)
+    repetition_penalty: float = setting(
+        1.0, "divides the scores of tokens already said", minimum=0.001, maximum=1000
+    )
     no_repeat_ngram_size: int = setting(0, "no n tokens twice in a caption; 0: off", minimum=0)
-    top_p: float = setting(1.0, "sampling: mass of the nucleus drawn from", above=0, maximum=1)
+    top_p: float = setting(
+        1.0, "sampling: mass of the nucleus drawn from", minimum=0.001, maximum=1
+    )
     top_k: int = setting(0, "sampling: likeliest tokens drawn from; 0: all", minimum=0)
-    temperature: float = setting(1.0, "sampling: below 1 bolder, above 1 wilder", above=0)
+    temperature: float = setting(
+        1.0,
+        "sampling: below 1 more predictable, above 1 more random",
+        minimum=0.001,
+        maximum=1000,
+    )
     do_sample: bool = setting(False, "draw at random; implied by top_p, top_k or temperature")
     num_return: int = setting(
-        1, "captions per image; at most num_beams, unless sampling", minimum=1
+        1, "captions per image; at most num_beams, unless sampling", minimum=1, maximum=1000
     )
 
     @property
@@ -212,6 +251,7 @@ def _is_multiple(a: int, b: int) -> bool:
 
 RELATIONS = (
     Relation("vit.image_size", "a multiple of", "vit.patch_size", _is_multiple),
+    Relation("vit.image_size", "at most 256 times", "vit.patch_size", lambda a, b: a <= 256 * b),
     Relation("vit.dim", "a multiple of", "vit.num_heads", _is_multiple),
     Relation("decoder.dim", "a multiple of", "decoder.num_heads", _is_multiple),
     Relation("decoder.features_dim", "0 or equal to", "vit.dim", lambda a, b: a in (0, b)),
@@ -261,7 +301,7 @@ def load_config(
             raise UserError(f"{path}: there is no section [{section}]{_section_hint(section)}")
         if not isinstance(table, dict):
             raise UserError(
-                f"{path}: {section} = {_show(table)}: expected a section [{section}] of settings"
+                f"{path}: {section} = {_quote(table)}: expected a section [{section}] of settings"
             )
         for key, value in table.items():
             name = f"{section}.{key}"
@@ -306,15 +346,19 @@ def config_to_toml(config: Config) -> str:
 
 
 def describe_config() -> str:
-    """Every setting with its default, type and meaning, for `train.py --help`."""
+    """Every setting with its default, meaning and limits, for `train.py --help`."""
     lines = []
     for section, cls in SECTIONS.items():
         lines.append(f"\n[{section}]  {cls.__doc__}")
         for key in fields(cls):
-            start = f"  {key.name:<18} = {_show(key.default):<15} "
-            kind = "" if key.type is str else f" ({_expected(f'{section}.{key.name}')})"
+            start = f"  {key.name:<20} = {_show(key.default):<15} "
+            name = f"{section}.{key.name}"
+            values = _expected(name) if _choices(TYPES[name]) else _bounds(name)
             lines += textwrap.wrap(
-                start + key.metadata["meaning"] + kind, 100, subsequent_indent=" " * len(start)
+                start + key.metadata["meaning"] + (f" ({values})" if values else ""),
+                100,
+                subsequent_indent=" " * len(start),
+                break_on_hyphens=False,
             )
     return "\n".join(lines).lstrip("\n")
 
@@ -328,10 +372,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
         choices = f"; there are {', '.join(known)}" if known else ""
         raise UserError(f"{path}: no such config file{choices}{_nearest(path, known)}")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:  # bad TOML or not UTF-8; the message says the line
+        return tomllib.loads(read_text(path))
+    except RecursionError as error:
+        raise UserError(f"{path}: not valid TOML: nested too deep") from error
+    except ValueError as error:  # the message says the line
         raise UserError(f"{path}: not valid TOML (text needs quotes): {error}") from error
 
 
@@ -346,7 +390,7 @@ def _read_override(override: str) -> tuple[str, Any]:
     try:
         document = tomllib.loads(f"value = {text}")
         value = document["value"] if len(document) == 1 else text
-    except ValueError:
+    except (ValueError, RecursionError):
         value = text
     if TYPES.get(name) is str and not isinstance(value, str):
         value = text  # a folder called 2024 is a name all the same
@@ -360,8 +404,8 @@ def _check(name: str, value: Any, *, place: str) -> Any:
     limits = SETTINGS[name].metadata["limits"]
     result = _convert(value, TYPES[name], limits)
     if result is None:
-        expected = _expected(name) + _nearest(value, _choices(TYPES[name]))
-        raise UserError(f"{place}: {name} = {_show(value)}: expected {expected}")
+        expected = _expected(name) + _nearest(_quote(value).strip('"'), _choices(TYPES[name]))
+        raise UserError(f"{place}: {name} = {_quote(value)}: expected {expected}")
     return result
 
 
@@ -396,12 +440,19 @@ def _choices(kind: Any) -> tuple[str, ...]:
 
 def _expected(name: str) -> str:
     """What a setting takes, in words: 'a whole number >= 1'."""
-    kind, limits = TYPES[name], SETTINGS[name].metadata["limits"]
+    kind = TYPES[name]
     if choices := ", ".join(json.dumps(choice) for choice in _choices(kind)):
         return f"one of {choices}" if get_origin(kind) is Literal else f"a list, each of {choices}"
     words = f"a list of {len(get_args(kind))} numbers" if get_args(kind) else _TYPE_WORDS[kind]
-    bounds = " and ".join(f"{sign} {limit}" for sign, limit in limits.items())
-    return f"{words} {bounds}" if bounds else words
+    return f"{words} {_bounds(name)}".rstrip()
+
+
+def _bounds(name: str) -> str:
+    """A number's limits in words, "" where it has none: 'from 1 to 1000', '>= 0 and < 1'."""
+    limits = SETTINGS[name].metadata["limits"]
+    if limits.keys() == {">=", "<="}:
+        return f"from {limits['>=']} to {limits['<=']}"
+    return " and ".join(f"{sign} {limit}" for sign, limit in limits.items())
 
 
 def _check_relations(config: Config, places: dict[str, str], *, default_place: str) -> None:
@@ -412,9 +463,26 @@ def _check_relations(config: Config, places: dict[str, str], *, default_place: s
             given = [places.get(name) for name in (relation.key, relation.other)]
             place = "--set" if "--set" in given else default_place
             raise UserError(
-                f"{place}: {relation.key} = {_show(value)}: "
-                f"expected {relation.words} {relation.other} = {_show(other)}"
+                f"{place}: {relation.key} = {_quote(value)}: "
+                f"expected {relation.words} {relation.other} = {_quote(other)}"
             )
+    if (count := num_weights(config)) > MOST_WEIGHTS:
+        raise UserError(
+            f"{default_place}: [vit] and [decoder] are of {count / 1e9:.1f}e9 weights: expected at "
+            f"most {MOST_WEIGHTS / 1e9:.0f}e9; lower dim, depth, mlp_dim or vocab_size"
+        )
+
+
+def num_weights(config: Config) -> int:
+    """About how many weights a captioner of these sizes has; biases and norms are left out."""
+    vit, decoder = config.vit, config.decoder
+    patches = (vit.image_size // vit.patch_size) ** 2
+    layer = 4 * vit.dim**2 + 2 * vit.dim * vit.mlp_dim
+    encoder = (3 * vit.patch_size**2 + patches) * vit.dim + vit.depth * layer
+    dim, features_dim = decoder.dim, decoder.features_dim or vit.dim
+    layer = 6 * dim**2 + 2 * dim * features_dim + 2 * dim * decoder.mlp_dim
+    embeddings = (decoder.vocab_size or config.tokenizer.vocab_size) + decoder.max_positions
+    return encoder + (embeddings + dim) * dim + decoder.depth * layer
 
 
 def _get(config: Config, name: str) -> Any:
@@ -434,13 +502,60 @@ def _show(value: Any) -> str:
     return str(value)
 
 
+def _quote(value: Any) -> str:
+    """A value for an error to quote: as TOML writes it, cut short where it is long."""
+    try:
+        text = _show(value)
+    except ValueError:  # Python writes out numbers of up to 4300 digits
+        text = "a number of too many digits"
+    return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
+
+
 def _nearest(given: Any, valid: Iterable[str]) -> str:
     matches = difflib.get_close_matches(str(given), list(valid), n=1)
     return f"; did you mean {matches[0]}?" if matches else ""
 
 
+# What other projects call a setting, where the name alone would lead to another or to none.
+_ELSEWHERE = {
+    "lr": "learning_rate init_lr max_lr peak_lr base_lr",
+    "min_lr": "min_learning_rate eta_min",
+    "epochs": "num_epochs num_train_epochs max_epochs max_epoch",
+    "batch_size": "batch bs per_device_train_batch_size",
+    "accumulate": "gradient_accumulation_steps grad_accum grad_accum_steps",
+    "weight_decay": "wd decay",
+    "betas": "adam_beta1 adam_beta2",
+    "grad_clip": "max_grad_norm clip_grad_norm",
+    "workers": "dataloader_num_workers",
+    "precision": "amp fp16 bf16 dtype",
+    "checkpoint_blocks": "gradient_checkpointing vit_grad_ckpt",
+    "init": "pretrained model_name_or_path",
+    "image_size": "img_size resolution input_size",
+    "dim": "hidden_size embed_dim d_model n_embd width",
+    "depth": "num_hidden_layers num_layers n_layer layers",
+    "mlp_dim": "intermediate_size ffn_dim",
+    "drop_path": "stochastic_depth",
+    "dropout": "hidden_dropout_prob p_drop",
+    "norm_eps": "layer_norm_eps eps",
+    "max_positions": "block_size context_length",
+    "root": "image_root image_dir data_dir",
+    "annotations": "ann_root ann_file",
+    "format": "dataset",
+    "objective": "criterion loss_type",
+    "num_beams": "beam_size beams",
+    "max_length": "max_new_tokens",
+    "min_length": "min_new_tokens",
+    "num_return": "num_return_sequences num_captions",
+    "top_p": "nucleus nucleus_p",
+}
+ALIASES = {alias: key for key, names in _ELSEWHERE.items() for alias in names.split()}
+
+
 def _key_hint(name: str) -> str:
     """The setting whose key is nearest, in whatever section; among equals, by the whole name."""
+    section, _, key = name.rpartition(".")
+    key = ALIASES.get(key.lower(), key)
+    name = f"{section}.{key}" if section else key
 
     def closeness(valid: str) -> tuple[float, float]:
         pairs = ((name.rpartition(".")[2], valid.rpartition(".")[2]), (name, valid))

@@ -4,8 +4,19 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
-from smile.config import Config, config_to_toml, describe_config, load_config
+from smile.captioner import Captioner
+from smile.config import (
+    ALIASES,
+    SETTINGS,
+    TYPES,
+    Config,
+    config_to_toml,
+    describe_config,
+    load_config,
+    num_weights,
+)
 from smile.errors import UserError
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
@@ -104,11 +115,28 @@ def test_odd_text_and_numbers_survive_saving(tmp_path):
         ("[train]\nlr = nan", "run.toml: train.lr = nan: expected a number > 0"),
         (
             "[generate]\nlength_penalty = inf",
-            "run.toml: generate.length_penalty = inf: expected a number",
+            "run.toml: generate.length_penalty = inf: expected a number from -20 to 20",
         ),
         (
             f"[decoder]\nvocab_size = {2**63}",
-            f"run.toml: decoder.vocab_size = {2**63}: expected a whole number >= 0",
+            f"run.toml: decoder.vocab_size = {2**63}: expected a whole number from 0 to 1000000",
+        ),
+        (
+            "[tokenizer]\nvocab_size = 1",
+            "run.toml: tokenizer.vocab_size = 1: expected a whole number from 7 to 1000000",
+        ),
+        (
+            "[generate]\ntemperature = 1e-40",
+            "run.toml: generate.temperature = 1e-40: expected a number from 0.001 to 1000",
+        ),
+        (
+            "[vit]\nimage_size = 4096\npatch_size = 8",
+            "run.toml: vit.image_size = 4096: expected at most 256 times vit.patch_size = 8",
+        ),
+        (
+            "[decoder]\ndepth = 1000",
+            "run.toml: [vit] and [decoder] are of 9.5e9 weights: expected at most 4e9; "
+            "lower dim, depth, mlp_dim or vocab_size",
         ),
         ("[train]\nlr = -1e-4", "run.toml: train.lr = -0.0001: expected a number > 0"),
         ("[train]\nepochs = 1.0", "run.toml: train.epochs = 1.0: expected a whole number >= 1"),
@@ -208,6 +236,43 @@ def test_a_mistake_in_an_override_is_named(tmp_path, override, message):
     assert refusal(write(tmp_path, ""), override).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("train.learning_rate", "train.lr"),
+        ("train.num_epochs", "train.epochs"),
+        ("train.batch", "train.batch_size"),
+        ("generate.max_new_tokens", "generate.max_length"),
+        ("vit.hidden_size", "vit.dim"),
+        ("decoder.hidden_size", "decoder.dim"),
+        ("model.pretrained", "model.init"),
+        ("data.Image_Root", "data.root"),
+    ],
+)
+def test_the_names_of_other_projects_lead_to_ours(tmp_path, name, meant):
+    message = refusal(write(tmp_path, ""), f"{name}=1")
+    assert message == f"--set: there is no setting {name}; did you mean {meant}?"
+
+
+def test_each_alias_leads_to_a_setting_and_hides_none():
+    keys = {name.partition(".")[2] for name in SETTINGS}
+    assert keys >= set(ALIASES.values()) and not keys & ALIASES.keys()
+
+
+def test_what_takes_memory_or_processes_has_an_upper_limit():
+    """Absurd values are refused one by one; the largest of all together by their weights."""
+    open_ended = {  # numbers that cost nothing by themselves, or that a relation bounds
+        "data.max_tokens", "data.max_words", "loss.mle_epochs", "train.epochs", "train.lr",
+        "train.min_lr", "train.warmup_steps", "train.weight_decay", "train.grad_clip",
+        "train.save_minutes", "train.caption_images", "train.checkpoint_blocks",
+        "generate.max_length", "generate.min_length", "generate.no_repeat_ngram_size",
+        "generate.top_k",
+    }  # fmt: skip
+    numbers = {name for name, kind in TYPES.items() if kind in (int, float)}
+    bounded = {n for n in numbers if SETTINGS[n].metadata["limits"].keys() & {"<", "<="}}
+    assert numbers - bounded == open_ended
+
+
 def test_a_missing_file_lists_what_is_there(tmp_path):
     write(tmp_path, "")
     message = refusal(tmp_path / "rnu.toml")
@@ -217,7 +282,37 @@ def test_a_missing_file_lists_what_is_there(tmp_path):
 def test_a_file_that_is_not_text_is_refused(tmp_path):
     path = tmp_path / "run.toml"
     path.write_bytes(b"\xff\xfe\x00")
-    assert "run.toml: not valid TOML" in refusal(path)
+    assert "run.toml: not UTF-8 text" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[train]\nlr = " + "[" * 10_000, "nested too deep"),
+        ("[train]\nlr = " + "9" * 5000, "4300 digits"),
+        ("[train]\nlr = 0x" + "f" * 5000, "a number of too many digits: expected a number > 0"),
+        ("[train]\nlr = [" + "1, " * 5000 + "]", "1, 1, …: expected a number > 0"),
+        ("a." * 300 + "b = 1", "there is no section [a]"),
+    ],
+)
+def test_what_no_config_holds_is_refused_in_a_short_line(tmp_path, text, reason):
+    message = refusal(write(tmp_path, text))
+    assert reason in message and len(message) < 300
+    if text.startswith("[train]"):
+        assert len(refusal(write(tmp_path, ""), text.removeprefix("[train]\n"))) > 20
+
+
+def test_the_number_of_weights_is_estimated():
+    """Of the captioner that is built, within a few percent."""
+    for config in (Config(), load_config(CONFIGS[-1])):
+        vocab_size = config.decoder.vocab_size or config.tokenizer.vocab_size
+        decoder = dataclasses.replace(
+            config.decoder, vocab_size=vocab_size, features_dim=config.vit.dim
+        )
+        with torch.device("meta"):
+            captioner = Captioner(config=dataclasses.replace(config, decoder=decoder))
+        count = sum(weight.numel() for weight in captioner.parameters())
+        assert num_weights(config) == pytest.approx(count, rel=0.02)
 
 
 def test_a_config_cannot_be_changed_after_reading():
