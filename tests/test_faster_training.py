@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from several_processes import walks_by_chance
 from test_train import ROOT, TINY
 
 import train
@@ -64,6 +65,8 @@ def test_a_frozen_encoder_stays_as_it_was_and_is_computed_once(run, monkeypatch)
     start = train.make_captioner(config, examples).state_dict()
     for folder in (kept, anew):
         for name, tensor in weights(folder).items():
+            if walks_by_chance(name):  # even not at all
+                continue
             assert torch.equal(tensor, start[name]) == name.startswith("vit."), name
 
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from golden_fixtures import load_golden
+from several_processes import walks_by_chance
 from torch.testing import assert_close
 
 from smile.captioner import Captioner
@@ -74,6 +75,25 @@ def test_padding_is_not_attended_to(golden):
     assert_close(padded[:, :length], captioner.decode(ids[:, :length], features))
     # A padded position sees only the words before it, so more padding does not change it either.
     assert_close(padded[:, length], captioner.decode(ids[:, : length + 1], features)[:, length])
+
+
+def test_a_key_s_bias_changes_nothing(golden):
+    """A softmax does not see what is added to all its scores; every other bias is seen."""
+    captioner, ids = golden.captioner, golden.expected["ids"]
+
+    @torch.inference_mode()
+    def logits() -> torch.Tensor:
+        return captioner.logits(captioner.decode(ids, captioner.encode(golden.expected["image"])))
+
+    before = logits()
+    biases = {name: p for name, p in captioner.named_parameters() if name.endswith("bias")}
+    assert any(map(walks_by_chance, biases))
+    for name, bias in biases.items():
+        kept = bias.detach().clone()
+        bias.data += torch.linspace(-1, 1, bias.numel())
+        same = torch.allclose(logits(), before, rtol=1e-4, atol=1e-4)
+        assert same == walks_by_chance(name), name
+        bias.data.copy_(kept)
 
 
 def test_a_row_of_padding_is_finite(golden):

@@ -11,7 +11,15 @@ import pytest
 import torch
 from kill_training import differences
 from safetensors.torch import load_file
-from several_processes import CASES, DROPOUT, ROOT, config_of, train_noting_norms, trainer_of
+from several_processes import (
+    CASES,
+    DROPOUT,
+    ROOT,
+    config_of,
+    train_noting_norms,
+    trainer_of,
+    walks_by_chance,
+)
 
 import train
 from smile.data import EpochBatches
@@ -50,6 +58,8 @@ def test_two_processes_are_one(case, two_processes, tmp_path):
             for folder in (two_processes / case, tmp_path)
         )
         for name, tensor in theirs.items():
+            if walks_by_chance(name):
+                continue
             # AdamW's first steps follow the sign of the gradient: where it is about zero, rounding
             # decides, and a weight may be off by the rate. So nearly all must agree, none be far.
             close = torch.isclose(ours[name], tensor, rtol=1e-3, atol=1e-4)
