@@ -1,8 +1,8 @@
 """SMILE captioning: BLIP's captioner in plain PyTorch, trained with the SMILE loss.
 
 import smile
-captioner = smile.load("runs/shapes")
-print(captioner.caption(Image.open("dog.jpg")))
+captioner = smile.load("blip-base")
+print(captioner.caption("dog.jpg"))
 """
 
 import gc
@@ -11,8 +11,11 @@ from importlib import import_module
 _HOMES = {
     "load": "smile.pretrained",
     "Captioner": "smile.captioner",
+    "open_image": "smile.data.images",
+    "explain": "smile.attention",
     "smile_loss": "smile.loss",
     "UserError": "smile.errors",
+    "__version__": "smile.version",
 }
 __all__ = sorted(_HOMES)
 
@@ -22,6 +25,11 @@ def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'smile' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names, and those that every module has."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])
 
 
 def _import_torch() -> None:
