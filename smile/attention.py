@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 from einops import rearrange
-from PIL import Image
 from torch import Tensor
 
 from smile.captioner import Caption, Captioner
+from smile.data.images import Picture, picture_of
 from smile.errors import UserError
 from smile.pictures import attention_sheet
 
@@ -94,7 +94,7 @@ def word_maps(
 
 def explain(
     captioner: Captioner,
-    image: Image.Image,
+    image: Picture,
     path: str | Path,
     *,
     prompt: str | None = None,
@@ -104,8 +104,9 @@ def explain(
 ) -> Caption:
     """Captions an image and draws a panel per word at `path`: where the model looked for it.
 
-    `seeds` (one) and `settings` are those of `Captioner.describe`.
+    `image`, `seeds` (one) and `settings` are those of `Captioner.describe`.
     """
+    image = picture_of(image)
     pixels = captioner.transform(image)[None]
     [[caption, *_]] = captioner.describe(pixels, prompts=prompt, seeds=seeds, **settings)
     maps = word_maps(captioner, pixels, caption, prompt=prompt, layer=layer)

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from smile.cache import DecoderCache
 from smile.config import Config, override
-from smile.data.images import EvalTransform
+from smile.data.images import EvalTransform, Picture, are_several, picture_of, pictures_of
 from smile.decoder import Decoder
 from smile.generate import Hypothesis, generate
 from smile.layers import KeysValues
@@ -128,41 +127,60 @@ class Captioner(nn.Module):
         return self.vit.class_token.device
 
     def caption(
-        self, images: Image.Image | Sequence[Image.Image], *, prompt: str | None = None, **settings
-    ) -> str | list[str]:
-        """The best caption of one picture (a string) or of several (a list of strings).
+        self,
+        images: Picture | Sequence[Picture],
+        *,
+        prompt: str | None = None,
+        seeds: Sequence[int] | None = None,
+        **settings,
+    ) -> str | list[str] | list[list[str]]:
+        """The best caption of one picture, a string, or of a list of pictures, a list of strings.
+
+        With `num_return` above 1, each picture has a list of that many, best first.
 
         Args:
-            images: RGB pictures of any size, such as `smile.data.open_image` gives.
+            images: paths, Pillow images of any mode, or (H, W, 3) or (H, W) arrays of uint8.
             prompt: what every caption continues, itself left out; the captioner's own unless given.
+            seeds: one per picture, for sampling.
             settings: any of `[generate]`'s, such as `num_beams=1`, instead of the captioner's own.
+
+        Raises:
+            TypeError: a picture is none of these.
+            UserError: a picture cannot be read, or a setting is unknown or impossible.
         """
-        if isinstance(images, Image.Image):
-            return self.caption([images], prompt=prompt, **settings)[0]
-        pixels = torch.stack([self.transform(image) for image in images])
-        return [found[0].text for found in self.describe(pixels, prompts=prompt, **settings)]
+        if not are_several(images):
+            return self.caption([picture_of(images)], prompt=prompt, seeds=seeds, **settings)[0]
+        found = self.describe(images, prompts=prompt, seeds=seeds, **settings)
+        texts = [[caption.text for caption in captions] for captions in found]
+        asked = override(self.config, "generate", settings).generate.num_return
+        return texts if asked > 1 else [best for best, *_ in texts]
 
     @torch.inference_mode()
     def describe(
         self,
-        pixels: Tensor,
+        images: Picture | Sequence[Picture] | Tensor,
         *,
         prompts: str | Sequence[str] | None = None,
         seeds: Sequence[int] | None = None,
         **settings,
-    ) -> list[list[Caption]]:
-        """(B, 3, S, S) transformed images → the `num_return` best captions of each, best first.
+    ) -> list[Caption] | list[list[Caption]]:
+        """The `num_return` best captions of one picture, or of each of several, best first.
 
         Args:
+            images: what `caption` takes, or (B, 3, S, S) pixels of the captioner's `transform`.
             prompts: what captions continue, itself left out: one for all or one per image; the
                 captioner's own unless given.
             seeds: one per image, for sampling.
             settings: any of `[generate]`'s, instead of the captioner's own.
 
         Raises:
-            UserError: if a setting is unknown or does not fit the others.
+            TypeError: a picture is none of these.
+            UserError: a picture cannot be read, or a setting is unknown or impossible.
         """
+        if not isinstance(images, Tensor) and not are_several(images):
+            return self.describe([picture_of(images)], prompts=prompts, seeds=seeds, **settings)[0]
         options = override(self.config, "generate", settings).generate
+        pixels = self._pixels(images)
         if prompts is None or isinstance(prompts, str):
             prompts = [self.config.data.prompt if prompts is None else prompts] * len(pixels)
         seeds = list(range(len(pixels)) if seeds is None else seeds)
@@ -182,6 +200,18 @@ class Captioner(nn.Module):
             for i, hypotheses in zip(group, found, strict=True):
                 captions[i] = [self._caption(hypothesis) for hypothesis in hypotheses]
         return captions
+
+    def _pixels(self, images: Sequence[Picture] | Tensor) -> Tensor:
+        """(B, 3, S, S) pixels of what `describe` takes."""
+        size = self.transform.size
+        if isinstance(images, Tensor):
+            if images.shape[1:] != (3, size, size):
+                raise TypeError(
+                    f"found pixels of shape {tuple(images.shape)}, expected (B, 3, {size}, {size})"
+                )
+            return images
+        pixels = [self.transform(picture) for picture in pictures_of(images)]
+        return torch.stack(pixels) if pixels else torch.empty(0, 3, size, size)
 
     def _caption(self, found: Hypothesis) -> Caption:
         pieces = [self.tokenizer.vocab[i] for i in found.ids]

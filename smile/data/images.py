@@ -8,7 +8,7 @@ import contextlib
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,6 +22,10 @@ from smile.errors import UserError
 # The statistics CLIP was trained with, which BLIP keeps.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+
+# What people hand in from Python, and its description.
+Picture = str | os.PathLike | Image.Image | np.ndarray
+_PICTURE = "a path, a Pillow image, or an (H, W, 3) or (H, W) array of uint8"
 
 # What counts as an image when a folder is searched.
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
@@ -66,11 +70,11 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         _refuse_what_is_no_file(path)
         with warnings.catch_warnings():  # what is odd but can be read is nobody's concern
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_formats()) as image:
+            # Given a path, Pillow maps some TIFF files, and then turns those on their side wrongly.
+            with open(path, "rb") as file, Image.open(file, formats=_formats()) as image:
                 _refuse_huge(image)
                 image.load()
-                _turn_upright(image)
-                return _to_rgb(image)
+                return to_rgb(image, in_place=True)
     except Exception as error:  # decoders meet broken bytes with every type of exception there is
         raise UserError(
             f"{os.fspath(path)}: cannot read this image: {_reason(path, error)}"
@@ -117,15 +121,67 @@ def _reason(path: str | os.PathLike[str], error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _turn_upright(image: Image.Image) -> None:
-    """Turn the loaded picture the way its EXIF orientation says."""
+def are_several(given: object) -> bool:
+    """Whether somebody hands in a list of pictures rather than one."""
+    return isinstance(given, Sequence) and not isinstance(given, str | bytes | bytearray)
+
+
+def pictures_of(given: Iterable[Picture]) -> Iterator[Image.Image]:
+    """`picture_of` each; a TypeError says which it is about."""
+    for number, one in enumerate(given):
+        try:
+            yield picture_of(one)
+        except TypeError as error:
+            raise TypeError(f"picture {number}: {error}") from None
+
+
+def picture_of(given: Picture) -> Image.Image:
+    """What somebody calls a picture, as `open_image` would give it.
+
+    Args:
+        given: a path, a Pillow image of any mode, or an (H, W, 3) or (H, W) array of uint8.
+
+    Raises:
+        TypeError: it is none of these.
+        UserError: its pixels cannot be read.
+    """
+    if isinstance(given, str | os.PathLike):
+        return open_image(given)
+    if isinstance(given, np.ndarray):
+        given = _from_array(given)
+    if not isinstance(given, Image.Image):
+        raise TypeError(f"found a {type(given).__name__}, expected {_PICTURE}")
+    name = getattr(given, "filename", "") or f"a picture of mode {given.mode}"
+    try:
+        if 0 in given.size:
+            raise ValueError("it has no pixels")
+        given.load()
+        return to_rgb(given)
+    except Exception as error:
+        raise UserError(f"{name}: cannot read this image: {_reason(name, error)}") from error
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    shape_fits = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)
+    if not (shape_fits and array.size and array.dtype == np.uint8):
+        raise TypeError(
+            f"found an array of shape {array.shape} and type {array.dtype}, expected {_PICTURE}"
+        )
+    return Image.fromarray(array)
+
+
+def to_rgb(image: Image.Image, *, in_place: bool = False) -> Image.Image:
+    """An upright 8-bit RGB picture of a loaded one of any mode; `in_place` may turn the old one."""
     # Damaged metadata beside sound pixels: every viewer shows those as they are.
     with contextlib.suppress(Exception):
-        ImageOps.exif_transpose(image, in_place=True)
+        image = ImageOps.exif_transpose(image, in_place=in_place) or image
+    return _to_rgb(image)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Bring a loaded picture of any mode to 8-bit RGB, with at most one more copy at a time."""
+    """Bring a picture of any mode to 8-bit RGB, with at most one more copy at a time."""
+    if image.mode == "La":  # premultiplied, and Pillow converts it to nothing else
+        image = image.convert("LA")
     if image.mode == "F" or image.mode.startswith("I"):
         return _to_8_bit(image).convert("RGB")
     if image.has_transparency_data:
