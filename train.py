@@ -47,6 +47,7 @@ from smile.training.loader import make_loader
 from smile.training.objective import Objective
 from smile.training.precision import Precision
 from smile.training.report import (
+    command_to_try,
     describe,
     divergence,
     draw_comparison,
@@ -469,7 +470,7 @@ class Trainer:
         self.say(
             f"\n{self.folder} holds the captioner, log.jsonl, samples.png, {COMPARISON}, loss.png"
         )
-        self.say(f"try it: python sample.py PHOTO --model {self.folder}")
+        self.say(f"try it: {command_to_try(self.folder, shown[0])}")
 
     def check_finite(self, loss: float, norm: float, lr: float, *, during: str) -> None:
         """Raises UserError where training has gone wrong, before anything of it is saved."""

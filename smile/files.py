@@ -72,6 +72,14 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+def check_empty(folder: str | Path) -> None:
+    """Raises UserError unless `folder` is empty or not there yet, so that nothing is lost."""
+    folder = Path(folder)
+    with reading(folder):
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"{folder} is not an empty folder; name a new one, so nothing is lost")
+
+
 def remove_unfinished(folder: Path) -> None:
     """Removes what killed processes were writing at or below `folder`; nobody may be at work."""
     for path in folder.rglob(f"{UNFINISHED}*"):

@@ -1,7 +1,7 @@
 """One front door for captioners, wherever they come from.
 
     captioner = smile.load("blip-base")
-    print(captioner.caption(Image.open("dog.jpg")))
+    print(captioner.caption("dog.jpg"))
 
 `load` takes a run folder of ours, a `.pth` of BLIP or SMILE, a `transformers` folder, a name of
 `KNOWN`, or any hub id of a `transformers` BLIP captioner. Sizes are read off the weights; what they
@@ -29,6 +29,7 @@ from smile.data.images import MEAN, STD
 from smile.download import fetch, hub_file
 from smile.errors import UserError, first_few
 from smile.export import export_blip, export_transformers
+from smile.files import check_empty
 from smile.tokenizer import Tokenizer
 from smile.transformers_folder import download_folder, read_file, read_folder, read_json
 from smile.weight_names import BLIP, TRANSFORMERS, Account, Convention, account, to_ours
@@ -381,7 +382,7 @@ def _account_lines(book: Account, theirs: dict[str, Tensor], convention: Convent
 
 
 def _convert(args: argparse.Namespace) -> None:
-    _empty(args.folder)
+    check_empty(args.folder)
     save_run(args.folder, _load(args))
     print(f"{args.folder} is a run folder: python sample.py PHOTO --model {args.folder}")
 
@@ -390,13 +391,8 @@ EXPORTS = {"transformers": export_transformers, "blip": export_blip}
 
 
 def _export(args: argparse.Namespace) -> None:
-    _empty(args.folder)
+    check_empty(args.folder)
     print(EXPORTS[args.format](_load(args), args.folder))
-
-
-def _empty(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} is not an empty folder; name a new one, so nothing is lost")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import islice
 
 from PIL import Image, ImageChops, ImageDraw
 
@@ -111,23 +112,27 @@ def make_scenes(split: str, count: int, *, seed: int = 0, image_size: int = UNIT
     What a scene shows decides its split (see `split_of`), so no scene of one split can be
     described like a scene of another, whatever the seeds. Raises ValueError on another split.
     """
+    return list(islice(scenes(split, seed=seed, image_size=image_size), count))
+
+
+def scenes(split: str, *, seed: int = 0, image_size: int = UNITS) -> Iterator[Scene]:
+    """The scenes of `make_scenes`, one by one and without end."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}: expected one of {', '.join(SPLITS)}")
     rng = random.Random(f"{seed}/{split}")
-    scenes = []
-    while len(scenes) < count:
+    number = 0
+    while True:
         objects, background = _draw_objects(rng)
         if split_of(objects, background) == split:
-            scene = Scene(
-                name=f"shapes/{split}/{len(scenes)}",
+            yield Scene(
+                name=f"shapes/{split}/{number}",
                 objects=objects,
                 background=background,
                 shading=rng.choice(SHADINGS),
                 captions=_write_captions(rng, objects, background),
                 image_size=image_size,
             )
-            scenes.append(scene)
-    return scenes
+            number += 1
 
 
 def signature(objects: tuple[Object, ...], background: str) -> str:
@@ -370,6 +375,13 @@ def check_caption(caption: str, scene: Scene) -> list[Statement]:
             ((kind, text),) = claim.items()
             statements.append(Statement(kind, text, facts.pop(kind, None) == text))
     return statements
+
+
+def true_statements(scene: Scene) -> list[str]:
+    """Everything that a caption can truly say of the scene, in `check_caption`'s words."""
+    counts = [f"{word} shapes" for word, n in NUMBERS.items() if n == len(scene.objects)]
+    phrases = [signature(scene.objects, scene.background), *counts, "and nothing else"]
+    return [s.text for s in check_caption(" ".join(phrases), scene) if s.true]
 
 
 def _parse(caption: str) -> Iterator[Claim]:

@@ -198,7 +198,8 @@ def read_references(path: str | Path) -> tuple[dict[str, list[str]], dict[int, s
         UserError: the file is of the wrong form, or an image has no reference.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        text = Path(path).read_text(encoding="utf-8-sig")
+        content = _lines(text) if Path(path).suffix == ".jsonl" else json.loads(text)
     except OSError as error:
         raise UserError(f"--references {path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -220,6 +221,16 @@ def read_references(path: str | Path) -> tuple[dict[str, list[str]], dict[int, s
             f"{first_few(bare)}; give each at least one"
         )
     return references, ids
+
+
+def _lines(text: str) -> dict[str, list[str]]:
+    """A training folder's captions.jsonl: {"image", "caption" or "captions"} on each line."""
+    references: dict[str, list[str]] = {}
+    for line in filter(str.strip, text.split("\n")):
+        row = json.loads(line)
+        captions = row["captions"] if "captions" in row else [row["caption"]]
+        references.setdefault(row["image"], []).extend(captions)
+    return references
 
 
 def _coco(content: dict) -> tuple[dict[str, list[str]], dict[int, str]]:

@@ -1,5 +1,6 @@
 """How a run fares: captions of a few images, what can be said of them, a line and two pictures."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def describe(
         rows = range(start, min(start + batch_size * world.size, len(examples)))
         own = rows[world.rank :: world.size]
         images = [examples[row].read() for row in own]
-        texts = captioner.caption(images, seeds=own) if images else []
+        texts = captioner.caption(images, seeds=own, num_return=1) if images else []
         shares = world.gather(texts)
         captions += [shares[i % world.size][i // world.size] for i in range(len(rows))]
         pause()
@@ -88,6 +89,16 @@ def divergence(*, where: object, loss: float, norm: float, lr: float, config: Tr
         f"{where}: the loss is {loss}, the norm of its gradient {norm}: stopped, and nothing of "
         f"this step was saved; likely causes: {', '.join(causes)}"
     )
+
+
+def command_to_try(folder: Path, example: Example) -> str:
+    """A command that shows what the captioner in `folder` has learned, on such an example."""
+    run = shlex.quote(str(folder))
+    if not isinstance(example, Scene):
+        return f"python sample.py {shlex.quote(example.name)} --model {run}"
+    scenes = shlex.quote(str(folder / "scenes"))
+    draw = f"python -m smile.data draw {scenes} --count {SHEET}"
+    return f"{draw} && python sample.py {scenes} --model {run}"
 
 
 def draw_epoch(

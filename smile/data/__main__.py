@@ -1,0 +1,84 @@
+"""Draws scenes to look at: pictures that `configs/shapes.toml`'s captioner has never seen.
+
+python -m smile.data draw scenes --count 12
+
+The folder then holds scenes of the test split, 00.png and so on, and captions.jsonl with what is
+known of each, a line per picture:
+
+    {"image": "00.png", "captions": ["a red circle", ...], "statements": ["the circle is red", ...]}
+
+It is a training folder (`data.format=folder`), and its captions.jsonl is a file of references.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from itertools import islice
+from pathlib import Path
+
+from smile.data.shapes import scenes, true_statements
+from smile.errors import UserError
+from smile.files import check_empty, write_text, writing
+from smile.version import __version__
+
+MOST, SIZES, LARGEST_SEED = 1_000_000, (16, 2048), 2**32 - 1
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        draw(args.folder, count=args.count, seed=args.seed, size=args.size)
+    except UserError as error:
+        print(f"smile.data: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"smile.data: stopped; {args.folder} is incomplete", file=sys.stderr)
+        sys.exit(130)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m smile.data",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    one = commands.add_parser("draw", help="write drawn scenes and their captions to a new folder")
+    one.add_argument("folder", metavar="DIR", type=Path, help="a new or empty folder")
+    one.add_argument("--count", type=int, default=12, help="how many scenes (12)")
+    one.add_argument("--seed", type=int, default=0, help="which scenes (0)")
+    one.add_argument("--size", type=int, default=240, help="their side in pixels (240)")
+    return parser.parse_args()
+
+
+def draw(folder: Path, *, count: int, seed: int, size: int) -> None:
+    """Writes `count` scenes and captions.jsonl, and says what to do with them.
+
+    Raises:
+        UserError: a number is impossible, or the folder is not empty or cannot be written.
+    """
+    limits = {"--count": (count, 1, MOST), "--seed": (seed, 0, LARGEST_SEED)}
+    limits["--size"] = (size, *SIZES)
+    for option, (value, least, most) in limits.items():
+        if not least <= value <= most:
+            raise UserError(f"{option} {value}: expected a number from {least} to {most}")
+    check_empty(folder)
+    lines = []
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, scene in enumerate(islice(scenes("test", seed=seed, image_size=size), count)):
+            name = f"{number:0{max(2, len(str(count - 1)))}}.png"
+            scene.read().save(folder / name)
+            row = {"captions": scene.captions, "statements": true_statements(scene)}
+            lines.append(json.dumps({"image": name, **row}) + "\n")
+        write_text(folder / "captions.jsonl", "".join(lines))
+    print(
+        f"{folder} holds {count} scenes and captions.jsonl; to have them described: "
+        f"python sample.py {shlex.quote(str(folder))} --model runs/shapes"
+    )
+
+
+if __name__ == "__main__":
+    main()
