@@ -77,7 +77,7 @@ def parse_args() -> argparse.Namespace:
     models.add_argument(
         "--model",
         help="a run folder, a .pth, a transformers folder, a known name such as blip-base, or a "
-        "hub id (default: the newest run under runs/, else blip-base)",
+        "hub id (default: the newest run under runs/ that is not of drawn scenes, else blip-base)",
     )
     models.add_argument(
         "--compare", nargs=2, metavar=("MODEL_A", "MODEL_B"), help="captions of both, side by side"
@@ -161,7 +161,7 @@ def find_captioner(args: argparse.Namespace, source: str | None) -> tuple[str, C
     """The captioner named; without a name the newest run, or else blip-base."""
     named = source is not None
     if not named:
-        source, why = default_source()
+        source, why = default_source(for_photos=True)
         print(f"sample.py: no --model given: {source}, {why}", file=sys.stderr)
     try:
         return source, load(source, model_config=args.model_config, vocab=args.vocab)
@@ -170,9 +170,20 @@ def find_captioner(args: argparse.Namespace, source: str | None) -> tuple[str, C
             raise
         raise UserError(
             f"{error}\n"
-            "  train a captioner (minutes, no downloads): python train.py configs/shapes.toml\n"
-            "  or point at one you have: python sample.py PHOTO --model RUN_FOLDER_OR_WEIGHTS"
+            "  to name one you have: python sample.py PHOTO --model RUN_FOLDER_OR_WEIGHTS\n"
+            "  to try it on drawn scenes, without a download: python train.py configs/shapes.toml"
         ) from error
+
+
+def warn_of_drawn(models: list[Model]) -> None:
+    """Says which of the models, though named on purpose, make no sense of photos."""
+    drawn = [m.source for m in models if m.captioner.config.model.trained_on == "shapes"]
+    if drawn:
+        print(
+            f"sample.py: {' and '.join(drawn)}: trained on drawn scenes, and knows nothing else; "
+            "for photos, --model blip-base",
+            file=sys.stderr,
+        )
 
 
 # One image, explained -----------------------------------------------------------------------------
@@ -186,7 +197,8 @@ def draw_attention(args: argparse.Namespace) -> int:
     if isinstance(names[0], Broken):
         raise UserError(f"{names[0].name}: {names[0].reason}")
     image = open_image(names[0])
-    [model] = find_models(args)
+    [model] = models = find_models(args)
+    warn_of_drawn(models)
     caption = explain(
         model.captioner,
         image,
@@ -210,6 +222,8 @@ def describe(args: argparse.Namespace) -> int:
     if world.size > 1 and (args.sheet or not (args.out or args.txt)):
         raise UserError("several processes write --out and --txt only; do the rest in one")
     models = find_models(args)
+    if world.rank == 0:
+        warn_of_drawn(models)
     texts = TextFiles(overwrite=args.overwrite) if args.txt else None
     out = open_out(args, models, world) if args.out else None
     sheet = Sheet(args.sheet) if args.sheet else None

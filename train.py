@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from smile.captioner import Captioner
-from smile.checkpoint import is_run, load_run, save_run
+from smile.checkpoint import LAST_FOLDER, LOG, MLE_FOLDER, is_run, load_run, save_run
 from smile.config import Config, describe_config, load_config
 from smile.data import Batch, load_examples
 from smile.data.picture_cache import cached, make_cache
@@ -58,7 +58,7 @@ from smile.training.report import (
 )
 from smile.training.resume import check_same, identity
 from smile.training.schedule import Phase
-from smile.training.setup import make_captioner
+from smile.training.setup import make_captioner, recorded
 from smile.training.signals import Stopped
 from smile.training.speed import (
     give_back_freed_memory,
@@ -69,7 +69,6 @@ from smile.training.speed import (
 )
 from smile.training.state import Progress, RunState, captioner_of, seed_process, seeded
 
-MLE_FOLDER, LAST_FOLDER = "mle", "last"  # the captioner at the switch, and after the last epoch
 COMPARISON = "comparison.png"  # the last thing a run writes
 
 
@@ -126,6 +125,7 @@ def parse_args() -> argparse.Namespace:
 def train(args: argparse.Namespace, config: Config, world: World) -> None:
     """Begins a run or goes on with one; or only tries it out."""
     torch.manual_seed(config.train.seed)
+    config = recorded(config)
     examples = {
         split: load_examples(config.data, split, image_size=config.vit.image_size)
         for split in ("train", "val", "test")
@@ -441,7 +441,7 @@ class Trainer:
             save_run(self.folder, self.captioner)
         save_run(self.folder / LAST_FOLDER, self.captioner)
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records)
-        write_text(self.folder / "log.jsonl", lines)
+        write_text(self.folder / LOG, lines)
         draw_epoch(self.folder, records, self.examples["val"][: len(captions)], captions)
 
     def make_loader(self, split: str) -> DataLoader:

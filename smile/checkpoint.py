@@ -9,7 +9,10 @@ Such a folder needs nothing else and can be moved anywhere. Files are written wh
 all (`files.write_atomically`).
 """
 
+import contextlib
 import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -19,13 +22,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smile.captioner import Captioner
-from smile.config import config_to_toml, load_config
+from smile.config import Config, config_to_toml, load_config
 from smile.errors import UserError, first_few
 from smile.files import write_atomically, write_text
 from smile.tokenizer import Tokenizer
 from smile.vit import interpolate_positions
 
 WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.toml", "vocab.txt"
+LOG = "log.jsonl"  # a record per epoch: only training writes it
+MLE_FOLDER, LAST_FOLDER = "mle", "last"  # the captioner at the switch, and after the last epoch
 
 
 def save_run(folder: str | Path, captioner: Captioner) -> None:
@@ -51,6 +56,53 @@ def is_run(folder: str | Path) -> bool:
     return all((Path(folder) / name).is_file() for name in (WEIGHTS, CONFIG, VOCAB))
 
 
+def run_config(folder: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """The config of a run folder; for older runs `model.trained_on` is worked out.
+
+    A converted BLIP has the data format "shapes" by default, so that alone says nothing: only a
+    run that trained has a log.
+
+    Raises:
+        UserError: the config is missing or damaged.
+    """
+    config = load_config(Path(folder) / CONFIG, overrides)
+    trained_on = config.model.trained_on
+    if trained_on == "unknown" and config.data.format != "shapes":
+        trained_on = "photos"
+    elif trained_on == "unknown" and _has_log(Path(folder).resolve()):
+        trained_on = "shapes"
+    return replace(config, model=replace(config.model, trained_on=trained_on))
+
+
+def _has_log(folder: Path) -> bool:
+    """Whether training wrote this folder; `mle/` and `last/` share the log of the run around."""
+    place = folder.parent if folder.name in (MLE_FOLDER, LAST_FOLDER) else folder
+    with contextlib.suppress(OSError):
+        return (place / LOG).is_file()
+    return False
+
+
+def check_run(folder: str | Path) -> Config:
+    """The config of a run folder whose config and weights' header can be read; takes no time.
+
+    Raises:
+        UserError: one of them is damaged.
+    """
+    config = run_config(folder)
+    with _opened(Path(folder) / WEIGHTS):
+        return config
+
+
+@contextlib.contextmanager
+def _opened(path: str | Path) -> Iterator[safe_open]:
+    """A safetensors file, memory-mapped. Raises UserError where it cannot be read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read as safetensors: {error}") from error
+
+
 def load_run(folder: str | Path, *, image_size: int | None = None) -> Captioner:
     """Reads a run folder into a captioner on the CPU, in evaluation mode.
 
@@ -66,7 +118,7 @@ def load_run(folder: str | Path, *, image_size: int | None = None) -> Captioner:
     if missing:
         raise UserError(f"{folder} is not a run folder: it lacks {', '.join(missing)}")
     overrides = [] if image_size is None else [f"vit.image_size={image_size}"]
-    config = load_config(folder / CONFIG, overrides)
+    config = run_config(folder, overrides)
     weights = read_safetensors(folder / WEIGHTS)
     return build(config, Tokenizer.from_vocab(folder / VOCAB), weights, source=folder / WEIGHTS)
 
@@ -81,14 +133,11 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         UserError: if the file cannot be read.
     """
     weights: dict[str, Tensor] = {}
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = sorted(file.keys())
-        for _, layer in groupby(names, key=lambda name: re.match(r".*?\.\d+\.|.*", name)[0]):
-            with safe_open(path, framework="pt") as file:
-                weights |= {name: file.get_tensor(name) for name in layer}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors: {error}") from error
+    with _opened(path) as file:
+        names = sorted(file.keys())
+    for _, layer in groupby(names, key=lambda name: re.match(r".*?\.\d+\.|.*", name)[0]):
+        with _opened(path) as file:
+            weights |= {name: file.get_tensor(name) for name in layer}
     return weights
 
 

@@ -40,6 +40,9 @@ class ModelConfig:
     init: str = setting(
         "", 'weights to start from: "" (none), "blip-base", "blip-base-coco", a run folder, a .pth'
     )
+    trained_on: Literal["unknown", "shapes", "photos"] = setting(
+        "unknown", "what the captioner saw last: train.py records it, and ignores what stands here"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from BLIP's habits where it has none.
 """
 
 import argparse
+import contextlib
 import re
 import sys
 from collections.abc import Iterable
@@ -23,7 +24,7 @@ from pathlib import Path
 from torch import Tensor
 
 from smile.captioner import Captioner
-from smile.checkpoint import build, is_run, load_run, save_run
+from smile.checkpoint import WEIGHTS, build, check_run, is_run, load_run, save_run
 from smile.config import Config, DecoderConfig, GenerateConfig, ViTConfig, load_config
 from smile.data.images import MEAN, STD
 from smile.download import fetch, hub_file
@@ -130,14 +131,39 @@ def load(
     return build(config, tokenizer, weights, source=found)
 
 
-def default_source(runs: str | Path = "runs") -> tuple[str, str]:
-    """What to load where nothing is named, and why: the newest run, or else "blip-base"."""
-    folders = [path.parent for path in Path(runs).glob("*/model.safetensors")]
-    folders = [folder for folder in folders if is_run(folder)]
-    if not folders:
-        return "blip-base", f"since there is no run under {runs}/"
-    newest = max(folders, key=lambda folder: (folder / "model.safetensors").stat().st_mtime)
-    return str(newest), f"the newest run under {runs}/"
+def default_source(runs: str | Path = "runs", *, for_photos: bool = False) -> tuple[str, str]:
+    """What to load where nothing is named, and why: the newest run, or else "blip-base".
+
+    Runs that cannot be read are left out, and named in the reason.
+
+    Args:
+        for_photos: leave out captioners of drawn scenes, who call any photo a small white square.
+    """
+    source, why = "blip-base", f"since there is no run under {runs}/"
+    left_out = []
+    for folder in _newest_first(Path(runs)):
+        try:
+            drawn = check_run(folder).model.trained_on == "shapes"
+        except UserError as error:
+            left_out.append(str(error))
+            continue
+        if not (drawn and for_photos):
+            source, why = str(folder), f"the newest run under {runs}/"
+            break
+        left_out.append(f"{folder} knows only drawn scenes")
+    if left_out:
+        why = why.replace("no run", "no other run") + f" (left out: {first_few(left_out)})"
+    return source, why
+
+
+def _newest_first(runs: Path) -> list[Path]:
+    """The run folders directly under `runs`; one that may not be looked into is none."""
+    times = {}
+    for path in runs.glob(f"*/{WEIGHTS}"):
+        with contextlib.suppress(OSError):
+            if is_run(path.parent):
+                times[path.parent] = path.stat().st_mtime
+    return sorted(times, key=times.__getitem__, reverse=True)
 
 
 def read_weights(path: Path) -> tuple[dict[str, Tensor], Convention]:

@@ -67,6 +67,8 @@ def test_a_run_leaves_everything(trained):
     records = [json.loads(line) for line in (shapes / "log.jsonl").read_text().splitlines()]
     assert [record["objective"] for record in records] == ["mle", "smile"]
     assert all(0 <= record["true_share"] <= 1 for record in records)
+    assert 'trained_on = "shapes"' in (shapes / "config.toml").read_text()
+    assert printed.rstrip().endswith("python sample.py runs/shapes/scenes --model runs/shapes")
     assert "MLE " in printed and "SMILE " in printed and "statements true" in printed
     assert not [path for path in shapes.rglob(".*")]  # no temporary files left
 
@@ -88,9 +90,7 @@ def test_sample_describes_files_and_folders(trained, tmp_path):
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [Path(line["image"]).name for line in lines] == ["a.png", "b.jpg"]
-    done = run("sample.py", tmp_path / "a.png", cwd=folder)  # the newest run is found by itself
-    assert done.stdout.startswith(f"{tmp_path / 'a.png'}: ")
-    assert "runs/shapes" in done.stderr
+    assert done.stderr.count("\n") == 1 and "runs/shapes: trained on drawn scenes" in done.stderr
 
 
 def test_sample_goes_on_past_a_broken_file(trained, tmp_path):
@@ -100,14 +100,15 @@ def test_sample_goes_on_past_a_broken_file(trained, tmp_path):
     done = run("sample.py", tmp_path, "--model", "runs/shapes", cwd=folder)
     assert done.returncode == 1
     assert done.stdout.startswith(f"{tmp_path / 'b.png'}: ")
-    assert done.stderr.count("\n") == 1 and "a.png: cannot read this image" in done.stderr
+    drawn, broken = done.stderr.splitlines()
+    assert "trained on drawn scenes" in drawn and "a.png: cannot read this image" in broken
 
 
 def test_sample_without_a_model_says_how_to_get_one(tmp_path):
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
     done = run("sample.py", "x.jpg", cwd=tmp_path, **offline)
     assert done.returncode == 2
-    said, problem, train_one, point_at_one = done.stderr.splitlines()
+    said, problem, point_at_one, train_one = done.stderr.splitlines()
     assert "no --model given: blip-base, since there is no run under runs/" in said
     assert "Salesforce/blip-image-captioning-base" in problem and "downloads are off" in problem
     assert "train.py configs/shapes.toml" in train_one

@@ -13,6 +13,7 @@ from smile.errors import UserError, first_few
 # Settings that do not change what is learned. Where the data lie is free too: what they say is
 # compared instead.
 FREE = {
+    "model.trained_on",
     "data.root",
     "data.annotations",
     "train.device",

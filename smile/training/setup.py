@@ -11,6 +11,12 @@ from smile.pretrained import load
 from smile.tokenizer import Tokenizer
 
 
+def recorded(config: Config) -> Config:
+    """The config with what its captioner will have been trained on, whatever it began with."""
+    trained_on = "shapes" if config.data.format == "shapes" else "photos"
+    return replace(config, model=replace(config.model, trained_on=trained_on))
+
+
 def make_captioner(config: Config, train_examples: Sequence[Example]) -> Captioner:
     """The captioner to train, whose config is the run's with its own sizes filled in.
 
