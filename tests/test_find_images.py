@@ -73,7 +73,7 @@ def test_what_leads_to_no_image_is_said(photos):
     found = list(ImageNames(["p", "q/*.jpg", "a.jpg"]))
     assert [broken.name for broken in found[:2]] == ["p", "q/*.jpg"]
     assert all(isinstance(broken, Broken) for broken in found[:2]) and found[2] == "a.jpg"
-    assert "no image in this folder (.bmp .gif" in found[0].reason
+    assert "no image in this folder (.apng .avif" in found[0].reason
     assert "matches no image" in found[1].reason
 
 

@@ -10,7 +10,8 @@ from smile.config import DataConfig
 from smile.data import layouts
 from smile.data.batches import Batch, Broken, CaptionDataset, Collate, Draw, EpochBatches, Example
 from smile.data.captions import clean_caption
-from smile.data.images import IMAGE_SUFFIXES, EvalTransform, Photo, open_image
+from smile.data.images import EvalTransform, Photo, open_image
+from smile.data.picture_files import IMAGE_SUFFIXES
 from smile.data.shapes import make_scenes
 from smile.errors import UserError
 

@@ -27,9 +27,6 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 Picture = str | os.PathLike | Image.Image | np.ndarray
 _PICTURE = "a path, a Pillow image, or an (H, W, 3) or (H, W) array of uint8"
 
-# What counts as an image when a folder is searched.
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-
 # What is read, by content. Not all that Pillow knows: EPS, for one, would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000")
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from smile.data.captions import clean_caption
-from smile.data.images import IMAGE_SUFFIXES, Photo
+from smile.data.images import Photo
+from smile.data.picture_files import IMAGE_SUFFIXES
 from smile.errors import UserError
 
 SPLITS = ("train", "val", "test")

@@ -1,0 +1,79 @@
+"""Every file of a folder and of those in it, in an order that never changes."""
+
+import os
+from collections import deque
+from collections.abc import Iterator
+
+from smile.data.batches import Broken
+
+
+def walk(root: str, *, repeated: list[str] | None = None) -> Iterator[str | Broken]:
+    """The files at and below `root`, sorted by name, folder by folder; hidden ones are left out.
+
+    Links to folders are followed, but only after everything else: what is reached without them
+    keeps its name, whatever links there are. Each real folder is entered once; other ways to it
+    are appended to `repeated`.
+
+    Yields paths that begin with `root`, and a `Broken` for what cannot be entered: the rest of its
+    folder goes on. Memory is that of the names in one folder and in those that it lies in.
+    """
+    entered: set[object] = set()
+    starts = deque([root])
+    while starts:
+        start = starts.popleft()
+        if start is not root and _is_circle(start):
+            yield Broken(start, "a link to a folder that it lies in: not followed")
+            continue
+        levels = [iter([(start, "folder")])]  # a stack: folders may be nested a thousand deep
+        while levels:
+            found = next(levels[-1], None)
+            if found is None:
+                levels.pop()
+                continue
+            path, kind = found
+            if kind == "file":
+                yield path
+            elif kind == "link":
+                starts.append(path)
+            elif kind == "folder":
+                try:
+                    if _identity(path) not in entered:
+                        entered.add(_identity(path))
+                        levels.append(iter(_listing(path)))
+                    elif repeated is not None:
+                        repeated.append(path)
+                except OSError as error:
+                    yield Broken(path, f"cannot list this folder: {error.strerror}")
+            else:
+                yield Broken(path, kind)
+
+
+def _listing(folder: str) -> list[tuple[str, str]]:
+    """(path, kind) of what is in a folder, sorted: "file", "folder", "link" to one, or a reason."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith("."):
+                found.append((os.path.join(folder, entry.name), _kind(entry)))
+    return sorted(found)
+
+
+def _kind(entry: os.DirEntry) -> str:
+    try:
+        if entry.is_dir(follow_symlinks=False):
+            return "folder"
+        return "link" if entry.is_dir() else "file"
+    except OSError as error:  # a link in a circle, or into a folder that may not be entered
+        return f"cannot be read: {(error.strerror or str(error)).lower()}"
+
+
+def _identity(folder: str) -> object:
+    """The same for all names of one folder."""
+    status = os.stat(folder)
+    return (status.st_dev, status.st_ino) if status.st_ino else folder  # not all systems number
+
+
+def _is_circle(link: str) -> bool:
+    """Whether a link leads to the folder that it lies in, or to one that holds that folder."""
+    target, place = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
+    return os.path.join(place, "").startswith(os.path.join(target, ""))
