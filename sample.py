@@ -251,7 +251,7 @@ def describe(args: argparse.Namespace) -> int:
             out.finish((n for n in names if isinstance(n, str)), in_order=todo.in_order)
     totals = [world.total(n) for n in (num_described, todo.num_done, num_broken)]
     if world.rank == 0:
-        report(args, *totals, num_repeated=names.repeated, seconds=time.perf_counter() - start)
+        report(args, *totals, num_repeated=names.num_repeated, seconds=time.perf_counter() - start)
     world.leave(1 if totals[-1] else 0)
     return totals[-1]
 

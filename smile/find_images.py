@@ -8,10 +8,14 @@ import fnmatch
 import glob
 import os
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from smile.data import IMAGE_SUFFIXES, Broken
+from smile.data.picture_files import HEIF_SUFFIXES, is_image, other_picture
+from smile.data.walk import walk
 from smile.errors import UserError
 
 
@@ -19,11 +23,12 @@ class ImageNames:
     """The images that `arguments` name, each once, in order of argument and then of name.
 
     A file is taken whatever it is called. Of a folder, and of those in it, the files with an
-    image's suffix are taken; hidden ones are not, nor are links to folders followed. A pattern that
-    the shell has left alone ("photos/**/*.jpg") matches as a shell's would, images only.
+    image's suffix are taken; hidden ones are not, links to folders are followed as in `walk`. A
+    pattern that the shell has left alone ("photos/**/*.jpg") matches as a shell's would, images
+    only.
 
-    Iterating gives paths, and a `Broken` for an argument that leads to no image or a folder that
-    cannot be listed. `repeated` counts the names left out because they had come before.
+    Iterating gives paths, and a `Broken` for an argument that leads to no image or for what cannot
+    be entered. It also counts what it leaves out; `left_out()` tells.
 
     Raises:
         UserError: an argument is a URL, or empty.
@@ -31,25 +36,64 @@ class ImageNames:
 
     def __init__(self, arguments: Sequence[str | os.PathLike[str]]) -> None:
         self.arguments = [os.fspath(argument) for argument in arguments]
-        self.repeated = 0
+        self._forget()
         for argument in self.arguments:
             _check(argument)
 
+    def _forget(self) -> None:
+        self.num_repeated = 0  # names that had come before
+        self.other_pictures: Counter[str] = Counter()  # how many of which suffix are not read
+        self.repeated_folders: list[str] = []  # links to folders that had been searched
+
     def __iter__(self) -> Iterator[str | Broken]:
-        self.repeated = 0
+        self._forget()
         if len(self.arguments) == 1 and os.path.isdir(self.arguments[0]):
             # A folder's names differ from each other: none need be remembered.
-            yield from _named_by(self.arguments[0])
+            yield from self._named_by(self.arguments[0])
             return
         seen: set[str] = set()
         for argument in self.arguments:
-            for found in _named_by(argument):
+            for found in self._named_by(argument):
                 if isinstance(found, str):
                     if found in seen:
-                        self.repeated += 1
+                        self.num_repeated += 1
                         continue
                     seen.add(found)
                 yield found
+
+    def left_out(self) -> list[str]:
+        """What the last iteration left out, in words; nothing if there was nothing."""
+        parts = []
+        if self.num_repeated:
+            parts.append(f"{self.num_repeated} named again, and left out")
+        if links := len(self.repeated_folders):
+            what = "link leads to a folder" if links == 1 else "links lead to folders"
+            parts.append(f"{links} {what} described already")
+        if self.other_pictures:
+            parts.append(_others(self.other_pictures))
+        return parts
+
+    def _named_by(self, argument: str) -> Iterator[str | Broken]:
+        """What one argument names, or why it names nothing."""
+        path = _on_disk(str(Path(argument)))  # "photos", "photos/", "./photos": the same names
+        others: Counter[str] = Counter()
+        empty = None
+        if os.path.isdir(path):
+            found = walk(path, repeated=self.repeated_folders)
+            found, empty = _images(found, others), "there is no image in this folder"
+        elif glob.has_magic(path) and not os.path.lexists(path):
+            found = _matching(path, self.repeated_folders)
+            found, empty = _images(found, others), "matches no image"
+        else:
+            found = iter([path])
+        for name in found:
+            empty = None
+            yield name
+        if empty is None:
+            self.other_pictures += others
+        else:
+            instead = f"; {_others(others)}" if others else ""
+            yield Broken(argument, f"{empty} ({' '.join(sorted(IMAGE_SUFFIXES))}){instead}")
 
 
 def _check(argument: str) -> None:
@@ -62,93 +106,98 @@ def _check(argument: str) -> None:
         )
 
 
-def _named_by(argument: str) -> Iterator[str | Broken]:
-    """What one argument names, or why it names nothing."""
-    path = str(Path(argument))  # "photos", "photos/" and "./photos" give the same names
-    empty = None
-    if os.path.isdir(path):
-        found, empty = _inside(path), "there is no image in this folder"
-    elif glob.has_magic(path) and not os.path.lexists(path):
-        start = os.sep if os.path.isabs(path) else ""
-        parts = path.strip(os.sep).split(os.sep)
-        found, empty = _matching(start, parts, with_folders="**" not in parts), "matches no image"
-    else:
-        found = iter([path])
+def _on_disk(path: str) -> str:
+    """The path in the spelling that the disk has, where only its accents are coded otherwise."""
+    forms = (path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD")))
+    return next((form for form in forms if os.path.lexists(form)), path)
+
+
+def _images(found: Iterator[str | Broken], others: Counter[str]) -> Iterator[str | Broken]:
+    """The images among files; other pictures are counted in `others`."""
     for name in found:
-        empty = None
-        yield name
-    if empty:
-        yield Broken(argument, f"{empty} ({' '.join(sorted(IMAGE_SUFFIXES))})")
+        if isinstance(name, Broken) or is_image(name):
+            yield name
+        elif kind := other_picture(name):
+            others[kind] += 1
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+def _others(kinds: Counter[str]) -> str:
+    """Pictures left out, in words."""
+    count = kinds.total()
+    listed = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
+    remedy = "; for HEIC: pip install pi-heif" if HEIF_SUFFIXES & kinds.keys() else ""
+    return f"{count} {'picture' if count == 1 else 'pictures'} not read ({listed}{remedy})"
 
 
-def _inside(folder: str) -> Iterator[str | Broken]:
-    """The images in a folder and the folders in it, sorted folder by folder."""
-    names, folders = [], set()
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir(follow_symlinks=False):
-                    folders.add(entry.name)
-                elif not _is_image(entry.name) or entry.is_dir():
-                    continue
-                names.append(entry.name)
-    except OSError as error:
-        yield Broken(folder, f"cannot list this folder: {error.strerror}")
-        return
-    names.sort()
-    for name in names:
-        path = os.path.join(folder, name)
-        if name in folders:
-            yield from _inside(path)
-        else:
-            yield path
+# Patterns -----------------------------------------------------------------------------------------
 
 
-def _matching(place: str, parts: Sequence[str], *, with_folders: bool) -> Iterator[str | Broken]:
-    """The images at `place` that match the rest of a pattern, one part a folder.
+def _matching(pattern: str, repeated: list[str]) -> Iterator[str | Broken]:
+    """The files that match a pattern, folder by folder.
 
-    A folder that matches gives its images, as it would if the shell had expanded the pattern;
-    beside `**`, which reaches those images itself, it does not.
+    A folder that matches gives its files, as it would if the shell had expanded the pattern;
+    beside `**`, which reaches those files itself, it does not.
     """
-    if not parts:
-        if with_folders and os.path.isdir(place):
-            yield from _inside(place)
-        elif _is_image(place) and not os.path.isdir(place):
-            yield place
-        return
-    part, rest = parts[0], parts[1:]
-    if not glob.has_magic(part):
-        path = os.path.join(place, part)
-        if os.path.lexists(path):
-            yield from _matching(path, rest, with_folders=with_folders)
-        return
-    if part == "**":
-        while rest and rest[0] == "**":
-            rest = rest[1:]
-        yield from _matching(place, rest or ["*"], with_folders=with_folders)
-        pattern, after = "*", [part, *rest]
-    else:
-        pattern, after = part, rest
-    for name in sorted(_listing(place)):
-        path = os.path.join(place, name)
-        if not fnmatch.fnmatchcase(name, pattern):
+    root = os.sep if os.path.isabs(pattern) else ""
+    waiting = [(root, tuple(pattern.strip(os.sep).split(os.sep)))]  # a stack: patterns may be long
+    while waiting:
+        place, parts = waiting.pop()
+        if not parts:
+            yield from walk(place, repeated=repeated) if os.path.isdir(place) else (place,)
+        elif parts[0] == "**":
+            yield from _matching_below(place, parts, repeated)
+        elif not glob.has_magic(parts[0]):
+            path = _on_disk(os.path.join(place, parts[0]))
+            if os.path.lexists(path):
+                waiting.append((path, parts[1:]))
+        else:
+            names = [name for name in _listing(place) if _fits(name, parts[0])]
+            paths = [os.path.join(place, name) for name in sorted(names, reverse=True)]
+            waiting += [(path, parts[1:]) for path in paths]
+
+
+def _matching_below(
+    place: str, parts: Sequence[str], repeated: list[str]
+) -> Iterator[str | Broken]:
+    """The files at and below a folder whose names from there on match `parts`, `**` first."""
+    if parts[-1] == "**":
+        parts = (*parts, "*")
+    start = place or os.curdir
+    for path in walk(start, repeated=repeated) if os.path.isdir(start) else ():
+        if isinstance(path, Broken):
+            yield path
             continue
-        if part != "**" or (os.path.isdir(path) and not os.path.islink(path)):
-            yield from _matching(path, after, with_folders=with_folders)
+        names = path[len(start) :].strip(os.sep).split(os.sep)
+        if _all_fit(names, parts):
+            yield os.path.join(place, *names)
 
 
-def _listing(place: str) -> Iterator[str]:
+def _all_fit(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Whether a path's names match a pattern's parts, of which `**` stands for any number."""
+
+    def skip(reached: set[int]) -> set[int]:
+        """The parts that can come next, since `**` may also stand for nothing."""
+        for index, part in enumerate(parts):
+            if index in reached and part == "**":
+                reached.add(index + 1)
+        return reached
+
+    reached = skip({0})
+    for name in names:
+        after = {i for i in reached if i < len(parts) and parts[i] == "**"}
+        after |= {i + 1 for i in reached - after if i < len(parts) and _fits(name, parts[i])}
+        reached = skip(after)
+    return len(parts) in reached
+
+
+def _fits(name: str, pattern: str) -> bool:
+    name, pattern = (unicodedata.normalize("NFC", text) for text in (name, pattern))
+    return fnmatch.fnmatchcase(name, pattern)
+
+
+def _listing(place: str) -> list[str]:
     """The names in a folder that are not hidden; none if it is no folder or cannot be listed."""
     try:
-        with os.scandir(place or ".") as entries:
-            for entry in entries:
-                if not entry.name.startswith("."):
-                    yield entry.name
+        return [name for name in os.listdir(place or ".") if not name.startswith(".")]
     except OSError:
-        return
+        return []
