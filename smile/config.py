@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from smile.errors import UserError
+from smile.errors import UserError, nearest
 from smile.files import SHOWN, read_text
 
 LARGEST = 2**63 - 1  # what TOML promises, and tensors can hold
@@ -373,7 +373,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         found = [*folder.glob("*.toml")] if folder != Path() else []
         known = sorted(str(p) for p in found or Path("configs").glob("*.toml"))
         choices = f"; there are {', '.join(known)}" if known else ""
-        raise UserError(f"{path}: no such config file{choices}{_nearest(path, known)}")
+        raise UserError(f"{path}: no such config file{choices}{nearest(path, known)}")
     try:
         return tomllib.loads(read_text(path))
     except RecursionError as error:
@@ -407,7 +407,7 @@ def _check(name: str, value: Any, *, place: str) -> Any:
     limits = SETTINGS[name].metadata["limits"]
     result = _convert(value, TYPES[name], limits)
     if result is None:
-        expected = _expected(name) + _nearest(_quote(value).strip('"'), _choices(TYPES[name]))
+        expected = _expected(name) + nearest(_quote(value).strip('"'), _choices(TYPES[name]))
         raise UserError(f"{place}: {name} = {_quote(value)}: expected {expected}")
     return result
 
@@ -514,11 +514,6 @@ def _quote(value: Any) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
-def _nearest(given: Any, valid: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(str(given), list(valid), n=1)
-    return f"; did you mean {matches[0]}?" if matches else ""
-
-
 # What other projects call a setting, where the name alone would lead to another or to none.
 _ELSEWHERE = {
     "lr": "learning_rate init_lr max_lr peak_lr base_lr",
@@ -570,4 +565,4 @@ def _key_hint(name: str) -> str:
 
 
 def _section_hint(section: str) -> str:
-    return _nearest(section, SECTIONS) or _key_hint(section) or f"; there are {', '.join(SECTIONS)}"
+    return nearest(section, SECTIONS) or _key_hint(section) or f"; there are {', '.join(SECTIONS)}"

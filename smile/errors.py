@@ -1,6 +1,8 @@
 """The one exception that means "the user can put this right"."""
 
+import difflib
 import re
+from collections.abc import Iterable
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all control characters but the line end
 
@@ -26,3 +28,9 @@ def first_few(problems: list[str], count: int = 3) -> str:
     """The first `count` problems in order, and how many more there are."""
     more = f"; and {len(problems) - count} more" if len(problems) > count else ""
     return "; ".join(sorted(problems)[:count]) + more
+
+
+def nearest(given: object, valid: Iterable[str]) -> str:
+    """A question for the end of an error: the valid name most like the one given, if any is."""
+    matches = difflib.get_close_matches(str(given), list(valid), n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""

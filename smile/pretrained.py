@@ -28,7 +28,7 @@ from smile.checkpoint import WEIGHTS, build, check_run, is_run, load_run, save_r
 from smile.config import Config, DecoderConfig, GenerateConfig, ViTConfig, load_config
 from smile.data.images import MEAN, STD
 from smile.download import fetch, hub_file
-from smile.errors import UserError, first_few
+from smile.errors import UserError, first_few, nearest
 from smile.export import export_blip, export_transformers
 from smile.files import check_empty
 from smile.tokenizer import Tokenizer
@@ -259,7 +259,7 @@ def _find(source: str) -> Path:
         return _download(Known("", hub=source))
     raise UserError(
         f"{source}: no such file or folder, and not a known name "
-        f"({', '.join(KNOWN)}) or a hub id (owner/name)"
+        f"({', '.join(KNOWN)}) or a hub id (owner/name){nearest(source, KNOWN)}"
     )
 
 
