@@ -41,7 +41,7 @@ from smile.lock import RunLock
 from smile.training.checkpoints import Checkpoints
 from smile.training.estimate import Estimate, timed
 from smile.training.features import Features, compute_features, on_one_machine
-from smile.training.folder import claim, resume_command, run_folder
+from smile.training.folder import claim, leave, resume_command, run_folder
 from smile.training.keeper import Keeper
 from smile.training.loader import make_loader
 from smile.training.objective import Objective
@@ -147,7 +147,7 @@ def train(args: argparse.Namespace, config: Config, world: World) -> None:
             with trainer.keeper.signals:
                 trainer.run()
     finally:
-        lock.release()
+        leave(folder, lock)
 
 
 def start(config: Config, folder: Path, examples: dict[str, list], world: World) -> "Trainer":

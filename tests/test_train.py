@@ -128,6 +128,21 @@ def test_a_second_run_does_not_overwrite_the_first(trained):
     assert done.returncode != 0 and "--resume" in done.stderr
 
 
+def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shapes = str(ROOT / "configs" / "shapes.toml")
+    for out, left in (("runs/new", []), ("mine", ["notes.txt"])):
+        if left:
+            Path(out).mkdir()
+            Path(out, *left).touch()
+        words = ["train.py", shapes, *settings("tokenizer.vocab=absent.txt"), "--out", out]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(SystemExit, match="2"):
+            train.main()
+        assert [path.name for path in Path(out).glob("*")] == left
+    assert not Path("runs/new").exists()
+
+
 def test_user_errors_are_one_line(tmp_path):
     done = run("train.py", ROOT / "configs" / "shapes.toml", "--set", "train.epoch=3", cwd=tmp_path)
     assert done.returncode == 2

@@ -1,5 +1,6 @@
 """Where a run lives: one run a folder, and one process (or group of them) at work there."""
 
+import contextlib
 import os
 import shlex
 import sys
@@ -51,6 +52,15 @@ def claim(folder: Path, lock: RunLock) -> None:
         if not lock.acquire():
             raise UserError(f"{folder}: another run is writing it: wait for its end, or use --out")
         remove_unfinished(folder)
+
+
+def leave(folder: Path, lock: RunLock) -> None:
+    """Lets go of the folder, and removes it where nothing has come of the run."""
+    claimed = lock.file is not None
+    lock.release()
+    if claimed:
+        with contextlib.suppress(OSError):  # as long as there is something in it
+            folder.rmdir()
 
 
 def resume_command(config: str, out: Path | None, folder: Path, world: World) -> str:
