@@ -47,6 +47,7 @@ from smile.options import (
     wants_bfloat16,
 )
 from smile.pretrained import add_model_options, default_source, load
+from smile.version import __version__
 
 HUMAN = "human"
 HUMAN_NOTE = (
@@ -94,6 +95,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--model",

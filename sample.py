@@ -41,6 +41,7 @@ from smile.options import (
 from smile.pictures import contact_sheet
 from smile.pretrained import add_model_options, default_source, load
 from smile.results import CaptionFile, Result, errors_path
+from smile.version import __version__
 
 SHEET_IMAGES, SHEET_SIDE = 48, 480  # a contact sheet's most images, and their pixels kept
 
@@ -70,6 +71,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(
         "images", nargs="+", help="files, folders (and those in them), patterns in quotes; no URLs"
     )

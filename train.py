@@ -68,6 +68,7 @@ from smile.training.speed import (
     uncompiled,
 )
 from smile.training.state import Progress, RunState, captioner_of, seed_process, seeded
+from smile.version import __version__
 
 COMPARISON = "comparison.png"  # the last thing a run writes
 
@@ -98,6 +99,7 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="settings of CONFIG.toml, and of --set:\n\n" + describe_config(),
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("config", metavar="CONFIG.toml", help="what to train on what, and how")
     parser.add_argument(
         "--set",

@@ -33,7 +33,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture
 def make(tiny, tmp_path, monkeypatch):
-    """Writes a run folder under runs/: what it says it was trained on, its data, its log, its age."""
+    """Writes runs/NAME: what it says it was trained on, its data, its log, its age."""
     monkeypatch.chdir(tmp_path)
 
     def run(name, *, trained_on="unknown", data="shapes", log=False, age=0, old=False) -> Path:

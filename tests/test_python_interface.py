@@ -1,6 +1,8 @@
 """`import smile` as people use it: whatever they call a picture, and the pixels they get."""
 
+import re
 import runpy
+import sys
 import tomllib
 from pathlib import Path
 
@@ -10,7 +12,11 @@ import torch
 from kill_bulk import ROOT, make_run
 from PIL import Image
 
+import evaluate
+import sample
 import smile
+import train
+from smile.data import __main__ as drawing
 from smile.data.images import picture_of, to_rgb
 from smile.version import find_version
 
@@ -175,3 +181,18 @@ def test_the_package_as_a_command_says_what_to_run_instead(capsys):
     said = capsys.readouterr().err
     for script in ("train.py", "sample.py", "evaluate.py"):
         assert f"python {script}" in said and Path(ROOT, script).is_file()
+
+
+@pytest.mark.parametrize("script", [sample, evaluate, train, drawing])
+def test_every_script_tells_its_version(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script.__name__, "--version"])
+    with pytest.raises(SystemExit, match="0"):
+        script.main()
+    assert capsys.readouterr().out.endswith(f" {smile.__version__}\n")
+
+
+def test_nobody_is_told_to_install_a_package_of_our_name():
+    """There is none: whoever registered the name would own those who follow."""
+    files = [*ROOT.glob("*.md"), *ROOT.glob("*.py"), *ROOT.glob("smile/**/*.py")]
+    told = re.compile(r"install\s[^\n]*smile-captioning")
+    assert [path for path in files if told.search(path.read_text("utf-8"))] == []

@@ -43,7 +43,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     one = commands.add_parser("draw", help="write drawn scenes and their captions to a new folder")
     one.add_argument("folder", metavar="DIR", type=Path, help="a new or empty folder")

@@ -1,6 +1,6 @@
 """METEOR and SPICE, which exist in Java only, by way of `pycocoevalcap`.
 
-    pip install "smile-captioning[java]"      # and a Java runtime (default-jre-headless)
+    pip install pycocoevalcap      # and a Java runtime (default-jre-headless)
 
 METEOR (Denkowski and Lavie, 2014) then works. SPICE (Anderson et al., 2016) also wants Stanford's
 CoreNLP, which pycocoevalcap downloads at first use; here it is used only if it is there already.
@@ -107,7 +107,7 @@ def _pycocoevalcap(name: str) -> Path:
     """Where it is installed."""
     found = importlib.util.find_spec("pycocoevalcap")
     if found is None or not found.submodule_search_locations:
-        raise UserError(f'{name} needs pycocoevalcap: pip install "smile-captioning[java]"')
+        raise UserError(f"{name} needs pycocoevalcap: pip install pycocoevalcap")
     if shutil.which("java") is None:
         raise UserError(f"{name} needs Java, and there is no `java` on the PATH")
     return Path(found.submodule_search_locations[0])

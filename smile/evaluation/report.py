@@ -23,12 +23,13 @@ from smile.evaluation.rows import Row, System
 from smile.evaluation.table import show, show_difference
 from smile.files import write_atomically
 from smile.metrics import Comparison, Interval
+from smile.version import NAME, __version__
 
 __all__ = ["as_json", "write_report"]
 
 VERSION = 1  # of report.json
 THUMBNAIL, QUALITY = 160, 80  # longest side in pixels, and JPEG's quality
-PACKAGES = ("smile-captioning", "torch", "numpy", "pillow", "tokenizers", "pycocoevalcap")
+PACKAGES = ("torch", "numpy", "pillow", "tokenizers", "pycocoevalcap")
 
 
 def write_report(
@@ -141,8 +142,8 @@ def _number(value: float) -> float | None:
 
 
 def _versions() -> dict[str, str]:
-    """Of Python and of the packages that scores depend on, as far as they are installed."""
-    found = {"python": platform.python_version()}
+    """Of Python, ours, and of the packages that scores depend on, as far as they are installed."""
+    found = {"python": platform.python_version(), NAME: __version__}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)
