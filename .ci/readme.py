@@ -7,7 +7,6 @@ Commands are the lines set in as code that begin with python or torchrun. Left o
 those marked "# needs ...". Training is shortened by the settings in SHORT.
 """
 
-import json
 import re
 import subprocess
 import sys
@@ -48,18 +47,15 @@ def short(command: str) -> list[str]:
 
 
 def prepare(folder: Path) -> None:
-    """photo.jpg, photos/ and references.json of drawn shapes."""
+    """photos/: images, each with a caption in a .txt beside it."""
     (folder / "photos").mkdir()
-    references = {}
     for number in range(24):
         colour = COLOURS[number % len(COLOURS)]
         image = Image.new("RGB", (96, 96), "grey")
         ImageDraw.Draw(image).ellipse((20, 20, 50 + number, 50 + number), fill=colour)
         path = folder / "photos" / f"{number:02}.jpg"
         image.save(path)
-        references[str(path.relative_to(folder))] = [f"a {colour} circle on a grey background"]
-    image.save(folder / "photo.jpg")
-    (folder / "references.json").write_text(json.dumps(references))
+        path.with_suffix(".txt").write_text(f"a {colour} circle on a grey background")
 
 
 if __name__ == "__main__":
