@@ -145,6 +145,9 @@ class LossConfig:
     first_token: Literal["mle", "shift", "none"] = setting(
         "mle", 'SMILE\'s first token: full vocabulary, "word" shifted to "##word", or like the rest'
     )
+    selective_end: bool = setting(
+        False, "[SEP] competes with no other word: only where it is the label is it in the softmax"
+    )
     num_random: int = setting(
         10, "random tokens beside each label (random)", minimum=1, maximum=10_000
     )

@@ -29,6 +29,7 @@ def caption_loss(
     label_smoothing: float = 0.0,
     first_token_mle: bool = True,
     num_random: int = 10,
+    end_id: int | None = None,
     reduction: str = "mean",
 ) -> Tensor:
     """The training objective, computed from states and head without needless scores.
@@ -40,7 +41,7 @@ def caption_loss(
         objective: "smile", "mle", "reverse" or "random".
         mle_weight: λ in λ·MLE + (1 - λ)·objective; 0 leaves MLE out.
         label_smoothing: of the MLE part.
-        first_token_mle, num_random, reduction: as in `smile_loss` and `random_loss`.
+        first_token_mle, num_random, end_id, reduction: as in `smile_loss` and `random_loss`.
 
     Raises:
         ValueError: if `objective` is none of the four.
@@ -52,18 +53,21 @@ def caption_loss(
     seen = labels != IGNORE
     loss = states.new_zeros((), dtype=torch.float32)
     if mle_weight > 0:
-        mle = _BlockwiseMLE.apply(  # padding goes no further than this
-            states[seen], labels[seen], weight, bias, label_smoothing, torch.is_grad_enabled()
+        said, words = states[seen], labels[seen]  # padding goes no further than this
+        mle = _BlockwiseMLE.apply(
+            said, words, weight, bias, label_smoothing, end_id, torch.is_grad_enabled()
         )
         loss = loss + mle_weight * mle
     if mle_weight < 1 and objective == "smile":
-        smile = _smile_from_states(states, labels, weight, bias, first_token_mle=first_token_mle)
+        smile = _smile_from_states(
+            states, labels, weight, bias, first_token_mle=first_token_mle, end_id=end_id
+        )
         loss = loss + (1 - mle_weight) * smile
     elif mle_weight < 1:
 
         def variant(states: Tensor, labels: Tensor) -> Tensor:
             logits = F.linear(states, weight, bias)
-            shared = {"first_token_mle": first_token_mle, "reduction": "sum"}
+            shared = {"first_token_mle": first_token_mle, "end_id": end_id, "reduction": "sum"}
             if objective == "reverse":
                 return reverse_loss(logits, labels, **shared)
             return random_loss(logits, labels, num_random=num_random, **shared)
@@ -90,7 +94,13 @@ def _in_blocks(
 
 
 def _smile_from_states(
-    states: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, *, first_token_mle: bool
+    states: Tensor,
+    labels: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    first_token_mle: bool,
+    end_id: int | None,
 ) -> Tensor:
     """The sum of `smile_loss` from (B, N, D) states: (B, N, N) scores of the captions' own words.
 
@@ -106,10 +116,13 @@ def _smile_from_states(
     first = first_token(labels) if first_token_mle else torch.zeros_like(seen)
 
     scores, loss = _Scores.apply(
-        states, states[first], words, labels[first], weight, bias, torch.is_grad_enabled()
+        states, states[first], words, labels[first], weight, bias, end_id, torch.is_grad_enabled()
     )
+    allowed = counted[:, None, :]
+    if end_id is not None:  # the end's column counts only where it is the label
+        allowed = allowed & ((words != end_id)[:, None, :] | (labels == end_id)[:, :, None])
     # A position that is not predicted keeps every column: its loss is dropped, and stays finite.
-    allowed = counted[:, None, :] | ~seen[:, :, None]
+    allowed = allowed | ~seen[:, :, None]
     scores = scores.float().masked_fill(~allowed, float("-inf"))
     targets = first_column.masked_fill(~seen | first, IGNORE)
     return loss + F.cross_entropy(
@@ -133,10 +146,12 @@ class _Scores(torch.autograd.Function):
         targets: Tensor,
         weight: Tensor,
         bias: Tensor,
+        end_id: int | None,
         with_gradients: bool,
     ) -> tuple[Tensor, Tensor]:
         """(B, N, D), (F, D), (B, N) ids, (F,) ids, (V, D), (V,) → (B, N, N), float32 scalar."""
-        loss, grad_scores = _cross_entropy(F.linear(firsts, weight, bias), targets)
+        scores = F.linear(firsts, weight, bias)
+        loss, grad_scores = _cross_entropy(scores, targets, end_id=end_id)
         if with_gradients:
             ctx.save_for_backward(states, firsts, words, weight)
             ctx.grad_scores = grad_scores
@@ -158,22 +173,31 @@ class _Scores(torch.autograd.Function):
         grad_bias = grad_scores.sum(dim=0, dtype=weight.dtype) * grad_loss
         grad_bias.index_add_(0, words.flatten(), grad.sum(dim=1, dtype=weight.dtype).flatten())
         grad_firsts = ((grad_scores @ weight.to(low)) * grad_loss).to(firsts.dtype)
-        return grad_states.to(states.dtype), grad_firsts, None, None, grad_weight, grad_bias, None
+        grads = grad_states.to(states.dtype), grad_firsts, None, None, grad_weight, grad_bias
+        return *grads, None, None
 
 
 def _cross_entropy(
-    scores: Tensor, targets: Tensor, label_smoothing: float = 0.0
+    scores: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, end_id: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """(T, V) scores, (T,) ids → `mle_loss`'s sum and its gradient in the scores, of their dtype."""
-    targets = targets[:, None]
-    logprobs = scores.float().log_softmax(dim=-1)
+    targets, dtype = targets[:, None], scores.dtype
+    scores, words = scores.float(), scores.size(1)  # words: how many each softmax runs over
+    if end_id is not None:
+        left_out = targets != end_id
+        scores[:, end_id : end_id + 1].masked_fill_(left_out, float("-inf"))
+        words = words - left_out.long()
+    logprobs = scores.log_softmax(dim=-1)
     loss = -(1 - label_smoothing) * logprobs.gather(1, targets).sum()
     if label_smoothing:
-        loss -= label_smoothing * logprobs.mean(dim=1).sum()
-    # What is probable less what was to be said: softmax - (1 - ε) one-hot - ε / V.
-    grad = logprobs.exp_().sub_(label_smoothing / scores.size(1))
+        known = logprobs if end_id is None else logprobs.masked_fill(logprobs.isneginf(), 0)
+        loss -= label_smoothing * (known.sum(dim=1, keepdim=True) / words).sum()
+    # What is probable less what was to be said: softmax - (1 - ε) one-hot - ε / words.
+    grad = logprobs.exp_().sub_(label_smoothing / words)
+    if end_id is not None:
+        grad[:, end_id : end_id + 1].masked_fill_(left_out, 0)
     grad.scatter_add_(1, targets, grad.new_full(targets.shape, label_smoothing - 1))
-    return loss, grad.to(scores.dtype)
+    return loss, grad.to(dtype)
 
 
 class _BlockwiseMLE(torch.autograd.Function):
@@ -192,6 +216,7 @@ class _BlockwiseMLE(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor,
         label_smoothing: float,
+        end_id: int | None,
         with_gradients: bool,
     ) -> Tensor:
         """(T, D) states, (T,) ids, (V, D), (V,) → a float32 scalar."""
@@ -202,7 +227,9 @@ class _BlockwiseMLE(torch.autograd.Function):
         for start in range(0, len(labels), BLOCK):
             rows = slice(start, start + BLOCK)
             scores = F.linear(states[rows], weight, bias)
-            loss, grad = _cross_entropy(scores, labels[rows], label_smoothing)
+            loss, grad = _cross_entropy(
+                scores, labels[rows], label_smoothing=label_smoothing, end_id=end_id
+            )
             total += loss
             if with_gradients:  # under autocast, products of a shorter type
                 grad_states[rows] = grad @ weight.to(grad.dtype)
@@ -214,7 +241,7 @@ class _BlockwiseMLE(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         grad_states, grad_weight, grad_bias = (ours * grad for ours in ctx.gradients)
-        return grad_states, None, grad_weight, grad_bias, None, None
+        return grad_states, None, grad_weight, grad_bias, None, None, None
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:

@@ -19,6 +19,10 @@ in, less may not ("semipermeable").
 Without the first row's full softmax nothing would ever say how a caption starts, and words outside
 every caption could float up there ("first-token MLE", on by default).
 
+Every loss takes an `end_id`, the id of `[SEP]`, for Selective EOS Supervision (Yue et al. 2024,
+arXiv 2402.14545): where the label is not the end, the end is taken out of the softmax, so nothing
+teaches a caption to go on where it could have stopped; where the label is the end, all is as usual.
+
 The functions here take any language model's `(logits, labels)` and read like their definitions.
 Training goes a shorter way to the same numbers: `head_loss.py`.
 """
@@ -31,7 +35,12 @@ IGNORE = -100  # the label of positions that are not predicted: padding and the 
 
 
 def mle_loss(
-    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0, reduction: str = "mean"
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    end_id: int | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
     """Maximum likelihood: cross entropy over the whole vocabulary (the paper's equation 1).
 
@@ -39,19 +48,30 @@ def mle_loss(
         logits: (B, N, V), any float type; `logits[:, i]` predicts `labels[:, i]`.
         labels: (B, N) token ids, -100 where nothing is to be predicted.
         label_smoothing: share of the target spread over all words; BLIP uses 0.1.
+        end_id: the end token, for Selective EOS Supervision; None leaves it in every softmax.
         reduction: "mean" over all predicted tokens, or their "sum".
     """
-    return F.cross_entropy(
-        logits.flatten(0, 1).float(),
-        labels.flatten(),
-        ignore_index=IGNORE,
-        label_smoothing=label_smoothing,
-        reduction=reduction,
-    )
+    logits, labels = logits.flatten(0, 1).float(), labels.flatten()
+    settings = {"ignore_index": IGNORE, "label_smoothing": label_smoothing}
+    if end_id is None:
+        return F.cross_entropy(logits, labels, **settings, reduction=reduction)
+    ends = labels == end_id
+    at_end = F.cross_entropy(logits[ends], labels[ends], **settings, reduction="sum")
+    # Before the end the vocabulary has no end token: the words behind it move up by one.
+    logits, labels = logits[~ends], labels[~ends]
+    logits = torch.cat([logits[:, :end_id], logits[:, end_id + 1 :]], dim=1)
+    labels = labels - (labels > end_id).long()
+    loss = at_end + F.cross_entropy(logits, labels, **settings, reduction="sum")
+    return loss / (ends.sum() + (labels != IGNORE).sum()) if reduction == "mean" else loss
 
 
 def smile_loss(
-    logits: Tensor, labels: Tensor, *, first_token_mle: bool = True, reduction: str = "mean"
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    first_token_mle: bool = True,
+    end_id: int | None = None,
+    reduction: str = "mean",
 ) -> Tensor:
     """SMILE: cross entropy over the words of each caption only (the paper's equation 2).
 
@@ -62,12 +82,13 @@ def smile_loss(
         logits: (B, N, V), any float type; `logits[:, i]` predicts `labels[:, i]`.
         labels: (B, N) token ids, -100 where nothing is to be predicted.
         first_token_mle: the first predicted token of each caption uses the whole vocabulary.
+        end_id: the end token, for Selective EOS Supervision; None leaves it in every subset.
         reduction: "mean" over all predicted tokens, or their "sum".
     """
     allowed = _words_of(labels, logits.size(2))[:, None, :].expand_as(logits)
     if first_token_mle:
         allowed = allowed | first_token(labels)[:, :, None]
-    return _masked_cross_entropy(logits, labels, allowed, reduction)
+    return _masked_cross_entropy(logits, labels, allowed, end_id=end_id, reduction=reduction)
 
 
 def reverse_loss(
@@ -75,6 +96,7 @@ def reverse_loss(
     labels: Tensor,
     *,
     first_token_mle: bool = True,
+    end_id: int | None = None,
     pad_id: int = 0,
     reduction: str = "mean",
 ) -> Tensor:
@@ -88,7 +110,7 @@ def reverse_loss(
     allowed = ~words[:, None, :].expand_as(logits)
     if first_token_mle:
         allowed = allowed | first_token(labels)[:, :, None]
-    return _masked_cross_entropy(logits, labels, allowed, reduction)
+    return _masked_cross_entropy(logits, labels, allowed, end_id=end_id, reduction=reduction)
 
 
 def random_loss(
@@ -97,6 +119,7 @@ def random_loss(
     *,
     num_random: int = 10,
     first_token_mle: bool = True,
+    end_id: int | None = None,
     pad_id: int = 0,
     reduction: str = "mean",
 ) -> Tensor:
@@ -110,7 +133,7 @@ def random_loss(
     allowed[:, :, pad_id] = False
     if first_token_mle:
         allowed = allowed | first_token(labels)[:, :, None]
-    return _masked_cross_entropy(logits, labels, allowed, reduction)
+    return _masked_cross_entropy(logits, labels, allowed, end_id=end_id, reduction=reduction)
 
 
 def _words_of(labels: Tensor, vocab_size: int) -> Tensor:
@@ -128,15 +151,20 @@ def first_token(labels: Tensor) -> Tensor:
 
 
 def _masked_cross_entropy(
-    logits: Tensor, labels: Tensor, allowed: Tensor, reduction: str
+    logits: Tensor, labels: Tensor, allowed: Tensor, *, end_id: int | None, reduction: str
 ) -> Tensor:
     """Cross entropy over the `allowed` (B, N, V) words and the label itself, in float32.
+
+    With `end_id` the end token is not allowed either, but where it is the label.
 
     float32 and -inf rather than the reference's -1e9, which overflows in fp16. Positions that are
     not predicted keep all words: their loss is dropped, and its gradient stays finite.
     """
     seen = labels != IGNORE
     targets = labels.masked_fill(~seen, 0)
+    if end_id is not None:
+        allowed = allowed.clone()
+        allowed[:, :, end_id] = False
     allowed = (allowed | ~seen[:, :, None]).scatter(2, targets[:, :, None], True)
     return mle_loss(
         logits.float().masked_fill(~allowed, float("-inf")), labels, reduction=reduction

@@ -13,8 +13,11 @@ from smile.head_loss import caption_loss
 from smile.loss import IGNORE, mle_loss, random_loss, reverse_loss, smile_loss
 
 
-def brute_force(logits, labels, allowed_words, *, first_token_mle=True):
-    """Cross entropy position by position over explicit sets of words."""
+def brute_force(logits, labels, allowed_words, *, first_token_mle=True, end=None, smoothing=0.0):
+    """Cross entropy position by position over explicit sets of words.
+
+    `end` is left out of the set wherever it is not the label.
+    """
     losses = []
     for row_logits, row in zip(logits, labels.tolist(), strict=True):
         caption = [label for label in row if label != IGNORE]
@@ -25,8 +28,11 @@ def brute_force(logits, labels, allowed_words, *, first_token_mle=True):
             everything = set(range(logits.size(2)))
             first = first_token_mle and seen == 0
             words = everything if first else allowed_words(set(caption), label, everything)
-            total = sum(math.exp(scores[word]) for word in words)
-            losses.append(math.log(total) - scores[label].item())
+            words = (words | {label}) - ({end} if label != end else set())
+            total = math.log(sum(math.exp(scores[word]) for word in words))
+            nll = {word: total - scores[word].item() for word in words}
+            spread = sum(nll.values()) / len(words)
+            losses.append((1 - smoothing) * nll[label] + smoothing * spread)
             seen += 1
     return sum(losses) / len(losses)
 
@@ -156,6 +162,87 @@ def test_half_precision_is_finite_and_close(batch, dtype):
     ):
         assert loss.item() == pytest.approx(expected.item(), rel=0.03)
         assert all(g.isfinite().all() for g in torch.autograd.grad(loss, halves))
+
+
+END = 3  # the last token of every caption of `batch`
+SUBSETS = {
+    "smile": lambda caption, label, everything: caption,
+    "mle": lambda caption, label, everything: everything,
+    "reverse": lambda caption, label, everything: everything - caption | {label},
+}
+
+
+@pytest.mark.parametrize("first_token_mle", [True, False])
+@pytest.mark.parametrize("objective", ["smile", "mle", "reverse"])
+def test_selective_end_equals_brute_force(batch, objective, first_token_mle):
+    """Before the end no softmax holds it, at the end all is as usual; from states too."""
+    states, labels, weight, bias = batch
+    # Without padding behind captions, whose own rule of "reverse" the golden values test.
+    rows = [0, 2]
+    states, labels = states[rows], labels[rows]
+    logits = F.linear(states, weight, bias)
+    options = {"first_token_mle": first_token_mle}
+    expected = brute_force(logits, labels, SUBSETS[objective], end=END, **options)
+    usual = brute_force(logits, labels, SUBSETS[objective], **options)
+    assert abs(expected - usual) > 1e-3 or (objective == "reverse" and not first_token_mle)
+    as_defined = {
+        "smile": lambda: smile_loss(logits, labels, end_id=END, **options),
+        "mle": lambda: mle_loss(logits, labels, end_id=END),
+        "reverse": lambda: reverse_loss(logits, labels, end_id=END, **options),
+    }[objective]()
+    from_states = caption_loss(
+        states, labels, weight=weight, bias=bias, objective=objective, end_id=END, **options
+    )
+    assert as_defined.item() == pytest.approx(expected, rel=1e-5)
+    assert from_states.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_selective_end_takes_no_smoothing_before_the_end(batch, smoothing):
+    """Value and gradients, of the definition and of the shorter way, with padding too."""
+    states, labels, weight, bias = batch
+    logits = F.linear(states, weight, bias)
+    expected = brute_force(logits, labels, SUBSETS["mle"], end=END, smoothing=smoothing)
+    options = {"label_smoothing": smoothing, "end_id": END}
+    results = []
+    for from_states in (True, False):
+        s, w, b = leaves = [tensor.clone().requires_grad_() for tensor in (states, weight, bias)]
+        if from_states:
+            loss = caption_loss(s, labels, weight=w, bias=b, objective="mle", **options)
+        else:
+            loss = mle_loss(F.linear(s, w, b), labels, **options)
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+        results.append(torch.autograd.grad(loss, leaves))
+    for ours, plain in zip(*results, strict=True):
+        assert_close(ours, plain, rtol=1e-5, atol=1e-6, check_dtype=False)
+
+
+@pytest.mark.parametrize("objective", ["smile", "mle", "reverse", "random"])
+def test_selective_end_pushes_the_end_down_nowhere(batch, objective):
+    """No caption's gradient lowers the end's score before the end; with a share of MLE too."""
+    states, labels, weight, bias = batch
+    bias = bias.clone().requires_grad_()
+    before_the_end = labels.masked_fill(labels == END, IGNORE)
+    settings = {"objective": objective, "mle_weight": 0.25, "label_smoothing": 0.1}
+    loss = caption_loss(states, before_the_end, weight=weight, bias=bias, end_id=END, **settings)
+    (gradient,) = torch.autograd.grad(loss, bias)
+    assert gradient[END] == 0 and gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("first_token_mle", [True, False])
+def test_selective_end_from_states_has_smiles_gradients(batch, first_token_mle):
+    states, labels, weight, bias = batch
+    options = {"first_token_mle": first_token_mle, "end_id": END}
+    results = []
+    for from_states in (True, False):
+        s, w, b = leaves = [tensor.clone().requires_grad_() for tensor in (states, weight, bias)]
+        if from_states:
+            loss = caption_loss(s, labels, weight=w, bias=b, **options)
+        else:
+            loss = smile_loss(F.linear(s, w, b), labels, **options)
+        results.append([loss, *torch.autograd.grad(loss, leaves)])
+    for ours, plain in zip(*results, strict=True):
+        assert_close(ours, plain, rtol=1e-5, atol=1e-7, check_dtype=False)
 
 
 def test_mix_is_the_weighted_sum(batch):

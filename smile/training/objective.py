@@ -51,6 +51,7 @@ class Objective(nn.Module):
                 label_smoothing=config.label_smoothing,
                 first_token_mle=config.first_token == "mle",
                 num_random=config.num_random,
+                end_id=self.captioner.tokenizer.sep_id if config.selective_end else None,
                 reduction="sum",
             )
         return total
