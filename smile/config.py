@@ -140,6 +140,12 @@ class LossConfig:
     mle_epochs: int = setting(
         0, "epochs of MLE first: SMILE needs a start that already speaks", minimum=0
     )
+    lr: float = setting(
+        0.0, "highest learning rate after the epochs of MLE; 0: train.lr", minimum=0
+    )
+    warmup_steps: int = setting(
+        0, "steps in which the rate then rises to it; 0: train.warmup_steps", minimum=0
+    )
     mle_weight: float = setting(0.0, "share of MLE mixed into the loss", minimum=0, maximum=1)
     label_smoothing: float = setting(0.0, "label smoothing of the MLE part", minimum=0, below=1)
     first_token: Literal["mle", "shift", "none"] = setting(
@@ -265,6 +271,7 @@ RELATIONS = (
     Relation("generate.max_length", "at most", "decoder.max_positions", operator.le),
     Relation("generate.min_length", "at most", "generate.max_length", operator.le),
     Relation("train.min_lr", "at most", "train.lr", operator.le),
+    Relation("loss.lr", "0 or at least", "train.min_lr", lambda a, b: a == 0 or a >= b),
     Relation("loss.mle_epochs", "at most", "train.epochs", operator.le),
     Relation(
         "data.val_fraction", "a sum below 1 with", "data.test_fraction", lambda a, b: a + b < 1

@@ -173,7 +173,7 @@ def test_accumulated_batches_are_one_large_batch(make_trainer):
     dataset, collate = trainer.batches.dataset, trainer.batches.collate_fn
     whole = collate([dataset[draw] for draw in draws])
     parts = [collate([dataset[draw] for draw in part]) for part in (draws[:3], draws[3:])]
-    phase = Phase("smile", 0, 1)
+    phase = Phase("smile", 0, 1, lr=1e-2, warmup_steps=0)
     results = []
     for batches in ([whole], parts):
         trainer = make_trainer("train.grad_clip=0.0", "decoder.dropout=0.0")
@@ -201,9 +201,26 @@ def test_learning_rate_warms_up_and_falls_along_a_cosine():
 
 
 def test_phases_split_the_epochs(make_trainer):
-    config = make_trainer("train.epochs=5", "loss.mle_epochs=2").config
+    config = make_trainer("train.epochs=5", "loss.mle_epochs=2", "train.lr=1e-3").config
     phases = [Phase.of(config, epoch) for epoch in range(5)]
-    assert phases == [Phase("mle", 0, 2)] * 2 + [Phase("smile", 2, 3)] * 3
+    usual = {"lr": 1e-3, "warmup_steps": 2}
+    assert phases == [Phase("mle", 0, 2, **usual)] * 2 + [Phase("smile", 2, 3, **usual)] * 3
+
+
+def test_the_phase_after_mle_may_have_a_rate_and_a_warm_up_of_its_own(make_trainer):
+    own = ["loss.lr=1e-4", "loss.warmup_steps=3", "train.lr=1e-3", "train.warmup_steps=2"]
+    config = make_trainer("train.epochs=3", "loss.mle_epochs=1", *own).config
+
+    def rates(epoch):
+        phase = Phase.of(config, epoch)
+        return [phase.learning_rate(config.train, epoch=epoch, step=i, steps=5) for i in range(5)]
+
+    assert max(rates(0)) == rates(0)[1] == 1e-3
+    assert rates(1)[:3] == pytest.approx([1e-4 / 3, 2e-4 / 3, 1e-4])
+    assert max(rates(1) + rates(2)) == pytest.approx(1e-4)
+    # Without epochs of MLE there is no phase after them.
+    config = make_trainer("loss.mle_epochs=0", *own).config
+    assert max(rates(0)) == 1e-3
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

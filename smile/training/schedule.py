@@ -8,30 +8,37 @@ from smile.config import Config, TrainConfig
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of epochs with one objective, its own warm-up and cosine."""
+    """A stretch of epochs with one objective, its own warm-up and cosine.
+
+    lr, warmup_steps: the highest rate, and the optimiser steps in which it is reached.
+    """
 
     objective: str
     first_epoch: int
     epochs: int
+    lr: float
+    warmup_steps: int
 
     @classmethod
     def of(cls, config: Config, epoch: int) -> "Phase":
         """The phase that holds `epoch` (counted from 0)."""
         loss, total = config.loss, config.train.epochs
+        lr, warmup = config.train.lr, config.train.warmup_steps
         if loss.objective == "mle" or loss.mle_epochs == 0:
-            return cls(loss.objective, 0, total)
+            return cls(loss.objective, 0, total, lr, warmup)
         if epoch < loss.mle_epochs:
-            return cls("mle", 0, loss.mle_epochs)
-        return cls(loss.objective, loss.mle_epochs, total - loss.mle_epochs)
+            return cls("mle", 0, loss.mle_epochs, lr, warmup)
+        lr, warmup = loss.lr or lr, loss.warmup_steps or warmup
+        return cls(loss.objective, loss.mle_epochs, total - loss.mle_epochs, lr, warmup)
 
     def learning_rate(self, config: TrainConfig, *, epoch: int, step: int, steps: int) -> float:
         """The rate at optimiser step `step` (from 0) of `steps` in `epoch`."""
         return learning_rate(
             (epoch - self.first_epoch) * steps + step,
             self.epochs * steps,
-            lr=config.lr,
+            lr=self.lr,
             min_lr=config.min_lr,
-            warmup=config.warmup_steps,
+            warmup=self.warmup_steps,
         )
 
 
