@@ -15,7 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from smile.loss import IGNORE, first_token, random_loss, reverse_loss
 
-BLOCK = 512  # positions scored by the whole vocabulary at a time: 63 MB of scores for BLIP's
+# Positions scored by the whole vocabulary at a time: at least so many, 63 MB of scores for BLIP's;
+# with a small vocabulary as many as make so many scores, since a GPU takes as long for few.
+BLOCK, SCORES = 512, 1 << 22
 
 
 def caption_loss(
@@ -72,9 +74,14 @@ def caption_loss(
                 return reverse_loss(logits, labels, **shared)
             return random_loss(logits, labels, num_random=num_random, **shared)
 
-        rows = max(1, BLOCK // labels.size(1))
+        rows = max(1, _positions(weight) // labels.size(1))
         loss = loss + (1 - mle_weight) * _in_blocks(variant, states, labels, rows=rows)
     return loss / seen.sum() if reduction == "mean" else loss
+
+
+def _positions(weight: Tensor) -> int:
+    """How many positions to score at a time by a (V, D) head."""
+    return max(BLOCK, SCORES // weight.size(0))
 
 
 def _in_blocks(
@@ -224,8 +231,9 @@ class _BlockwiseMLE(torch.autograd.Function):
         if with_gradients:
             ctx.gradients = [torch.zeros_like(tensor) for tensor in (states, weight, bias)]
             grad_states, grad_weight, grad_bias = ctx.gradients
-        for start in range(0, len(labels), BLOCK):
-            rows = slice(start, start + BLOCK)
+        block = _positions(weight)
+        for start in range(0, len(labels), block):
+            rows = slice(start, start + block)
             scores = F.linear(states[rows], weight, bias)
             loss, grad = _cross_entropy(
                 scores, labels[rows], label_smoothing=label_smoothing, end_id=end_id
