@@ -60,6 +60,9 @@ class ViTConfig:
     norm_eps: float = setting(
         1e-6, "epsilon of LayerNorm (transformers' BLIP: 1e-5)", above=0, maximum=1
     )
+    stem: Literal["patch", "conv"] = setting(
+        "patch", "how patches become vectors; conv: by small convolutions, better on little data"
+    )
     drop_path: float = setting(
         0.0, "stochastic depth: chance of skipping the last layer", minimum=0, below=1
     )
@@ -264,6 +267,12 @@ def _is_multiple(a: int, b: int) -> bool:
 RELATIONS = (
     Relation("vit.image_size", "a multiple of", "vit.patch_size", _is_multiple),
     Relation("vit.image_size", "at most 256 times", "vit.patch_size", lambda a, b: a <= 256 * b),
+    Relation(
+        "vit.patch_size",
+        "a power of two above 1, or another",
+        "vit.stem",
+        lambda size, stem: stem == "patch" or (size > 1 and size & (size - 1) == 0),
+    ),
     Relation("vit.dim", "a multiple of", "vit.num_heads", _is_multiple),
     Relation("decoder.dim", "a multiple of", "decoder.num_heads", _is_multiple),
     Relation("decoder.features_dim", "0 or equal to", "vit.dim", lambda a, b: a in (0, b)),

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from smile.captioner import Captioner
 from smile.data.images import MEAN, STD
+from smile.errors import UserError
 from smile.files import write_atomically, write_text
 from smile.weight_names import BLIP, TIED, TRANSFORMERS, from_ours
 
@@ -18,8 +19,7 @@ def export_transformers(captioner: Captioner, folder: str | Path) -> str:
     Returns:
         A line that says how to use it.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _make(folder, captioner)
     for name, content in _transformers_files(captioner).items():
         text = json.dumps(content, indent=2) + "\n"
         write_text(folder / name, text)
@@ -38,8 +38,7 @@ def export_blip(captioner: Captioner, folder: str | Path) -> str:
 
     BLIP's `position_ids`, a constant of its decoder, is written too, as BLIP's own files have it.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = _make(folder, captioner)
     weights = {name: t.contiguous() for name, t in from_ours(captioner.state_dict(), BLIP).items()}
     positions = torch.arange(captioner.config.decoder.max_positions)[None]
     weights["text_decoder.bert.embeddings.position_ids"] = positions
@@ -48,6 +47,22 @@ def export_blip(captioner: Captioner, folder: str | Path) -> str:
     write_atomically(folder / "vocab.txt", captioner.tokenizer.save)
     loader = f"blip_decoder(pretrained=…, image_size={captioner.config.vit.image_size})"
     return f"{folder / 'checkpoint.pth'}: BLIP's {loader} loads it"
+
+
+def _make(folder: str | Path, captioner: Captioner) -> Path:
+    """The folder, made if need be.
+
+    Raises:
+        UserError: neither format has a place for this captioner's weights.
+    """
+    if captioner.config.vit.stem != "patch":
+        raise UserError(
+            f'vit.stem = "{captioner.config.vit.stem}": cannot be exported, since BLIP and '
+            'transformers know only "patch"; use the run folder itself'
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _transformers_files(captioner: Captioner) -> dict[str, dict]:

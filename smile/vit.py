@@ -5,6 +5,8 @@ positions are added, and pre-norm Transformer blocks mix them. The captioner rea
 the class token too.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -13,6 +15,34 @@ from torch.utils.checkpoint import checkpoint
 
 from smile.config import ViTConfig
 from smile.layers import Activation, PreNormBlock
+
+
+class ConvStem(nn.Module):
+    """Patches by a pyramid of small convolutions (Xiao et al. 2021, arXiv 2106.14881).
+
+    One large convolution has to learn from the data alone that neighbouring pixels belong together
+    and that a dog is a dog two pixels further on; small ones know both from the start. On a few
+    thousand images that decides what a small encoder learns to see. Each stage halves the sides,
+    and the last has the encoder's width; GroupNorm, unlike BatchNorm, leaves every image alone.
+    """
+
+    def __init__(self, *, config: ViTConfig):
+        super().__init__()
+        stages = config.patch_size.bit_length() - 1
+        channels = [3, *(max(8, config.dim >> n) for n in reversed(range(1, stages))), config.dim]
+        self.halve, self.refine = nn.ModuleList(), nn.ModuleList()
+        for before, after in pairwise(channels):
+            norms = [nn.GroupNorm(1, after, eps=config.norm_eps) for _ in range(2)]
+            self.halve.append(nn.Sequential(nn.Conv2d(before, after, 3, 2, 1), norms[0], nn.GELU()))
+            self.refine.append(nn.Sequential(nn.Conv2d(after, after, 3, 1, 1), norms[1], nn.GELU()))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) → (B, D, S / patch_size, S / patch_size)."""
+        x = images
+        for halve, refine in zip(self.halve, self.refine, strict=True):
+            x = halve(x)
+            x = x + refine(x)
+        return x
 
 
 class ViT(nn.Module):
@@ -32,7 +62,10 @@ class ViT(nn.Module):
         self.config = config
         grid = config.image_size // config.patch_size
         patch = config.patch_size
-        self.patch_embed = nn.Conv2d(3, config.dim, kernel_size=patch, stride=patch, bias=not clip)
+        if config.stem == "conv":
+            self.patch_embed: nn.Module = ConvStem(config=config)
+        else:
+            self.patch_embed = nn.Conv2d(3, config.dim, patch, stride=patch, bias=not clip)
         self.class_token = nn.Parameter(torch.zeros(1, 1, config.dim))
         self.positions = nn.Parameter(torch.zeros(1, 1 + grid * grid, config.dim))
         # Stochastic depth grows linearly from 0 at the first block to its full value at the last.

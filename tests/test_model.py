@@ -1,6 +1,7 @@
 """Encoder, decoder and cache: what must be equal however it is computed."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.testing import assert_close
 from smile.captioner import Captioner
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.layers import DropPath
-from smile.vit import interpolate_positions
+from smile.vit import ConvStem, ViT, interpolate_positions
 
 
 @pytest.fixture
@@ -132,6 +133,23 @@ def test_dropout_and_stochastic_depth_only_in_training():
     )
     probabilities = [block.drop_path.probability for block in captioner.vit.blocks]
     assert probabilities == pytest.approx([0.0, 0.25, 0.5])
+
+
+def test_a_convolutional_stem_gives_the_same_patches_to_the_same_blocks():
+    """(B, D, grid, grid) as the one large convolution does, whatever the width."""
+    for dim, patch in ((32, 16), (20, 4), (8, 2)):
+        config = ViTConfig(
+            image_size=32, patch_size=patch, dim=dim, depth=1, num_heads=1, mlp_dim=8, stem="conv"
+        )
+        stem = ConvStem(config=config)
+        images = torch.randn(3, 3, 32, 32)
+        patches = stem(images)
+        assert patches.shape == (3, dim, 32 // patch, 32 // patch)
+        assert_close(stem(images[:1]), patches[:1])
+        names = set(ViT(config=config).state_dict()) ^ set(
+            ViT(config=replace(config, stem="patch")).state_dict()
+        )
+        assert all(name.startswith("patch_embed.") for name in names)
 
 
 def test_drop_path_keeps_the_mean_and_drops_whole_samples():

@@ -1,9 +1,11 @@
 """Weights in and out: equal to transformers, every key accounted for, nothing lost on the way."""
 
+import copy
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ import smile
 from smile import pretrained, transformers_folder
 from smile.checkpoint import build, save_run
 from smile.errors import UserError
+from smile.export import export_blip, export_transformers
 from smile.loss import IGNORE, mle_loss
 from smile.weight_names import BLIP, TIED, TRANSFORMERS, account, from_ours, to_ours
 
@@ -253,6 +256,16 @@ def test_export_and_back_is_bit_identical(small, format, tmp_path):
     assert equal_weights(captioner, smile.load(tmp_path / "again"))
     done = subprocess.run([*command, *args], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "not an empty folder" in done.stderr
+
+
+@pytest.mark.parametrize("export", [export_transformers, export_blip])
+def test_a_stem_that_others_do_not_know_is_not_exported(export, small, tmp_path):
+    captioner = copy.copy(small[1])
+    vit = replace(captioner.config.vit, stem="conv")
+    captioner.config = replace(captioner.config, vit=vit)
+    with pytest.raises(UserError, match=r'vit.stem = "conv": cannot be exported'):
+        export(captioner, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_exported_folder_captions_the_same_in_transformers(small, tmp_path):
