@@ -19,6 +19,7 @@ import math
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from smile.captioner import Captioner
 from smile.checkpoint import LAST_FOLDER, LOG, MLE_FOLDER, is_run, load_run, save_run
 from smile.config import Config, describe_config, load_config
 from smile.data import Batch, load_examples
+from smile.data.device_augment import augment_batch
 from smile.data.picture_cache import cached, make_cache
 from smile.device import pick_device
 from smile.distributed import World
@@ -39,6 +41,7 @@ from smile.errors import UserError
 from smile.files import write_atomically, write_text
 from smile.lock import RunLock
 from smile.training.checkpoints import Checkpoints
+from smile.training.ema import WeightAverage
 from smile.training.estimate import Estimate, timed
 from smile.training.features import Features, compute_features, on_one_machine
 from smile.training.folder import claim, leave, resume_command, run_folder

@@ -117,6 +117,9 @@ class DataConfig:
         1, "captions trained on one encoding of an image", minimum=1, maximum=10_000
     )
     augment: bool = setting(True, "crop, flip and RandAugment the training images")
+    augment_on: Literal["loader", "device"] = setting(
+        "loader", "device: all of a batch at once, cheaper: crop, turn, flip and recolour"
+    )
     cache: str = setting(
         "", 'file to keep the pictures in, decoded and resized to vit.image_size; "": none'
     )

@@ -65,7 +65,8 @@ class BrokenImage(UserError):
 class Batch:
     """B images with up to K captions of up to T tokens each.
 
-    images: (B, 3, S, S) float32, or (B, P + 1, D) features where they are known already.
+    images: (B, 3, S, S) float32, or uint8 that `augment_batch` is still to augment, or
+        (B, P + 1, D) features where they are known already.
     ids: (B, K, T) int64, `[DEC] prompt caption [SEP]` padded with 0; a row of zeros where an image
         has fewer than K captions.
     names: B names to show. broken: the images left out (only with `skip_broken`).

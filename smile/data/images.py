@@ -214,9 +214,14 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
         yield top, np.nan_to_num(np.asarray(strip, dtype=np.float64))
 
 
+def to_pixels(image: Image.Image) -> Tensor:
+    """RGB picture → (3, H, W) uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
 def normalise(image: Image.Image) -> Tensor:
     """RGB picture → (3, H, W) float32 with CLIP's mean and standard deviation."""
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div_(255)
+    pixels = to_pixels(image).float().div_(255)
     return pixels.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
 
 

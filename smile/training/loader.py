@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from smile.captioner import Captioner
 from smile.data import CaptionDataset, Collate, EpochBatches, Example
+from smile.data.device_augment import Pixels
 from smile.distributed import World
 from smile.training.features import Features
 from smile.training.signals import leave_signals_to_the_parent
@@ -30,7 +31,9 @@ def make_loader(
     """
     config, data = captioner.config.train, captioner.config.data
     transform = captioner.transform
-    if training and data.augment:
+    if training and data.augment and data.augment_on == "device":
+        transform = Pixels(captioner.config.vit.image_size)
+    elif training and data.augment:
         from smile.data.augment import TrainTransform  # imports torchvision, which takes seconds
 
         transform = TrainTransform(captioner.config.vit.image_size)

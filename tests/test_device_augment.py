@@ -1,0 +1,81 @@
+"""Augmentation of whole batches: what it may change and what not."""
+
+import pytest
+import torch
+from PIL import Image
+
+from smile.captioner import Captioner
+from smile.config import Config, DataConfig, DecoderConfig, ViTConfig
+from smile.data import device_augment
+from smile.data.device_augment import Pixels, augment_batch
+from smile.data.images import EvalTransform
+from smile.distributed import World
+from smile.training.loader import make_loader
+
+
+@pytest.fixture
+def still(monkeypatch):
+    """No crop but the whole, no turn, no new colours; mirrored at most."""
+    for name, value in {"AREA": (1, 1), "RATIO": (1, 1), "ANGLE": 0.0, "COLOUR": (1, 1)}.items():
+        monkeypatch.setattr(device_augment, name, value)
+
+
+def picture(size: int = 16) -> Image.Image:
+    torch.manual_seed(0)
+    return Image.fromarray(torch.randint(256, (size, size, 3), dtype=torch.uint8).numpy())
+
+
+def test_where_nothing_is_drawn_a_picture_is_evaluation_s_or_its_mirror_image(still):
+    batch = Pixels(16)(picture()).expand(40, -1, -1, -1)
+    expected = EvalTransform(16)(picture())
+    kinds = {False: expected, True: expected.flip(2)}
+    seen = set()
+    for image in augment_batch(batch):
+        (kind,) = [k for k, one in kinds.items() if torch.allclose(image, one, atol=1e-4)]
+        seen.add(kind)
+    assert seen == {False, True}
+
+
+def test_each_picture_is_augmented_its_own_way_and_stays_in_range():
+    batch = Pixels(16)(picture()).expand(8, -1, -1, -1)
+    torch.manual_seed(1)
+    images = augment_batch(batch)
+    assert images.shape == (8, 3, 16, 16) and images.dtype == torch.float32
+    assert len({image.sum().item() for image in images}) == 8
+    white, black = (EvalTransform(1)(Image.new("RGB", (1, 1), c)) for c in ("white", "black"))
+    assert (images <= white + 1e-4).all() and (images >= black - 1e-4).all()
+    torch.manual_seed(1)
+    assert torch.equal(augment_batch(batch), images)
+
+
+def test_a_plain_picture_keeps_its_colour_wherever_it_is_cropped(monkeypatch):
+    monkeypatch.setattr(device_augment, "COLOUR", (1, 1))
+    red = Image.new("RGB", (20, 30), "red")
+    images = augment_batch(torch.stack([Pixels(16)(red)] * 4))
+    assert torch.allclose(images, EvalTransform(16)(red).expand(4, -1, -1, -1), atol=1e-3)
+
+
+class Example:
+    name, captions = "a", ("one caption",)
+
+    def read(self):
+        return picture(20)
+
+
+@pytest.mark.parametrize(("training", "dtype"), [(True, torch.uint8), (False, torch.float32)])
+def test_the_loader_hands_out_bytes_for_training_alone(training, dtype):
+    from smile.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.train(["one caption"], vocab_size=60)
+    size = {"dim": 8, "depth": 1, "num_heads": 1, "mlp_dim": 8}
+    config = Config(
+        vit=ViTConfig(image_size=16, **size),
+        decoder=DecoderConfig(vocab_size=tokenizer.vocab_size, features_dim=8, **size),
+        data=DataConfig(augment_on="device"),
+    )
+    captioner = Captioner(config=config, tokenizer=tokenizer)
+    loader = make_loader(
+        captioner, [Example()] * 2, training=training, pin_memory=False, world=World()
+    )
+    (batch,) = loader
+    assert batch.images.shape == (2, 3, 16, 16) and batch.images.dtype == dtype
