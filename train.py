@@ -227,6 +227,7 @@ class Trainer:
         self.captioner = prepare(captioner.to(self.device))
         self.objective = Objective(self.captioner)
         self.model = self.world.parallel(self.objective)
+        self.average = WeightAverage(self.captioner, decay=config.train.ema)
         self.precision = Precision(config.train.precision, self.device)
         self.optimizer = torch.optim.AdamW(
             [weight for weight in captioner.parameters() if weight.requires_grad],
@@ -241,6 +242,7 @@ class Trainer:
         self.progress = Progress()
         self.state = RunState(
             captioner=captioner,
+            average=self.average,
             optimizer=self.optimizer,
             precision=self.precision,
             progress=self.progress,
@@ -306,14 +308,19 @@ class Trainer:
             if self.progress.epoch == phase.first_epoch and self.progress.step == 0:
                 self.begin_phase(phase)
             self.train_epoch(phase)
-            self.finish_epoch(phase)
+            if phase.is_validated(self.config.train, self.progress.epoch):
+                self.finish_epoch(phase)
+            else:
+                self.progress.next_epoch(None)
         self.compare()
 
     def begin_phase(self, phase: Phase) -> None:
         self.progress.best = math.inf  # losses of different objectives do not compare
         if phase.first_epoch > 0:
             folder = self.folder / MLE_FOLDER
-            self.keeper.write(lambda: save_run(folder, self.captioner))
+            with self.average.shown():
+                self.keeper.write(lambda: save_run(folder, self.captioner))
+            self.average.restart()
             self.say(f"switch to {phase.objective}: the MLE captioner is kept in {folder}")
 
     def train_epoch(self, phase: Phase) -> None:
@@ -371,6 +378,7 @@ class Trainer:
         norm = self.precision.step(
             self.optimizer, self.captioner.parameters(), self.config.train.grad_clip
         )
+        self.average.update()
         self.optimizer.zero_grad(set_to_none=True)
         own_loss, norm = torch.stack([total, norm]).tolist()
         [loss] = self.world.sums([own_loss])
@@ -379,12 +387,23 @@ class Trainer:
 
     def loss(self, model: nn.Module, batch: Batch, phase: Phase) -> Tensor:
         """The phase's objective summed over the batch's tokens."""
+        batch = batch.to(self.device)
+        if batch.images.dtype == torch.uint8:
+            batch = replace(batch, images=augment_batch(batch.images))
         with self.precision.autocast():
-            return model(batch.to(self.device), phase.objective)
+            return model(batch, phase.objective)
 
     def finish_epoch(self, phase: Phase) -> None:
         """Validates, then writes log, pictures and checkpoints."""
         self.captioner.eval()
+        with self.average.shown():
+            self.validate(phase)
+        # Last of all: a run killed before this does the end of the epoch over again, alike.
+        self.keeper.save()
+        give_back_freed_memory()
+
+    def validate(self, phase: Phase) -> None:
+        """Loss and captions of the validation images, and everything written but checkpoints."""
         record = self.epoch_record(phase)
         record["val_loss"] = self.validation_loss(phase)
         self.check_finite(record["val_loss"], 0.0, record["lr"], during="validation")
@@ -401,9 +420,6 @@ class Trainer:
         self.progress.best = min(self.progress.best, record["val_loss"])
         self.progress.next_epoch(record)
         self.keeper.write(lambda: self.write_epoch(captions, is_best=is_best))
-        # Last of all: a run killed before this does the end of the epoch over again, alike.
-        self.keeper.save()
-        give_back_freed_memory()
 
     def epoch_record(self, phase: Phase) -> dict[str, Any]:
         """What the training pass has to say for log.jsonl."""

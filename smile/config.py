@@ -175,6 +175,13 @@ class TrainConfig:
     )
     accumulate: int = setting(1, "batches per optimiser step", minimum=1, maximum=65536)
     lr: float = setting(1e-4, "highest learning rate of AdamW", above=0)
+    ema: float = setting(
+        0.0,
+        "what a step keeps of the moving average of the weights, which is saved in their place; "
+        "0: none",
+        minimum=0,
+        below=1,
+    )
     min_lr: float = setting(1e-6, "learning rate at the cosine's end", minimum=0)
     warmup_steps: int = setting(0, "optimiser steps in which the rate rises to lr", minimum=0)
     weight_decay: float = setting(0.05, "weight decay of AdamW", minimum=0)
@@ -187,8 +194,11 @@ class TrainConfig:
     save_minutes: float = setting(
         10.0, "minutes between two checkpoints for --resume, beside one each epoch", above=0
     )
+    val_every: int = setting(
+        1, "epochs from one validation, with captions and checkpoint, to the next", minimum=1
+    )
     caption_images: int = setting(
-        64, "images captioned after each epoch and at the end; 0: all of the split", minimum=0
+        64, "images captioned at each validation and at the end; 0: all of the split", minimum=0
     )
     device: Literal["auto", "cpu", "cuda", "mps"] = setting("auto", "where to compute")
     precision: Literal["auto", "float32", "bfloat16", "float16"] = setting(

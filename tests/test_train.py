@@ -207,6 +207,18 @@ def test_phases_split_the_epochs(make_trainer):
     assert phases == [Phase("mle", 0, 2, **usual)] * 2 + [Phase("smile", 2, 3, **usual)] * 3
 
 
+def test_validation_may_come_less_often(make_trainer, tmp_path):
+    """Each second epoch and at the end of a phase; a record covers the epochs since the last."""
+    few = ["loss.mle_epochs=1", "data.num_train=16", "train.caption_images=2"]
+    trainer = make_trainer("train.val_every=2", "train.epochs=5", *few)
+    trainer.run()
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 4, 5]
+    losses = [json.loads(line)["train_loss"] for line in lines]
+    assert all(0 < loss < 10 for loss in losses)
+    assert trainer.progress.tokens == 0
+
+
 def test_the_phase_after_mle_may_have_a_rate_and_a_warm_up_of_its_own(make_trainer):
     own = ["loss.lr=1e-4", "loss.warmup_steps=3", "train.lr=1e-3", "train.warmup_steps=2"]
     config = make_trainer("train.epochs=3", "loss.mle_epochs=1", *own).config

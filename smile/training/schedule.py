@@ -31,6 +31,11 @@ class Phase:
         lr, warmup = loss.lr or lr, loss.warmup_steps or warmup
         return cls(loss.objective, loss.mle_epochs, total - loss.mle_epochs, lr, warmup)
 
+    def is_validated(self, config: TrainConfig, epoch: int) -> bool:
+        """Whether the captioner is validated after `epoch`: each `val_every`th, and the last."""
+        last = epoch + 1 == self.first_epoch + self.epochs
+        return last or (epoch + 1) % config.val_every == 0
+
     def learning_rate(self, config: TrainConfig, *, epoch: int, step: int, steps: int) -> float:
         """The rate at optimiser step `step` (from 0) of `steps` in `epoch`."""
         return learning_rate(

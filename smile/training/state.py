@@ -15,6 +15,7 @@ from smile.checkpoint import build
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.distributed import World
 from smile.tokenizer import Tokenizer
+from smile.training.ema import WeightAverage
 from smile.training.precision import Precision
 
 
@@ -24,10 +25,10 @@ class Progress:
 
     epoch, step: the epoch at hand (counted from 0), and how many of its optimiser steps are done;
         after the last one it still has to be validated.
-    loss, tokens, images: sums over these steps, of all processes.
+    loss, tokens, images: sums over the steps since the last record, of all processes.
     seconds, waited: the steps' time, and how much of it passed waiting for data, of the first.
     best: lowest validation loss under the present objective.
-    records: one per finished epoch, as in log.jsonl.
+    records: one per validation, as in log.jsonl.
     broken: names of the images skipped as unreadable.
     """
 
@@ -42,12 +43,17 @@ class Progress:
     records: list[dict] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
 
-    def next_epoch(self, record: dict) -> None:
-        """Files the record of the epoch at hand, and begins the next."""
-        self.records.append(record)
+    def next_epoch(self, record: dict | None) -> None:
+        """Files the record of the epoch at hand, and begins the next.
+
+        Without a record the sums go on: the next one is about both epochs.
+        """
         self.epoch += 1
-        self.step = self.tokens = self.images = 0
-        self.loss = self.seconds = self.waited = 0.0
+        self.step = 0
+        if record is not None:
+            self.records.append(record)
+            self.tokens = self.images = 0
+            self.loss = self.seconds = self.waited = 0.0
 
     def __str__(self) -> str:
         return f"epoch {self.epoch + 1}, step {self.step}" if self.step else f"epoch {self.epoch}"
@@ -58,6 +64,7 @@ class RunState:
     """The things that change as a run goes on, in this process."""
 
     captioner: Captioner
+    average: WeightAverage
     optimizer: torch.optim.Optimizer
     precision: Precision
     progress: Progress
@@ -70,8 +77,11 @@ class RunState:
         """
         self.gather_broken()
         config = self.captioner.config
+        with self.average.shown(False):
+            model, average = self.captioner.state_dict(), self.average.state_dict()
         return {
-            "model": self.captioner.state_dict(),
+            "model": model,
+            "average": average,
             "vit": asdict(config.vit),
             "decoder": asdict(config.decoder),
             "vocab": self.captioner.tokenizer.vocab,
@@ -86,6 +96,7 @@ class RunState:
 
         A process that was not there then draws random numbers of its own.
         """
+        self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state_dict(state["precision"])
         vars(self.progress).update(state["progress"])
