@@ -262,11 +262,11 @@ def test_each_alias_leads_to_a_setting_and_hides_none():
 def test_what_takes_memory_or_processes_has_an_upper_limit():
     """Absurd values are refused one by one; the largest of all together by their weights."""
     open_ended = {  # numbers that cost nothing by themselves, or that a relation bounds
-        "data.max_tokens", "data.max_words", "loss.mle_epochs", "train.epochs", "train.lr",
-        "train.min_lr", "train.warmup_steps", "train.weight_decay", "train.grad_clip",
-        "train.save_minutes", "train.caption_images", "train.checkpoint_blocks",
-        "generate.max_length", "generate.min_length", "generate.no_repeat_ngram_size",
-        "generate.top_k",
+        "data.max_tokens", "data.max_words", "loss.mle_epochs", "loss.lr", "loss.warmup_steps",
+        "train.epochs", "train.val_every", "train.lr", "train.min_lr", "train.warmup_steps",
+        "train.weight_decay", "train.grad_clip", "train.save_minutes",
+        "train.caption_images", "train.checkpoint_blocks", "generate.max_length",
+        "generate.min_length", "generate.no_repeat_ngram_size", "generate.top_k",
     }  # fmt: skip
     numbers = {name for name, kind in TYPES.items() if kind in (int, float)}
     bounded = {n for n in numbers if SETTINGS[n].metadata["limits"].keys() & {"<", "<="}}

@@ -1,0 +1,175 @@
+"""What a machine can do, in half a minute: photos a second, memory, and what fits into a budget."""
+
+import argparse
+import json
+import math
+import multiprocessing
+import shutil
+import time
+from pathlib import Path
+from threading import BrokenBarrierError
+
+import torch
+from plan import FOLDER, plan
+from processes import Child
+
+import evaluate
+import train
+from smile.config import load_config
+from smile.data import load_examples
+from smile.distributed import World
+from smile.training.schedule import Phase
+from smile.training.speed import train_mode
+
+WARM_UP = 10  # steps that are not counted
+LONGEST = 60  # seconds for any part of it
+SCORED = 200  # test photos
+STARTS = 3  # runs that train side by side before anything can go on from them
+
+
+def smoke(args: argparse.Namespace, data: Path) -> int:
+    """Prints a line for each thing measured; a part that fails or hangs says so and ends.
+
+    Returns the exit status.
+    """
+    began, folder = time.monotonic(), args.out / "smoke"
+    settings = [
+        *(f"data.root={data}", f"data.cache={(args.out / 'pictures.bin').resolve()}"),
+        *(f"train.device={args.device}", f"train.workers={args.workers}", "train.epochs=1"),
+        *(f"train.batch_size={args.batch_size}", *args.set),
+    ]
+    shutil.rmtree(folder, ignore_errors=True)
+    rates = {}
+    for jobs in sorted({1, args.jobs} if args.smoke == "all" else {args.jobs}):
+        rates[jobs] = side_by_side(jobs, folder / str(jobs), settings, seconds=args.seconds)
+        if not rates[jobs]:
+            return 1
+    scored = args.smoke == "rate" or score(args, folder)
+    print(f"smoke: {time.monotonic() - began:.0f} s in all", flush=True)
+    forecast(args, rates)
+    return 0 if scored else 1
+
+
+def side_by_side(jobs: int, folder: Path, settings: list[str], *, seconds: float) -> float:
+    """Photos a second of so many processes that train at once; 0 where one fails."""
+    barrier = multiprocessing.Barrier(jobs)
+    children = [
+        Child(measure, folder / str(n), settings, barrier, seconds, log=folder / f"{n}.log")
+        for n in range(jobs)
+    ]
+    for child in children:
+        child.wait(LONGEST)
+    if broken := [child for child in children if child.status]:
+        print(f"{jobs} processes: failed: {broken[0].last_line()}", flush=True)
+        return 0.0
+    found = [json.loads((folder / f"{n}.json").read_text("utf-8")) for n in range(jobs)]
+    rate = sum(one["images"] / one["seconds"] for one in found)
+    step = 1e3 * sum(one["seconds"] / one["steps"] for one in found) / jobs
+    waited = sum(one["waited"] / one["seconds"] for one in found) / jobs
+    print(
+        f"{jobs} process{'es' * (jobs > 1)}: {rate:.0f} photos/s in all, {step:.1f} ms a step, "
+        f"{waited:.0%} waiting for data, {sum(one['gigabytes'] for one in found):.1f} GB; "
+        f"loss {found[0]['first']:.2f} to {found[0]['last']:.2f}; ready after "
+        f"{max(one['ready'] for one in found):.1f} s"
+        + (f", an epoch's end takes {found[0]['end']:.1f} s" if "end" in found[0] else "")
+        + f"; {found[0]['parameters'] / 1e6:.2f} M parameters on {found[0]['device']}",
+        flush=True,
+    )
+    return rate
+
+
+def measure(folder: Path, settings: list[str], barrier, seconds: float) -> None:
+    """In a child: trains for so many seconds, together with the others, and notes what it took."""
+    began = time.perf_counter()
+    folder.mkdir(parents=True)
+    config = load_config(FOLDER / "mle.toml", settings)
+    examples = {split: load_examples(config.data, split) for split in ("train", "val", "test")}
+    torch.manual_seed(config.train.seed)
+    trainer = train.start(config, folder, examples, World())
+    trainer.prepare_data()
+    phase = Phase.of(config, 0)
+    train_mode(trainer.captioner)
+    batches, losses, steps, images, waited = endless(trainer), [], 0, 0, 0.0
+    for _ in range(WARM_UP):
+        losses.append(one_step(trainer, [next(batches)], phase))
+    ready = time.perf_counter() - began
+    try:
+        barrier.wait(LONGEST)
+    except BrokenBarrierError:
+        raise SystemExit("another process did not come this far") from None
+    began = clock = time.perf_counter()
+    while clock - began < seconds:
+        batch = next(batches)
+        waited += time.perf_counter() - clock
+        losses.append(one_step(trainer, [batch], phase))
+        steps, images, clock = steps + 1, images + len(batch.names), time.perf_counter()
+    found = {"seconds": clock - began, "steps": steps, "images": images, "waited": waited}
+    if barrier.parties == 1:
+        began = time.perf_counter()
+        trainer.finish_epoch(phase)
+        found["end"] = time.perf_counter() - began
+    on_cuda = trainer.device.type == "cuda"
+    found |= {
+        "ready": ready,
+        "first": losses[0],
+        "last": losses[-1],
+        "gigabytes": torch.cuda.max_memory_reserved() / 1e9 if on_cuda else 0.0,
+        "device": torch.cuda.get_device_name() if on_cuda else str(trainer.device),
+        "parameters": sum(p.numel() for p in trainer.captioner.parameters()),
+    }
+    folder.with_suffix(".json").write_text(json.dumps(found), "utf-8")
+
+
+def endless(trainer: train.Trainer):
+    """Batch after batch, epoch after epoch."""
+    for epoch in range(10**6):
+        trainer.batches.batch_sampler.set_epoch(epoch)
+        yield from trainer.batches
+
+
+def one_step(trainer: train.Trainer, batches: list, phase: Phase) -> float:
+    loss, tokens, _ = trainer.step(batches, phase, 1e-4)
+    return loss / max(tokens, 1)
+
+
+def score(args: argparse.Namespace, folder: Path) -> bool:
+    """Captions and all scores of a few test photos, by the captioner that was just begun."""
+    run = folder / "1" / "0" / train.LAST_FOLDER
+    words = ["evaluate.py", "--model", str(run), "--judge", str(run), "--device", args.device]
+    words += ["--clip", "none", "--gpt2", "none", "--workers", "1", "--batch-size", "250"]
+    words += ["--limit", str(SCORED), "--out", str(folder / "score")]
+    child = Child(evaluate_with, words, log=folder / "score.log")
+    child.wait(LONGEST)
+    if child.status:
+        print(f"scores: failed: {child.last_line()}", flush=True)
+        return False
+    report = json.loads((folder / "score" / "report.json").read_text("utf-8"))
+    said = [next(iter(one["systems"].values()))["caption"] for one in report["per_image"]]
+    print(f"scores of {SCORED} photos: {child.seconds:.1f} s, such as {said[0]!r}, {said[1]!r}")
+    return True
+
+
+def evaluate_with(argv: list[str]) -> None:
+    evaluate.sys.argv = argv
+    evaluate.main()
+
+
+def forecast(args: argparse.Namespace, rates: dict[int, float]) -> None:
+    """What the whole would take here, and how many epochs of MLE the budget has room for."""
+    runs = plan(epochs=args.epochs, more=args.more, seeds=args.seeds, batch_size=args.batch_size)
+    photos, continued = 6000, [run for run in runs if run.init]
+    # Seconds an epoch: few processes may not yet fill the machine.
+    starting = STARTS * photos / min(STARTS * rates.get(1, math.inf), max(rates.values()))
+    going_on = len(continued) * args.more * photos / max(rates.values())
+    late = photos * (args.epochs + args.more) / max(rates.values()) if args.seeds == 2 else 0
+    # Beginnings, ends of epochs and scores: 5 s a job and 15 s a score, so many at a time.
+    around = 30 + 20 * len(continued) / args.jobs
+    total = args.epochs * starting + going_on + late + around
+    print(
+        f"the whole: {args.epochs} epochs of MLE {args.epochs * starting:.0f} s, {len(continued)} "
+        f"runs of {args.more} more {going_on:.0f} s, the second from scratch {late:.0f} s, "
+        f"around it {around:.0f} s: {total:.0f} s"
+    )
+    if args.budget:
+        fitting = max(0, int((args.budget - going_on - around) / starting))
+        print(f"into {args.budget:.0f} s, without the second from scratch, fit --epochs {fitting}")
