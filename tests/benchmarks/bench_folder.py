@@ -1,6 +1,6 @@
 """A folder of photos captioned: what the whole takes, what the model alone, what reading alone.
 
-    PYTHONPATH=. python tests/benchmarks/bench_folder.py photos/ --model runs/shapes
+    python tests/benchmarks/bench_folder.py photos/ --model runs/shapes
 
 The whole is `sample.py photos/ --out …` in a process of its own, start and model loading included.
 The model alone captions pictures that are in memory already; reading alone decodes and transforms
@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+import project  # noqa: F401
 
 import smile
 from smile.bulk import Model, read_ahead

@@ -3,141 +3,220 @@
     python tests/benchmarks/bench_generate.py            # two CPU threads, float32
     python tests/benchmarks/bench_generate.py --device cuda
 
-BLIP base's size with random weights. For each setting both caption the same images in turn, several
-rounds; printed are the medians, their ratio, and on the CPU the arithmetic floor: the operations of
-encoder, cross-attention, decoder and head over the measured matrix-product rate, plus the bytes of
-the weights that each step reads over the measured copy rate.
+BLIP with random weights. For each setting both caption the same images in turn, several rounds of
+20 words each; on CUDA both have their weights in bfloat16. Printed are
+
+    images/s        the batch over the median round, ours and transformers'
+    x               the median of the rounds' own ratios, and the goal
+    same captions   the share of images for which both say the same; in bfloat16 two words that are
+                    about as likely may change places
+    share of floor  the least time the machine could take over the time ours took. The least: the
+                    operations of encoder, cross-attention, decoder and head over the measured
+                    matrix-product rate, plus the bytes of the weights that each step reads over
+                    the measured copy rate
+    memory          on CUDA, the most that was allocated beside the weights and the images
+
+Settings come in order of their value, and each ends after `--seconds` however many rounds it had.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import project  # noqa: F401
 import torch
+from blip import BASE, LARGE, PROMPT, SEP, TINY, VOCAB, Sizes, make_ours, make_theirs
+from machine import copy_rate, matmul_rate, packed_rate, wait_for
 
-import smile.data.augment  # noqa: F401  (makes torchvision importable for transformers)
 from smile.captioner import Captioner
-from smile.checkpoint import build
 from smile.config import Config, override
 from smile.generate import generate
-from smile.packed import PackedLinear, can_pack, pack
-from smile.weight_names import TRANSFORMERS, to_ours
+from smile.packed import can_pack, pack
 
 
 @dataclass(frozen=True)
 class Setting:
-    name: str
     beams: int
     batch: int
-    size: int
+    image_size: int
     goal: float
+    sizes: Sizes = BASE
+
+    def __str__(self) -> str:
+        search = f"beam {self.beams}" if self.beams > 1 else "greedy"
+        return f"{self.sizes.name}, {search}, batch {self.batch}, {self.image_size} px"
 
 
 CPU_SETTINGS = (
-    Setting("beam 3, batch 8, 224 px", 3, 8, 224, 1.8),
-    Setting("greedy, batch 8, 224 px", 1, 8, 224, 1.5),
-    Setting("beam 3, batch 1, 384 px", 3, 1, 384, 1.8),
+    Setting(3, 8, 224, 1.8),
+    Setting(1, 8, 224, 1.5),
+    Setting(3, 1, 384, 1.8),
 )
 CUDA_SETTINGS = (
-    Setting("beam 3, batch 64, 384 px", 3, 64, 384, 3.0),
-    Setting("greedy, batch 64, 384 px", 1, 64, 384, 3.0),
+    Setting(3, 64, 384, 3.0),
+    Setting(1, 64, 384, 3.0),
+    Setting(3, 64, 384, 3.0, LARGE),
+    Setting(3, 1, 384, 3.0),
+    Setting(1, 64, 384, 3.0, LARGE),
+    Setting(3, 1, 384, 3.0, LARGE),
+    Setting(1, 1, 384, 3.0),
+    Setting(3, 8, 384, 3.0),
+    Setting(3, 256, 384, 3.0),
 )
+TINY_SETTINGS = (Setting(3, 2, 32, 0.0, TINY), Setting(1, 2, 32, 0.0, TINY))
 NEW_TOKENS = 20
-PROMPT = [30522, 1037, 3861, 1997]
-SEP = 102
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    args = parse_args()
+    torch.set_num_threads(args.threads)
+    settings = CUDA_SETTINGS if args.device == "cuda" else CPU_SETTINGS
+    machine = Machine(args.device)
+    begun = time.perf_counter()
+    models = (None, None)
+    for setting in TINY_SETTINGS if args.tiny else settings:
+        if time.perf_counter() - begun > args.budget:
+            print(f"{setting}: left out, as {args.budget:.0f} s have passed", flush=True)
+            continue
+        key = (setting.sizes, setting.image_size)
+        if models[0] != key:
+            models = (None, None)  # the old ones go before the new ones come
+            models = (key, make_models(setting, args.device))
+        try:
+            print(compare(setting, *models[1], machine, args), flush=True)
+        except torch.OutOfMemoryError as error:
+            print(f"{setting}: {str(error).partition('. ')[0]}", flush=True)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--seconds", type=float, default=600, help="of a setting's rounds, but at least one (600)"
+    )
+    parser.add_argument(
+        "--budget", type=float, default=3600, help="seconds after which no setting begins (3600)"
+    )
+    parser.add_argument("--tiny", action="store_true", help="one round of tiny sizes, as a test")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    cuda = args.device == "cuda"
-    dtype = torch.bfloat16 if cuda else torch.float32
-    matmul = copy = 0.0
-    for setting in CUDA_SETTINGS if cuda else CPU_SETTINGS:
-        theirs = make_theirs(setting.size).to(args.device, dtype)
-        ours = make_ours(theirs, setting).to(args.device, dtype)
-        if can_pack(ours):
-            pack(ours)
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn(setting.batch, 3, setting.size, setting.size, generator=generator)
-        images = images.to(args.device, dtype)
-        runs = {
-            "ours": lambda m=ours, x=images, s=setting: run_ours(m, x, s),
-            "theirs": lambda m=theirs, x=images, s=setting: run_theirs(m, x, s),
-        }
-        times, captions = in_turn(runs, rounds=args.rounds, cuda=cuda)
-        same = captions["ours"] == captions["theirs"]
-        rates = {who: setting.batch / statistics.median(t) for who, t in times.items()}
-        ratio = statistics.median(
-            b / a for a, b in zip(times["ours"], times["theirs"], strict=True)
-        )
-        line = (
-            f"{setting.name}: ours {rates['ours']:.2f}, "
-            f"transformers {rates['theirs']:.2f} images/s; "
-            f"{ratio:.2f} x (goal {setting.goal}); same captions: {same}"
-        )
-        if not cuda:
-            # The best of all settings' moments: a shared machine may be slow at any one of them.
-            matmul, copy = map(max, machine_rates(), (matmul, copy))
-            floor = floor_seconds(setting, matmul, copy)
-            share = floor / statistics.median(times["ours"])
-            line += (
-                f"; floor {floor:.2f} s, our share of it {share:.2f} ({matmul / 1e9:.0f} GFLOP/s "
-                f"matrix product, {copy / 1e9:.1f} GB/s copy, {args.threads} threads)"
+    if args.tiny:
+        args.rounds = 1
+    return args
+
+
+class Machine:
+    """The rates of this machine: the best of all settings' moments, as it may be shared."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.matmul = self.copy = 0.0
+        if device == "cuda":
+            self.measure()
+            print(
+                f"{torch.cuda.get_device_name()}: {self.matmul / 1e12:.0f} TFLOP/s bfloat16 matrix "
+                f"product, {self.copy / 1e12:.2f} TB/s copy; torch {torch.__version__}",
+                flush=True,
             )
-        print(line, flush=True)
+
+    def measure(self) -> None:
+        matmul = matmul_rate("cuda", []) if self.device == "cuda" else packed_rate()
+        self.matmul, self.copy = max(self.matmul, matmul), max(self.copy, copy_rate(self.device))
 
 
-def in_turn(runs: dict, *, rounds: int, cuda: bool) -> tuple[dict, dict]:
-    """Seconds and results of each, run in turn after one warm-up."""
+def make_models(setting: Setting, device: str) -> tuple[Captioner, torch.nn.Module]:
+    """Ours and theirs, as their users have them: packed on the CPU, in bfloat16 on CUDA."""
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    theirs = make_theirs(setting.sizes, setting.image_size, device).to(dtype)
+    ours = make_ours(theirs, setting.sizes, setting.image_size)
+    if can_pack(ours):
+        pack(ours)
+    return ours, theirs
+
+
+def compare(setting: Setting, ours, theirs, machine: Machine, args: argparse.Namespace) -> str:
+    """A line about one setting."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (setting.batch, 3, setting.image_size, setting.image_size)
+    images = torch.randn(shape, generator=generator).to(args.device, next(ours.parameters()).dtype)
+    runs = {
+        "ours": lambda: run_ours(ours, images, setting),
+        "theirs": lambda: run_theirs(theirs, images, setting),
+    }
+    peaks = {who: peak_memory(call, args.device) for who, call in runs.items()}
+    times, captions = in_turn(
+        runs, rounds=args.rounds, device=args.device, seconds=args.seconds, warm=True
+    )
+    pairs = list(zip(captions["ours"], captions["theirs"], strict=True))
+    same = sum(a == b for a, b in pairs) / len(pairs)
+    rates = {who: setting.batch / statistics.median(t) for who, t in times.items()}
+    ratio = statistics.median(b / a for a, b in zip(times["ours"], times["theirs"], strict=True))
+    if args.device == "cpu":
+        machine.measure()
+    share = floor_seconds(setting, machine) / statistics.median(times["ours"])
+    line = (
+        f"{setting}: ours {rates['ours']:.2f}, transformers {rates['theirs']:.2f} images/s; "
+        f"{ratio:.2f} x (goal {setting.goal}; {min(map(len, times.values()))} rounds); "
+        f"same captions {same:.0%}; share of floor {share:.2f}"
+    )
+    if args.device == "cuda":
+        return line + "; memory {ours:.2f} GB, transformers {theirs:.2f} GB".format(
+            **{who: peak / 1e9 for who, peak in peaks.items()}
+        )
+    return line + (
+        f" ({machine.matmul / 1e9:.0f} GFLOP/s matrix product, {machine.copy / 1e9:.1f} GB/s copy, "
+        f"{args.threads} threads)"
+    )
+
+
+def peak_memory(call: Callable, device: str) -> int:
+    """Bytes allocated on CUDA beside what was there before; this is also the call's warm-up."""
+    if device != "cuda":
+        call()
+        return 0
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def in_turn(
+    runs: dict[str, Callable],
+    *,
+    rounds: int,
+    device: str = "cpu",
+    seconds: float = float("inf"),
+    warm: bool = False,
+) -> tuple[dict, dict]:
+    """Seconds and results of each, run in turn; after one warm-up, unless they are `warm`.
+
+    After so many seconds no other round begins.
+    """
     times = {who: [] for who in runs}
     results = {}
-    for counted in range(-1, rounds):
+    begun = time.perf_counter()
+    for counted in _rounds(0 if warm else -1, rounds, begun + seconds):
         for who, call in runs.items():
-            if cuda:
-                torch.cuda.synchronize()
+            wait_for(device)
             started = time.perf_counter()
             results[who] = call()
-            if cuda:
-                torch.cuda.synchronize()
+            wait_for(device)
             if counted >= 0:
                 times[who].append(time.perf_counter() - started)
     return times, results
 
 
-def make_theirs(size: int):
-    from transformers import BlipConfig, BlipForConditionalGeneration
-
-    config = BlipConfig(
-        vision_config={"image_size": size},
-        text_config={
-            "vocab_size": 30524,
-            "encoder_hidden_size": 768,
-            "hidden_size": 768,
-            "num_attention_heads": 12,
-            "bos_token_id": 30522,
-            "sep_token_id": SEP,
-            "eos_token_id": SEP,
-            "pad_token_id": 0,
-        },
-    )
-    torch.manual_seed(0)
-    model = BlipForConditionalGeneration(config).eval()
-    with torch.no_grad():  # spread the scores out, so that no caption hangs on a rounding error
-        model.text_decoder.cls.predictions.transform.LayerNorm.weight.mul_(4)
-    return model
-
-
-def make_ours(theirs, setting: Setting) -> Captioner:
-    weights = to_ours(dict(theirs.state_dict()), TRANSFORMERS, source="transformers")
-    weights = {name: tensor.clone() for name, tensor in weights.items()}
-    config = override(Config(), "vit", {"image_size": setting.size, "norm_eps": 1e-5})
-    return build(config, None, weights, source="transformers")
+def _rounds(first: int, rounds: int, end: float) -> Iterator[int]:
+    for number in range(first, rounds):
+        if number > 0 and time.perf_counter() > end:
+            return
+        yield number
 
 
 def search_settings(setting: Setting) -> dict:
@@ -161,39 +240,20 @@ def run_theirs(model, images, setting: Setting) -> list[list[int]]:
     return [row[len(PROMPT) :].tolist() for row in ids]
 
 
-def machine_rates() -> tuple[float, float]:
-    """Best of several: float32 operations per second of a matrix product (as packed as ours), and
-    bytes per second of a copy, read and written."""
-    rows, x = 1576, torch.randn(1576, 768)
-    layer = PackedLinear(torch.randn(3072, 768), torch.zeros(3072))
-    source = torch.randn(40_000_000)
-    target = torch.empty_like(source)
-    matmul = best(lambda: layer(x))
-    copied = best(lambda: target.copy_(source))
-    return 2 * rows * 768 * 3072 / matmul, 2 * source.numel() * 4 / copied
-
-
-def best(call, rounds: int = 15) -> float:
-    times = []
-    with torch.inference_mode():
-        for _ in range(rounds):
-            started = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - started)
-    return min(times)
-
-
-def floor_seconds(setting: Setting, matmul: float, copy: float) -> float:
+def floor_seconds(setting: Setting, machine: Machine) -> float:
     """What the arithmetic alone takes: products at full rate, weights read at the copy rate."""
-    patches, d, depth = (setting.size // 16) ** 2 + 1, 768, 12
-    encoder = depth * (12 * d * d * patches + 2 * patches * patches * d) + patches * 3 * 256 * d
-    cross = depth * 2 * d * d * patches
+    sizes = setting.sizes
+    patches, v, d = sizes.patches(setting.image_size), sizes.vit_dim, sizes.dim
+    encoder = sizes.vit_depth * (12 * v * v * patches + 2 * patches * patches * v)
+    encoder += patches * 3 * 256 * v
+    cross = sizes.depth * 2 * v * d * patches
     rows, words = setting.batch * setting.beams, len(PROMPT) / setting.beams + NEW_TOKENS - 1
-    block = depth * (14 * d * d + 2 * d * patches)  # self 4, cross 2, MLP 8; reading the image
-    head = d * d + d * 30524
+    block = sizes.depth * (14 * d * d + 2 * d * patches)  # self 4, cross 2, MLP 8; reading it
+    head = d * d + d * VOCAB
     work = setting.batch * (encoder + cross) + rows * (words * block + NEW_TOKENS * head)
-    weights = 4 * (depth * 14 * d * d + head) * NEW_TOKENS
-    return 2 * work / matmul + weights / copy
+    number = 2 if machine.device == "cuda" else 4  # bytes of one
+    weights = number * (sizes.depth * 14 * d * d + head) * NEW_TOKENS
+    return 2 * work / machine.matmul + weights / machine.copy
 
 
 if __name__ == "__main__":

@@ -46,17 +46,19 @@ for name in ("nms", "qnms"):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--tiny", action="store_true", help="one round of tiny sizes, as a test")
     args = parser.parse_args()
+    sizes, rounds = ("tiny", range(1)) if args.tiny else ("base", range(-1, args.rounds))
     with tempfile.TemporaryDirectory() as folder:
         photo = str(Path(folder) / "photo.png")
-        subprocess.run([sys.executable, "-c", MAKE, folder, photo], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-c", MAKE, folder, photo, sizes], cwd=ROOT, check=True)
         weights = (Path(folder) / "model.safetensors").stat().st_size / 1e6
         names = {"folder": folder, "photo": photo}
         declare = "" if torchvision_imports() else DECLARE
         programs = {"ours": OURS, "transformers": declare + THEIRS, "torch alone": TORCH}
         seconds = {who: [] for who in programs}
         memory, said = {who: [] for who in programs}, {}
-        for counted in range(-1, args.rounds):
+        for counted in rounds:
             for who, program in programs.items():
                 time_taken, peak, said[who] = measure(program.format(**names))
                 if counted >= 0:
@@ -80,14 +82,15 @@ from pathlib import Path
 import torch
 from PIL import Image
 sys.path.insert(0, "tests/benchmarks")
-from bench_generate import Setting, make_ours, make_theirs
+from blip import BASE, TINY, make_ours, make_theirs
 from smile.export import export_transformers
 from smile.tokenizer import Tokenizer
-folder, photo = sys.argv[1:]
+folder, photo, sizes = sys.argv[1:]
+sizes = {"base": BASE, "tiny": TINY}[sizes]
 words = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 words += [f"[unused{i}]" for i in range(99, 994)] + [f"w{i}" for i in range(30522 - 999)]
 words[1037], words[3861], words[1997] = "a", "picture", "of"
-captioner = make_ours(make_theirs(384), Setting("", 1, 1, 384, 0))
+captioner = make_ours(make_theirs(sizes, 384), sizes, 384)
 captioner.tokenizer = Tokenizer(words)
 export_transformers(captioner, folder)
 Image.effect_noise((640, 480), 60).convert("RGB").save(photo)

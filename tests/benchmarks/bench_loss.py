@@ -1,6 +1,6 @@
 """Head and loss alone, forward and backward: time and memory beside the formulas over all words.
 
-    PYTHONPATH=. python tests/benchmarks/bench_loss.py
+    python tests/benchmarks/bench_loss.py
 
 SMILE from the states of 16 captions of 24 tokens, beside the reference's way: score all 30524
 words, mask those outside the caption, cross entropy. MLE in blocks, for 4096 tokens, beside the
@@ -16,6 +16,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+import project  # noqa: F401
 import torch
 import torch.nn.functional as F
 from bench_generate import in_turn
@@ -32,11 +33,15 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tiny", action="store_true", help="one round of tiny sizes, as a test")
     args = parser.parse_args()
+    vocab, dim = (300, 16) if args.tiny else (VOCAB, DIM)
+    if args.tiny:
+        args.rounds = 1
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    weight = (torch.randn(VOCAB, DIM) * 0.02).requires_grad_()
-    bias = torch.zeros(VOCAB, requires_grad=True)
+    weight = (torch.randn(vocab, dim) * 0.02).requires_grad_()
+    bias = torch.zeros(vocab, requires_grad=True)
 
     def ours(objective: str) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda states, labels: caption_loss(
@@ -45,7 +50,7 @@ def main() -> None:
 
     def masked(states: Tensor, labels: Tensor) -> Tensor:
         logits = F.linear(states, weight, bias)
-        allowed = torch.zeros(len(labels), VOCAB, dtype=torch.bool).scatter_(1, labels, True)
+        allowed = torch.zeros(len(labels), vocab, dtype=torch.bool).scatter_(1, labels, True)
         allowed = allowed[:, None].repeat(1, labels.size(1), 1)
         allowed[:, 0] = True
         return F.cross_entropy(logits.masked_fill(~allowed, -1e9).flatten(0, 1), labels.flatten())
@@ -58,12 +63,12 @@ def main() -> None:
         ("MLE in blocks, 256 x 16", (256, 16), ours("mle"), whole, "goal: memory that is bounded"),
     )
     for name, shape, mine, theirs, goal in cases:
-        states = torch.randn(*shape, DIM, requires_grad=True)
-        labels = torch.randint(VOCAB, shape)
+        states = torch.randn(*shape, dim, requires_grad=True)
+        labels = torch.randint(vocab, shape)
         leaves = (states, weight, bias)
         runs = {"ours": (mine, states, labels, leaves), "formula": (theirs, states, labels, leaves)}
         calls = {who: lambda run=run: forward_backward(*run) for who, run in runs.items()}
-        times, losses = in_turn(calls, rounds=args.rounds, cuda=False)
+        times, losses = in_turn(calls, rounds=args.rounds)
         if abs(losses["ours"] - losses["formula"]) > 1e-4:
             raise SystemExit(f"{name}: not the same loss: {losses}")
         ratio = statistics.median(

@@ -1,12 +1,13 @@
 """Peak memory of captioning with three beams, beside transformers.
 
-    PYTHONPATH=. python tests/benchmarks/bench_memory.py
+    python tests/benchmarks/bench_memory.py
 
 Both read the same folder on disk, random weights of BLIP base's size, and caption a batch of eight
 images with beam 3 and 20 words, each in a process of its own. Printed is the operating system's
 peak of the process, and what of it is above a process that only imports torch.
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -36,9 +37,12 @@ print(processor.decode(ids[0], skip_special_tokens=True).removeprefix("a picture
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes, as a test")
+    sizes = "tiny" if parser.parse_args().tiny else "base"
     with tempfile.TemporaryDirectory() as folder:
         photo = str(Path(folder) / "photo.png")
-        subprocess.run([sys.executable, "-c", MAKE, folder, photo], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-c", MAKE, folder, photo, sizes], cwd=ROOT, check=True)
         declare = "" if torchvision_imports() else DECLARE
         programs = {"torch alone": TORCH, "ours": OURS, "transformers": declare + THEIRS}
         peaks = {}

@@ -1,6 +1,6 @@
 """Retrieval by the captioner: every one of 1000 captions scored on every one of 1000 images.
 
-    PYTHONPATH=. python tests/benchmarks/bench_retrieval.py [--captions 1000] [--images 1000]
+    python tests/benchmarks/bench_retrieval.py [--captions 1000] [--images 1000]
 
 The model has the sizes of configs/shapes.toml and random weights; the scenes are that run's test
 split, and each gives its longest caption, about as long as SMILE's. Some pairs are scored once
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import project  # noqa: F401
 import torch
 
 from smile.captioner import Captioner

@@ -12,6 +12,7 @@ import random
 import time
 
 import numpy as np
+import project  # noqa: F401
 
 from smile.metrics import Candidates, References, bleu, cider_d, rouge_l, tokenize_all
 

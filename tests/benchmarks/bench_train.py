@@ -1,15 +1,19 @@
 """Training speed and memory beside transformers, in one run: the same weights, the same captions.
 
-    PYTHONPATH=. python tests/benchmarks/bench_train.py            # two CPU threads, float32
-    PYTHONPATH=. python tests/benchmarks/bench_train.py --device cuda
+    python tests/benchmarks/bench_train.py            # two CPU threads, float32
+    python tests/benchmarks/bench_train.py --device cuda
 
 BLIP base's size with random weights, 224 px. A step is forward, loss, backward and AdamW (fused,
 for both). transformers gets what its users give it: one caption a row, the image with each. Ours
 gets the same pairs with the captions of an image together, and the captioner as `train.py` prepares
-it. Both train with the same dropout. Each has a process of its own, set up as its own users have
-it, and these take their steps in turn. Printed are the medians, their ratio, the share of the
-machine's matrix-product rate that our step reaches (the operations that it cannot do without, over
-the time it took), and each process's highest memory.
+it. Both train with the same dropout; on CUDA both under bfloat16 autocast. Each has a process of
+its own, set up as its own users have it, and these take their steps in turn. Printed are
+
+    captions/s  the batch's captions over the median step, ours and transformers'
+    x           the median of the rounds' own ratios, and the goal
+    share       of the machine's matrix-product rate that our step reaches: the operations that it
+                cannot do without, over the time it took
+    memory      the most that each process had
 """
 
 import argparse
@@ -22,9 +26,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import project  # noqa: F401
 import torch
-from bench_generate import Setting as Sizes
-from bench_generate import best, make_ours, make_theirs
+from blip import BASE, PROMPT, SEP, TINY, VOCAB, make_ours, make_theirs
+from machine import matmul_rate, wait_for
 from torch import Tensor, nn
 
 from smile.captioner import Captioner
@@ -34,9 +39,9 @@ from smile.layers import Attention
 from smile.loss import IGNORE
 from smile.training.speed import prepare
 
-PROMPT = [30522, 1037, 3861, 1997]
-SEP = 102
-DIM, HIDDEN, DEPTH, PATCHES, VOCAB = 768, 3072, 12, 197, 30524
+IMAGE_SIZE = 224
+DIM, HIDDEN, DEPTH, PATCHES = BASE.dim, 4 * BASE.dim, BASE.depth, BASE.patches(IMAGE_SIZE)
+SHAPES = [(8 * PATCHES, DIM, HIDDEN), (8 * PATCHES, HIDDEN, DIM)]  # of the encoder's products
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class Setting:
 
 CPU_SETTINGS = (Setting(8, 5, 3.2), Setting(8, 1, 1.1))
 CUDA_SETTINGS = (Setting(64, 5, 4.0), Setting(64, 1, 1.1))
+TINY_SETTINGS = (Setting(2, 2, 0.0),)
 OBJECTIVES = ("smile", "mle")
 
 
@@ -63,10 +69,13 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.1, help="of both decoders")
     parser.add_argument("--compile", action="store_true", help="ours with train.compile = true")
     parser.add_argument("--captions", type=int, help="only the setting with so many an image")
+    parser.add_argument("--tiny", action="store_true", help="one round of tiny sizes, as a test")
     parser.add_argument("--worker", choices=(*OBJECTIVES, "theirs"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     settings = CUDA_SETTINGS if args.device == "cuda" else CPU_SETTINGS
+    if args.tiny:
+        settings, args.rounds = TINY_SETTINGS, 1
     for setting in settings:
         if args.captions in (None, setting.captions):
             (work if args.worker else compare)(args, setting)
@@ -74,8 +83,10 @@ def main() -> None:
 
 def compare(args: argparse.Namespace, setting: Setting) -> None:
     """Prints a line for each objective: rates, ratio, share of the machine's rate, memory."""
-    rate = matmul_rate(args.device)
     workers = {name: Worker(args, setting, name) for name in (*OBJECTIVES, "theirs")}
+    for worker in workers.values():
+        worker.answer()  # when it is ready: they start side by side
+    rate = matmul_rate(args.device, SHAPES)
     times = {name: [] for name in workers}
     for counted in range(-1, args.rounds):
         for name, worker in workers.items():
@@ -89,7 +100,8 @@ def compare(args: argparse.Namespace, setting: Setting) -> None:
         seconds, other = (statistics.median(times[who]) for who in (name, "theirs"))
         reached = step_operations(make_batch(setting, "cpu"), name) / seconds
         print(
-            f"{setting.images} images x {setting.captions} captions, {name}: "
+            f"{setting.images} images x {setting.captions} captions, {name}"
+            f"{', compiled' if args.compile else ''}: "
             f"ours {pairs / seconds:.2f}, transformers {pairs / other:.2f} captions/s; "
             f"{ratio:.2f} x (goal {setting.goal}); "
             f"{reached / 1e9:.0f} of {rate / 1e9:.0f} GFLOP/s, a share of {reached / rate:.2f}; "
@@ -104,11 +116,11 @@ class Worker:
     def __init__(self, args: argparse.Namespace, setting: Setting, name: str) -> None:
         command = [sys.executable, __file__, "--worker", name, "--captions", str(setting.captions)]
         command += ["--device", args.device, "--threads", str(args.threads)]
-        command += ["--dropout", str(args.dropout), *(["--compile"] if args.compile else [])]
+        command += ["--dropout", str(args.dropout)]
+        command += [option for option in ("--compile", "--tiny") if getattr(args, option[2:])]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        self.answer()  # when it is ready
 
     def answer(self) -> str:
         line = self.process.stdout.readline()
@@ -132,11 +144,12 @@ class Worker:
 def work(args: argparse.Namespace, setting: Setting) -> None:
     """What a worker does: a step for each line of stdin, then its memory."""
     batch = make_batch(setting, args.device)
-    model = make_theirs(224)
+    sizes = TINY if args.tiny else BASE
+    model = make_theirs(sizes, IMAGE_SIZE)
     if args.worker == "theirs":
         step = their_step(model, batch, args)
     else:
-        ours = make_ours(model, Sizes("", 1, setting.images, 224, 0))
+        ours = make_ours(model, sizes, IMAGE_SIZE)
         check_same_loss(ours, model, make_batch(Setting(2, setting.captions, 0), "cpu"))
         model = ours
         step = our_step(model, batch, args.worker, args)
@@ -144,8 +157,7 @@ def work(args: argparse.Namespace, setting: Setting) -> None:
     for _ in sys.stdin:
         started = time.perf_counter()
         step()
-        if args.device == "cuda":
-            torch.cuda.synchronize()
+        wait_for(args.device)
         print(time.perf_counter() - started, flush=True)
     if args.device == "cuda":
         print(torch.cuda.max_memory_allocated())
@@ -171,7 +183,7 @@ def make_batch(setting: Setting, device: str) -> Batch:
     ids[:, :, : len(PROMPT)] = torch.tensor(PROMPT)
     ids.scatter_(2, ends[:, :, None] - 1, SEP)
     ids.masked_fill_(torch.arange(ids.size(2)) >= ends[:, :, None], 0)
-    images = torch.randn(setting.images, 3, 224, 224, generator=generator)
+    images = torch.randn(setting.images, 3, IMAGE_SIZE, IMAGE_SIZE, generator=generator)
     return Batch(images.to(device), ids.to(device))
 
 
@@ -238,23 +250,6 @@ def make_step(model: nn.Module, loss: Callable[[], Tensor], args) -> Callable[[]
         optimizer.zero_grad(set_to_none=True)
 
     return step
-
-
-def matmul_rate(device: str) -> float:
-    """Operations per second of torch.mm: the best of the step's own shapes and a large square."""
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    size = 8192 if device == "cuda" else 2048
-    rates = []
-    for m, k, n in ((size, size, size), (8 * PATCHES, DIM, HIDDEN), (8 * PATCHES, HIDDEN, DIM)):
-        a, b = (torch.randn(s, device=device, dtype=dtype) for s in ((m, k), (k, n)))
-
-        def product(a=a, b=b):
-            a @ b
-            if device == "cuda":
-                torch.cuda.synchronize()
-
-        rates.append(2 * m * k * n / best(product))
-    return max(rates)
 
 
 def step_operations(batch: Batch, objective: str) -> int:

@@ -1,6 +1,6 @@
 """Memory of a long run: 50 epochs of `configs/shapes.toml`'s captioner, on few images.
 
-    PYTHONPATH=. python tests/benchmarks/memory_training.py
+    python tests/benchmarks/memory_training.py
 
 Prints the process's resident memory after some epochs. It should not grow: all that does is the
 log, by some kilobytes an epoch.
@@ -16,6 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import project  # noqa: F401
 from several_processes import trainer_of
 
 from smile.config import load_config

@@ -1,0 +1,56 @@
+"""What the machine itself can do: the rates that a model's times are held against."""
+
+import time
+from collections.abc import Callable
+
+import project  # noqa: F401
+import torch
+
+from smile.packed import PackedLinear
+
+
+def wait_for(device: str) -> None:
+    """Returns when the device has done all it was given: CUDA works on while Python goes on."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def best(call: Callable[[], object], *, device: str = "cpu", rounds: int = 15) -> float:
+    """Seconds of a call, the shortest of several: what the machine does when left alone."""
+    times = []
+    with torch.inference_mode():
+        for _ in range(rounds):
+            wait_for(device)
+            started = time.perf_counter()
+            call()
+            wait_for(device)
+            times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def matmul_rate(device: str, shapes: list[tuple[int, int, int]]) -> float:
+    """Operations per second of `torch.mm`, at the best of some shapes (M, K, N) and a large square.
+
+    Random numbers: of zeros a GPU multiplies more in a second than of anything else.
+    """
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    size = 8192 if device == "cuda" else 2048
+    rates = []
+    for m, k, n in ((size, size, size), *shapes):
+        a, b = (torch.randn(s, device=device, dtype=dtype) for s in ((m, k), (k, n)))
+        rates.append(2 * m * k * n / best(lambda a=a, b=b: a @ b, device=device))
+    return max(rates)
+
+
+def packed_rate(rows: int = 1576, dim: int = 768, hidden: int = 3072) -> float:
+    """Operations per second of a matrix product, packed as our own are, float32 on the CPU."""
+    x = torch.randn(rows, dim)
+    layer = PackedLinear(torch.randn(hidden, dim), torch.zeros(hidden))
+    return 2 * rows * dim * hidden / best(lambda: layer(x))
+
+
+def copy_rate(device: str) -> float:
+    """Bytes per second of a copy, read and written."""
+    source = torch.randn(1_000_000_000 if device == "cuda" else 40_000_000, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.numel() * 4 / best(lambda: target.copy_(source), device=device)
