@@ -27,12 +27,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from smile.captioner import Captioner
 from smile.checkpoint import LAST_FOLDER, LOG, MLE_FOLDER, is_run, load_run, save_run
 from smile.config import Config, describe_config, load_config
 from smile.data import Batch, load_examples
+from smile.data.batches import ReaderKilled
 from smile.data.device_augment import augment_batch
 from smile.data.picture_cache import cached, make_cache
 from smile.device import pick_device
@@ -41,12 +41,13 @@ from smile.errors import UserError
 from smile.files import write_atomically, write_text
 from smile.lock import RunLock
 from smile.training.checkpoints import Checkpoints
+from smile.training.console import bar, say, take_any_name
 from smile.training.ema import WeightAverage
 from smile.training.estimate import Estimate, timed
 from smile.training.features import Features, compute_features, on_one_machine
 from smile.training.folder import claim, leave, resume_command, run_folder
 from smile.training.keeper import Keeper
-from smile.training.loader import make_loader
+from smile.training.loader import make_loader, read
 from smile.training.objective import Objective
 from smile.training.precision import Precision
 from smile.training.report import (
@@ -78,6 +79,7 @@ COMPARISON = "comparison.png"  # the last thing a run writes
 
 def main() -> None:
     args = parse_args()
+    take_any_name()
     status = 0
     try:
         config = load_config(args.config, args.set)
@@ -150,7 +152,10 @@ def train(args: argparse.Namespace, config: Config, world: World) -> None:
             trainer.prepare_data()
             trainer.keeper.go_on = resume_command(args.config, args.out, folder, world)
             with trainer.keeper.signals:
-                trainer.run()
+                try:
+                    trainer.run()
+                except ReaderKilled as error:
+                    trainer.keeper.stop(str(error))
     finally:
         leave(folder, lock)
 
@@ -292,7 +297,6 @@ class Trainer:
                 folder=self.folder,
                 precision=self.precision,
                 world=self.world,
-                say=self.say,
             )
             for split in ("train", "val")
         }
@@ -330,9 +334,10 @@ class Trainer:
         sampler, steps = self.batches.batch_sampler, self.num_steps
         sampler.set_epoch(progress.epoch, first=progress.step * config.accumulate)
         title = f"epoch {progress.epoch + 1}/{config.epochs} {phase.objective}"
-        with self.bar(total=steps, initial=progress.step, desc=title, unit=" steps") as bar:
+        steps_done = {"initial": progress.step, "total": steps, "unit": " steps"}
+        with bar(desc=title, **steps_done, world=self.world) as shown:
             clock = time.perf_counter()
-            for batches in in_groups(self.batches, config.accumulate):
+            for batches in in_groups(read(self.batches, self.world), config.accumulate):
                 progress.waited += time.perf_counter() - clock
                 lr = phase.learning_rate(
                     config, epoch=progress.epoch, step=progress.step, steps=steps
@@ -343,8 +348,8 @@ class Trainer:
                 progress.tokens += tokens
                 progress.images += images
                 progress.seconds += time.perf_counter() - clock
-                bar.set_postfix(loss=f"{loss / max(tokens, 1):.3f}", lr=f"{lr:.1e}")
-                bar.update()
+                shown.set_postfix(loss=f"{loss / max(tokens, 1):.3f}", lr=f"{lr:.1e}")
+                shown.update()
                 self.keeper.pause()
                 clock = time.perf_counter()
 
@@ -443,7 +448,10 @@ class Trainer:
     def validation_loss(self, phase: Phase) -> float:
         """Mean loss per token over all validation captions, under the phase's objective."""
         total, count = torch.zeros((), device=self.device), 0
-        batches = self.bar(self.make_loader("val"), desc="validation", unit=" batches")
+        loader = self.make_loader("val")
+        batches = bar(
+            read(loader, self.world), total=len(loader), desc="validation", world=self.world
+        )
         for number, batch in enumerate(batches):
             if batch.names:
                 # The objective "random" draws words: the same ones in each epoch, and without
@@ -505,17 +513,14 @@ class Trainer:
         """Says of each image that cannot be read, once, that it is skipped."""
         for broken in (item for batch in batches for item in batch.broken):
             if broken.name not in self.progress.broken:
-                tqdm.write(f"skipped: {broken.reason}")
+                say(f"skipped: {broken.reason}")
                 self.progress.broken.append(broken.name)
 
     # Telling ----------------------------------------------------------------------------------
 
     def say(self, line: str) -> None:
         if self.world.is_first:
-            tqdm.write(line)
-
-    def bar(self, *args: object, **options: object) -> tqdm:
-        return tqdm(*args, **options, leave=False, disable=not self.world.is_first)
+            say(line)
 
     def dry_run(self) -> None:
         """One batch through everything, and what that says of a whole run."""

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from smile.captioner import Caption, Captioner
 from smile.config import GenerateConfig, override
 from smile.data import Broken, EvalTransform, Example, open_image
+from smile.data.batches import readers_may_die
 from smile.distributed import World
 from smile.errors import UserError
 from smile.files import write_text
@@ -151,7 +152,7 @@ def read_ahead(
     `names` is handed on in its place.
 
     Raises:
-        UserError: a worker died.
+        ReaderKilled: a worker died.
     """
     names = iter(names)
     first = list(itertools.islice(names, batch_size + 1))
@@ -165,15 +166,8 @@ def read_ahead(
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin_memory,
     )
-    try:
+    with readers_may_die(workers, "--workers 0 and a smaller --batch-size need less"):
         yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            "a process that reads images was killed: memory (or /dev/shm) ran out, or an image "
-            f"crashed its decoder; --workers 0 and a smaller --batch-size need less ({error})"
-        ) from error
 
 
 def _batches(names: Iterator, size: int) -> Iterator[list[str | Example | Broken]]:

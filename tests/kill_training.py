@@ -12,12 +12,15 @@ import argparse
 import contextlib
 import json
 import os
+import pty
 import random
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import termios
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -53,16 +56,18 @@ def has_checkpoint(out: Path) -> bool:
 
 
 def run_for(seconds: float, words: list, log: Path) -> bool:
-    """Runs a command, its output to `log`; `kill -9`s it if it still runs by then.
+    """Runs a command on a terminal, copied to `log`; `kill -9`s it if it still runs by then.
 
     Raises:
         SystemExit: it failed by itself.
     """
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with (
-        open(log, "wb") as file,
-        subprocess.Popen(words, env=environment, stdout=file, stderr=file) as process,
-    ):
+    terminal, end = pty.openpty()  # without one there are no progress bars, which tell `stage`
+    termios.tcsetwinsize(end, (24, 80))
+    reader = threading.Thread(target=copy, args=(terminal, log))
+    with subprocess.Popen(words, env=environment, stdout=end, stderr=end) as process:
+        os.close(end)
+        reader.start()
         try:
             process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -70,16 +75,26 @@ def run_for(seconds: float, words: list, log: Path) -> bool:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             return True
+        finally:
+            reader.join()
     if process.returncode:
         raise SystemExit(f"ended with {process.returncode}: {log.read_text()[-3000:]}")
     return False
 
 
+def copy(terminal: int, log: Path) -> None:
+    """Writes what comes from a terminal to a file, until its other end is closed."""
+    with open(log, "wb") as file, contextlib.suppress(OSError):
+        while data := os.read(terminal, 65536):
+            file.write(data)
+    os.close(terminal)
+
+
 def stage(out: Path, log: Path) -> str:
     """What a killed run was about, as its files and progress bars show."""
     if unfinished := list(out.rglob(".unfinished-*")):
-        kind = "checkpoint" if "checkpoints" in unfinished[0].parts else unfinished[0].name
-        return f"writing {kind}".replace(".unfinished-", "").partition(".")[0]
+        kind = "checkpoint" if "checkpoints" in unfinished[0].parts else unfinished[0].suffix
+        return f"writing {kind.lstrip('.')}"
     bars = re.findall(r"(epoch|validation|captions)(?: \d+/\d+ \w+)?:  ", log.read_text())
     return bars[-1].replace("epoch", "steps") if bars else "start"
 

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from smile.data import Broken, CaptionDataset, Collate, Draw, EpochBatches, EvalTransform, Photo
 from smile.data.augment import TrainTransform
+from smile.data.batches import ReaderKilled, readers_may_die
 from smile.errors import UserError
 
 
@@ -241,3 +242,27 @@ def test_a_batch_moves_as_a_whole(examples):
     assert moved.images.is_meta
     assert moved.ids.is_meta
     assert moved.names == batch.names
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly"), "was killed"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error."), "was killed"),
+        (RuntimeError("Pin memory thread exited unexpectedly"), "was killed"),
+        (ConnectionResetError(104, "Connection reset by peer"), "was killed"),
+        (EOFError(), "was killed"),
+        (BlockingIOError(11, "Resource temporarily unavailable"), "could not be started"),
+        (OSError(12, "Cannot allocate memory"), "could not be started"),
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal …"), ""),
+        (PermissionError(13, "Permission denied"), ""),
+        (RuntimeError("shapes do not fit"), ""),
+    ],
+)
+def test_a_reader_s_death_is_told_from_other_errors(error, said):
+    expected = ReaderKilled if said else type(error)
+    words = f"{said}.*; use less" if said else None
+    with pytest.raises(expected, match=words), readers_may_die(1, "use less"):
+        raise error
+    with pytest.raises(type(error)), readers_may_die(0, "use less"):
+        raise error

@@ -107,7 +107,7 @@ def test_a_killed_worker_is_said(photos, monkeypatch):
 
     monkeypatch.setattr(bulk, "DataLoader", killed)
     with pytest.raises(UserError, match=r"was killed: memory.*--workers 0"):
-        list(read_ahead(photos, [8], batch_size=2))
+        list(read_ahead(photos, [8], batch_size=2, workers=1))
 
 
 @pytest.mark.parametrize("settings", [{}, {"top_p": 0.9, "num_return": 2}])

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import io
 import json
 import os
 import random
@@ -25,7 +26,9 @@ from smile.distributed import World
 from smile.errors import UserError
 from smile.training import checkpoints as checkpoints_module
 from smile.training.checkpoints import Checkpoints
+from smile.training.console import say
 from smile.training.resume import check_same, identity
+from smile.training.signals import StopSignals
 from smile.training.state import random_state, set_random_state
 
 # Everything that draws at random: dropout, stochastic depth, augmentation, random words.
@@ -130,6 +133,78 @@ def test_a_signal_saves_and_says_how_to_go_on(number, status, whole, tmp_path):
     # The config is that of another number of epochs, so `whole` has nothing to say; but it loads.
     state = final_state(out)
     assert state["progress"]["epoch"] >= 1
+
+
+def at_first_step(monkeypatch, action) -> None:
+    """Has a trainer do `action(trainer)` when its first step is done."""
+    step = train.Trainer.step
+
+    def acting(trainer, *args):
+        result = step(trainer, *args)
+        if trainer.progress.step == 0:
+            action(trainer)
+        return result
+
+    monkeypatch.setattr(train.Trainer, "step", acting)
+
+
+def loaders_of(trainer) -> list[int]:
+    """The processes that load a trainer's batches."""
+    return [worker.pid for worker in trainer.batches._iterator._workers]
+
+
+def test_a_closed_terminal_stops_a_run_in_good_order(run_main, tmp_path, monkeypatch):
+    """The signal reaches the processes that load data, too: they go on until the step is saved."""
+
+    def hang_up(trainer) -> None:
+        for process in [*loaders_of(trainer), os.getpid()]:
+            os.kill(process, signal.SIGHUP)
+
+    at_first_step(monkeypatch, hang_up)
+    status, printed, _ = run_main(*arguments(tmp_path / "run", "train.workers=1"))
+    assert status == 129
+    assert "stopped by SIGHUP after epoch 1, step 1, all saved; resume with:" in printed
+    assert final_state(tmp_path / "run")["progress"]["step"] == 1
+
+
+def test_nohup_is_heeded(monkeypatch):
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopSignals() as signals:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert signals.number == 0
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+def test_a_terminal_that_is_gone_stops_nobody(monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.EIO, "Input/output error")
+
+    for terminal in (Gone(), None):
+        monkeypatch.setattr(sys, "stdout", terminal)
+        say("a line")
+
+
+def test_a_killed_loader_is_said_and_the_run_can_be_resumed(run_main, whole, tmp_path, monkeypatch):
+    """As by the system, where memory runs out: in the middle of a step, noticed after it."""
+    waiting = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
+    monkeypatch.setattr(waiting, "__defaults__", (0.2,))  # seconds between looks; 5 as a rule
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        at_first_step(patch, lambda trainer: os.kill(loaders_of(trainer)[0], signal.SIGKILL))
+        # More batches than a loader has ready.
+        words = arguments(out, "train.workers=1", "train.batch_size=1", "train.accumulate=1")
+        status, printed, errors = run_main(*words)
+    assert status == 2
+    assert errors.count("\n") == 1 and "a process that reads images was killed" in errors
+    assert "train.workers = 0" in errors
+    *_, said, command_to_resume = printed.splitlines()
+    assert said.startswith("stopped by an error after epoch 1, step ")
+    assert command_to_resume.split()[-1] == "--resume"
+    status, printed, _ = run_main(*words, "--resume", "--set", "train.workers=0")
+    assert status == 0 and f"resuming {out} after epoch 1, step " in printed
 
 
 def test_a_second_ctrl_c_stops_at_once():

@@ -6,8 +6,11 @@ seed, the epoch and the example, never of the worker or the order of arrival, so
 reproducible with any number of workers.
 """
 
+import contextlib
+import errno
 import hashlib
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, Self
@@ -59,6 +62,36 @@ class BrokenImage(UserError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
+
+
+_DEATH = re.compile(r"DataLoader worker \(pid|Pin memory thread")
+
+
+class ReaderKilled(UserError):
+    """A process that reads images died, by no doing of its own."""
+
+
+@contextlib.contextmanager
+def readers_may_die(workers: int, remedy: str) -> Iterator[None]:
+    """Turns what DataLoader raises about dead processes, or those not started, into `ReaderKilled`.
+
+    Args:
+        workers: how many processes there are; with 0 nothing is changed.
+        remedy: what the message says that needs less memory.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError, EOFError) as error:
+        died = isinstance(error, ConnectionError | EOFError) or _DEATH.search(str(error))
+        not_started = getattr(error, "errno", None) in (errno.EAGAIN, errno.ENOMEM)
+        raised_inside = "in DataLoader worker process" in str(error)  # by its code, not its death
+        if not workers or raised_inside or not (died or not_started):
+            raise
+        what = "a process that reads images was killed: memory (or /dev/shm) ran out, or an image "
+        what += "crashed its decoder"
+        if not_started:
+            what = "a process that reads images could not be started"
+        raise ReaderKilled(f"{what}; {remedy} ({error})") from error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -165,7 +165,7 @@ def _write_pictures(
     """Writes the pictures in their order; returns why those that are left black were not read."""
     broken = {}
     bar = tqdm(_decode(examples, size), total=len(examples), desc="decoding", unit=" images",
-               leave=False)  # fmt: skip
+               leave=False, disable=None)  # fmt: skip
     for index, picture in enumerate(bar):
         if isinstance(picture, UserError):
             if not skip_broken:

@@ -8,21 +8,24 @@ its processes map; it has no name any more, so nothing is left of it when they e
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from smile.captioner import Captioner
 from smile.data import Broken, CaptionDataset, Draw, Example
+from smile.data.batches import readers_may_die
 from smile.distributed import World
 from smile.errors import UserError
 from smile.files import writing
+from smile.training.console import bar, say
 from smile.training.precision import Precision
 from smile.training.signals import leave_signals_to_the_parent
+
+NEEDS_LESS = "train.workers = 0 and a smaller train.batch_size need less"  # memory
 
 
 class Features:
@@ -44,7 +47,6 @@ def compute_features(
     folder: Path,
     precision: Precision,
     world: World,
-    say: Callable[[str], None] = print,
 ) -> Features:
     """Encodes every image of a split, each process its share; all are on one machine.
 
@@ -54,7 +56,9 @@ def compute_features(
     config = captioner.config
     shape = (len(examples), captioner.vit.positions.size(1), config.vit.dim)
     path = folder / ".unfinished-features"
-    say(f"features of {len(examples)} images, computed once: {4 * math.prod(shape) / 1e9:.2f} GB")
+    if world.is_first:
+        size = 4 * math.prod(shape) / 1e9
+        say(f"features of {len(examples)} images, computed once: {size:.2f} GB")
     world.first(lambda: _make_room(path, 4 * math.prod(shape)))
     values = torch.from_file(str(path), shared=True, size=math.prod(shape)).view(shape)
     world.wait()
@@ -103,8 +107,9 @@ def _own_share(
         worker_init_fn=leave_signals_to_the_parent,
         generator=torch.Generator(),
     )
-    bar = tqdm(loader, desc="features", unit=" batches", leave=False, disable=not world.is_first)
-    yield from zip(batches, bar, strict=True)
+    pictures = bar(loader, desc="features", unit=" batches", world=world)
+    with readers_may_die(loader.num_workers, NEEDS_LESS):
+        yield from zip(batches, pictures, strict=True)
 
 
 def _pictures(rows: list[tuple[str, Tensor, list[str]] | Broken]) -> list[Tensor | Broken]:

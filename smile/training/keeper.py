@@ -5,12 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from smile.distributed import World
 from smile.errors import UserError
 from smile.files import writing
 from smile.training.checkpoints import Checkpoints
+from smile.training.console import say
 from smile.training.signals import Stopped, StopSignals
 from smile.training.state import RunState
 
@@ -57,16 +56,29 @@ class Keeper:
         due = self.world.is_first and minutes >= self.save_minutes
         number, due = self.world.largest([self.signals.number, float(due)])
         if number:
-            self.save()
             stopped = Stopped(int(number))
-            if self.world.is_first:
-                tqdm.write(
-                    f"stopped by {stopped} after {self.state.progress}, all saved; "
-                    f"go on with:\n  {self.go_on}"
-                )
+            self.save()
+            self.say_how_to_resume(stopped)
             raise stopped
         if due:
             self.save(may_fail=True)
+
+    def stop(self, reason: str) -> None:
+        """Between two steps: saves, and raises UserError with the reason."""
+        self.save()
+        self.say_how_to_resume("an error")
+
+        def fail() -> None:
+            raise UserError(reason)
+
+        self.world.first(fail)
+
+    def say_how_to_resume(self, stopped_by: object) -> None:
+        if self.world.is_first:
+            say(
+                f"stopped by {stopped_by} after {self.state.progress}, all saved; "
+                f"resume with:\n  {self.go_on}"
+            )
 
     def save(self, *, may_fail: bool = False) -> None:
         """Writes a checkpoint.
@@ -97,7 +109,7 @@ class Keeper:
             except UserError as error:
                 if not may_fail:
                     raise UserError(f"{error}; {self.last_good()}") from error
-                tqdm.write(
+                say(
                     f"{error}; {self.last_good()}; "
                     f"going on, and trying again in {self.save_minutes:g} minutes"
                 )

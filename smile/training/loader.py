@@ -1,15 +1,18 @@
 """Batches of a split, read ahead by other processes."""
 
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import DataLoader
 
 from smile.captioner import Captioner
-from smile.data import CaptionDataset, Collate, EpochBatches, Example
+from smile.data import Batch, CaptionDataset, Collate, EpochBatches, Example
+from smile.data.batches import ReaderKilled, readers_may_die
 from smile.data.device_augment import Pixels
 from smile.distributed import World
-from smile.training.features import Features
+from smile.training.features import NEEDS_LESS, Features
 from smile.training.signals import leave_signals_to_the_parent
 
 PREFETCH = 4  # batches that each worker has ready, so that a few slow pictures stop nobody
@@ -68,3 +71,38 @@ def make_loader(
         # it leaves alone the one that dropout draws from.
         generator=torch.Generator(),
     )
+
+
+def read(loader: DataLoader, world: World) -> Iterator[Batch]:
+    """The loader's batches, in every process of the run; each has as many.
+
+    Raises:
+        ReaderKilled: in all processes of the run, before the next batch, if one that loads data for
+            any of them has died.
+    """
+    batches: Iterator[Batch] | None = None
+    while True:
+        batch, killed = None, None
+        try:
+            with readers_may_die(loader.num_workers, NEEDS_LESS):
+                if batches is None:
+                    batches = iter(loader)
+                    _notice_deaths_while_waiting()
+                batch = next(batches, None)
+        except ReaderKilled as error:
+            killed = error
+        if any(world.largest([killed is not None])):
+            raise killed or ReaderKilled("a process that reads images for another one was killed")
+        if batch is None:
+            return
+        yield batch
+
+
+def _notice_deaths_while_waiting() -> None:
+    """Has a loader notice the death of its processes where it waits for them, every few seconds.
+
+    torch's handler of SIGCHLD would raise an error wherever the main process happens to be, which
+    may be in the middle of a step: what has been learned could not be saved any more.
+    """
+    if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)

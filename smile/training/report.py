@@ -4,14 +4,13 @@ import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from smile.captioner import Captioner
 from smile.config import TrainConfig
 from smile.data import Example
 from smile.data.shapes import Scene, check_caption
 from smile.distributed import World
 from smile.pictures import contact_sheet, loss_curve
+from smile.training.console import bar
 
 SHEET = 12  # images on a contact sheet
 
@@ -31,8 +30,8 @@ def describe(
     """
     world = world or World()
     captions: list[str] = []
-    bar = {"desc": "captions", "unit": " batches", "leave": False, "disable": not world.is_first}
-    for start in tqdm(range(0, len(examples), batch_size * world.size), **bar):
+    starts = range(0, len(examples), batch_size * world.size)
+    for start in bar(starts, desc="captions", unit=" batches", world=world):
         rows = range(start, min(start + batch_size * world.size, len(examples)))
         own = rows[world.rank :: world.size]
         images = [examples[row].read() for row in own]

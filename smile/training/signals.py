@@ -1,11 +1,16 @@
-"""Being asked to stop: SIGTERM, as a cluster sends it, and SIGINT, which is Ctrl-C."""
+"""Being asked to stop: SIGTERM, as a cluster sends it, SIGINT, which is Ctrl-C, and SIGHUP, of a
+terminal that was closed or a connection that was lost.
+"""
 
+import contextlib
 import os
 import signal
 import threading
 from typing import Self
 
-STOPPING = (signal.SIGTERM, signal.SIGINT)
+STOPPING = tuple(
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
+)
 
 
 class Stopped(Exception):
@@ -19,7 +24,7 @@ class Stopped(Exception):
 class StopSignals:
     """While entered, a signal to stop is only noted down, for the loop to heed between two steps.
 
-    A second Ctrl-C stops at once.
+    A second Ctrl-C stops at once. A SIGHUP that is ignored, as under `nohup`, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -27,7 +32,12 @@ class StopSignals:
         self.previous: dict[int, object] = {}
 
     def __enter__(self) -> Self:
-        self.previous = {number: signal.signal(number, self.note) for number in STOPPING}
+        self.previous = {
+            number: signal.signal(number, self.note)
+            for number in STOPPING
+            if number in (signal.SIGTERM, signal.SIGINT)
+            or signal.getsignal(number) is not signal.SIG_IGN
+        }
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -42,16 +52,20 @@ class StopSignals:
         elif not self.number:
             self.number = number
             again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
-            os.write(2, f"\ntrain.py: finishing the step and saving{again}\n".encode())
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                os.write(2, f"\ntrain.py: finishing the step and saving{again}\n".encode())
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
     """For processes that load data: the main one still needs them for the step it is to finish.
 
-    Ctrl-C reaches every process of a terminal; torchrun signals process groups, and clusters all
-    they can find. A worker ends only when its own parent says so, as it does on its way out.
+    Ctrl-C and the end of a terminal reach every process of it; torchrun signals process groups, and
+    clusters all they can find. A worker ends only when its own parent says so, as it does on its
+    way out.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in STOPPING:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_obey_the_parent, daemon=True).start()
