@@ -60,7 +60,7 @@ from smile.training.report import (
     summarise,
     summary_line,
 )
-from smile.training.resume import check_same, identity
+from smile.training.resume import check_about, check_same, identity
 from smile.training.schedule import Phase
 from smile.training.setup import make_captioner, recorded
 from smile.training.signals import Stopped
@@ -71,7 +71,14 @@ from smile.training.speed import (
     train_mode,
     uncompiled,
 )
-from smile.training.state import Progress, RunState, captioner_of, seed_process, seeded
+from smile.training.state import (
+    Progress,
+    RunState,
+    captioner_of,
+    seed_process,
+    seeded,
+    taking_up,
+)
 from smile.version import __version__
 
 COMPARISON = "comparison.png"  # the last thing a run writes
@@ -174,22 +181,26 @@ def resume(
 ) -> "Trainer | None":
     """The run in `folder` as its last good checkpoint has it; None if nothing is left to do."""
     checkpoints = Checkpoints(folder)
-    number, about, complaints = world.first(checkpoints.choose)
+    number, about, complaints = world.first(lambda: checkpoints.choose(check_about))
     now = identity(config, examples)
     world.first(lambda: check_same(about["run"], now))
-    state = checkpoints.load(number)
+    state, source = checkpoints.load(number), checkpoints.path(number)
+    with taking_up(source):
+        captioner = captioner_of(state, config, source=source)
+        finished = state["progress"]["epoch"] == config.train.epochs
     if world.is_first:
         for complaint in complaints:
             print(f"{complaint}: taking the one before", file=sys.stderr)
-    if state["progress"]["epoch"] == config.train.epochs and (folder / COMPARISON).exists():
+    if finished and (folder / COMPARISON).exists():
         if world.is_first:
             print(f"{folder} is finished: all its {config.train.epochs} epochs are done")
         return None
-    captioner = captioner_of(state, config, source=checkpoints.path(number))
     trainer = Trainer(
         captioner, folder, examples, world=world, identity=now, checkpoints=checkpoints
     )
-    trainer.state.restore(state)
+    with taking_up(source):
+        trainer.state.restore(state)
+        trainer.progress.check(epochs=config.train.epochs, steps=trainer.num_steps)
     if world.is_first:
         print(f"resuming {folder} after {trainer.progress}")
         if about["processes"] != world.size:

@@ -8,6 +8,7 @@ import os
 import random
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,7 +28,7 @@ from smile.errors import UserError
 from smile.training import checkpoints as checkpoints_module
 from smile.training.checkpoints import Checkpoints
 from smile.training.console import say
-from smile.training.resume import check_same, identity
+from smile.training.resume import check_about, check_same, identity
 from smile.training.signals import StopSignals
 from smile.training.state import random_state, set_random_state
 
@@ -263,10 +264,90 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(checkpoints, damage):
     number, _, complaints = found.choose()
     assert found.load(number)["step"] == 2
     assert len(complaints) == (damage != "no .json")  # which is a save that was never finished
-    assert all(str(path) in complaint for complaint in complaints)
+    assert all(str(path.with_suffix("")) in complaint for complaint in complaints)
     found.save({"step": 4}, {})  # the good one stays, the damaged one goes
     assert found.numbers()[0] == 2 and len(found.numbers()) == 2
     assert len(list(checkpoints.folder.iterdir())) == 4
+
+
+def spoil(about: dict, what: str) -> str:
+    """A checkpoint's .json with something missing or of a wrong type, or nested deep."""
+    if what == "deep":
+        return "[" * 100_000
+    if what == "a list":
+        return "[]"
+    *path, key = what.removeprefix("no ").split(".")
+    place = about
+    for step in path:
+        place = place[step]
+    if what.startswith("no "):
+        del place[key]
+    else:
+        place[key] = [1]
+    return json.dumps(about)
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        *("deep", "a list", "bytes", "sha256", "progress", "processes", "run", "run.config"),
+        *("run.config.train", "run.captions", "run.captions.val", "no bytes", "no sha256"),
+        *("no progress", "no processes", "no run", "no run.config", "no run.captions"),
+        "no run.captions.test",
+    ],
+)
+def test_a_json_that_lacks_something_counts_as_damaged(what, whole, tmp_path):
+    shutil.copytree(whole / "checkpoints", tmp_path / "checkpoints")
+    [before, last] = sorted(tmp_path.glob("checkpoints/*.json"))
+    last.write_text(spoil(json.loads(last.read_text()), what))
+    number, _, complaints = Checkpoints(tmp_path).choose(check_about)
+    assert number == int(before.stem)
+    assert len(complaints) == 1 and str(last) in complaints[0] and "\n" not in complaints[0]
+
+
+def test_what_no_run_could_have_reached_is_refused(whole, tmp_path):
+    """In a checkpoint whose seal is right: somebody changed it on purpose, or by a fault."""
+    shutil.copytree(whole, tmp_path / "run")
+    checkpoints = Checkpoints(tmp_path / "run")
+    number, about, _ = checkpoints.choose()
+    state = checkpoints.load(number)
+    progress = state["progress"]
+    for spoilt in (
+        state | {"progress": progress | {"epoch": 1, "step": 10**9}},
+        state | {"progress": progress | {"epoch": 0, "records": [], "step": -1}},
+        state | {"progress": progress | {"epoch": 1, "records": [{}, {}]}},
+        state | {"progress": progress | {"epoch": "1"}},
+        state | {"progress": progress | {"epoch": 0, "records": [], "tokens": -5}},
+        {key: value for key, value in state.items() if key != "random"},
+        state | {"vit": {"width": 3}},
+        state | {"optimizer": {}},
+    ):
+        checkpoints.save(spoilt, {key: about[key] for key in ("progress", "processes", "run")})
+        (tmp_path / "run" / "comparison.png").unlink(missing_ok=True)
+        with pytest.raises(
+            UserError, match=r"\.pt: not a state of this run: .*; remove it"
+        ) as error:
+            trainer_of(config_of(*RANDOM), tmp_path / "run", World(), resume=True)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["000003.pt", "000003.json", "000004.pt", "000001.json"])
+def test_a_folder_that_bears_a_checkpoint_s_name_is_left_alone(name, checkpoints, capsys):
+    folder = checkpoints.folder / name
+    if folder.exists():
+        folder.unlink()
+    folder.mkdir()
+    found = Checkpoints(checkpoints.folder.parent)
+    number, _, complaints = found.choose()
+    assert number == (2 if "3" in name else 3)
+    assert all(str(folder) in complaint for complaint in complaints)
+    for step in (4, 5, 6):
+        found.save({"step": step}, {})
+    assert folder.is_dir()
+    assert found.load(Checkpoints(checkpoints.folder.parent).choose()[0])["step"] == 6
+    assert (
+        capsys.readouterr().out == f"{folder}: a folder where a checkpoint would be: left alone\n"
+    )
 
 
 def test_no_good_checkpoint_at_all_is_one_line(checkpoints):

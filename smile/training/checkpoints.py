@@ -10,13 +10,26 @@ or a full disk leaves the last pair as it was; should it be damaged later, there
 """
 
 import json
+import pickle
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from smile.errors import UserError
-from smile.files import sha256, write_atomically, write_text, writing
+from smile.files import (
+    check_regular,
+    expect,
+    read_json,
+    reading,
+    sha256,
+    write_atomically,
+    write_text,
+    writing,
+)
+from smile.training.console import say
 
 FOLDER = "checkpoints"
 KEPT = 2
@@ -25,12 +38,14 @@ KEPT = 2
 class Checkpoints:
     """The checkpoints of the run in `folder`.
 
-    `number` is the one last saved or chosen, 0 if there is none.
+    `number` is the one last saved or chosen, 0 if there is none. A folder that bears a checkpoint's
+    name is somebody else's: it is left alone, which is said once.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / FOLDER
         self.good: list[int] = []  # numbers known to be whole, oldest first
+        self.left_alone: set[Path] = set()
 
     @property
     def number(self) -> int:
@@ -41,8 +56,11 @@ class Checkpoints:
 
     def numbers(self) -> list[int]:
         """Of all there are, oldest first."""
-        names = (path.stem for path in self.folder.glob("*.json"))
-        return sorted(int(name) for name in names if name.isdecimal())
+        return sorted(int(path.stem) for path in self._files() if path.suffix == ".json")
+
+    def _files(self) -> list[Path]:
+        """All files and folders that bear a checkpoint's name."""
+        return [path for path in self.folder.glob("*.*") if re.fullmatch(r"[0-9]{1,18}", path.stem)]
 
     def save(self, state: dict[str, Any], about: dict[str, Any]) -> None:
         """Writes both files, and removes all but the last two that are good.
@@ -50,7 +68,7 @@ class Checkpoints:
         Raises:
             UserError: they cannot be written; the earlier ones are untouched.
         """
-        number = max([0, *self.numbers()]) + 1
+        number = max([0, *(int(path.stem) for path in self._files())]) + 1
         path = self.path(number)
         seal: dict[str, Any] = {}
 
@@ -67,14 +85,23 @@ class Checkpoints:
             self._remove_others()
 
     def _remove_others(self) -> None:
-        for path in self.folder.glob("*.*"):  # a .pt without .json too: its writer was killed
-            if path.stem.isdecimal() and int(path.stem) not in self.good:
+        for path in self._files():  # a .pt without .json too: its writer was killed
+            if path.is_dir() and path not in self.left_alone:
+                say(f"{path}: a folder where a checkpoint would be: left alone")
+                self.left_alone.add(path)
+            if int(path.stem) not in self.good and not path.is_dir():
                 path.unlink()
 
-    def choose(self) -> tuple[int, dict[str, Any], list[str]]:
+    def choose(
+        self, check: Callable[[dict[str, Any], str], None] = lambda about, where: None
+    ) -> tuple[int, dict[str, Any], list[str]]:
         """The newest checkpoint that is whole: its number, what its .json says, and complaints.
 
         There is a complaint for each newer one that is damaged.
+
+        Args:
+            check: raises UserError where what a .json says is not what was handed to `save`; its
+                second argument is what to call the file.
 
         Raises:
             UserError: there is none.
@@ -82,7 +109,8 @@ class Checkpoints:
         complaints = []
         for number in reversed(self.numbers()):
             try:
-                about = self._check(number)
+                about = self._read(number)
+                check(about, str(self.path(number).with_suffix(".json")))
             except UserError as error:
                 complaints.append(str(error))
                 continue
@@ -91,26 +119,38 @@ class Checkpoints:
         found = "; ".join(complaints) or "there is none"
         raise UserError(f"{self.folder}: no checkpoint to resume from: {found}")
 
-    def _check(self, number: int) -> dict[str, Any]:
+    def _read(self, number: int) -> dict[str, Any]:
+        """What a checkpoint's .json says, if the other file is what it says."""
         path = self.path(number)
-        try:
-            about = json.loads(path.with_suffix(".json").read_text("utf-8"))
-            whole = path.stat().st_size == about["bytes"] and sha256(path) == about["sha256"]
-        except (OSError, ValueError, LookupError, TypeError) as error:
-            raise UserError(f"{path} or its .json cannot be read ({error})") from error
+        json_path = path.with_suffix(".json")
+        about = read_json(json_path)
+        size = expect(about.get("bytes"), int, where=f"{json_path}: bytes")
+        seal = expect(about.get("sha256"), str, where=f"{json_path}: sha256")
+        check_regular(path)
+        with reading(path):
+            whole = path.stat().st_size == size and sha256(path) == seal
         if not whole:
             raise UserError(f"{path} is damaged: it is not what was written")
         return about
 
     def load(self, number: int) -> dict[str, Any]:
-        """The state of a checkpoint that `choose` chose, on the CPU."""
+        """The state of a checkpoint that `choose` chose, on the CPU.
+
+        Raises:
+            UserError: it is not there for this process, or not a checkpoint at all.
+        """
         path = self.path(number)
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except OSError as error:
             raise UserError(
                 f"{path}: cannot be read: {error.strerror}; of several machines, each must see it"
             ) from error
+        except (RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
+            raise UserError(f"{path}: not a checkpoint: {type(error).__name__}") from error
+        if not isinstance(state, dict):
+            raise UserError(f"{path}: not a checkpoint: it holds a {type(state).__name__}")
+        return state
 
 
 def _save(state: dict[str, Any], path: Path) -> None:

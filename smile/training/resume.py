@@ -8,7 +8,9 @@ from typing import Any
 
 from smile.config import Config
 from smile.data import Example
+from smile.data.layouts import SPLITS
 from smile.errors import UserError, first_few
+from smile.files import expect
 
 # Settings that do not change what is learned. Where the data lie is free too: what they say is
 # compared instead.
@@ -32,6 +34,20 @@ def identity(config: Config, examples: dict[str, Sequence[Example]]) -> dict[str
         text = json.dumps([example.captions for example in part])
         hashes[split] = hashlib.sha256(text.encode()).hexdigest()
     return json.loads(json.dumps({"config": asdict(config), "captions": hashes}))
+
+
+def check_about(about: dict[str, Any], where: str) -> None:
+    """Raises UserError unless a checkpoint's .json, called `where`, says what is written there."""
+    expect(about.get("progress"), str, where=f"{where}: progress")
+    if expect(about.get("processes"), int, where=f"{where}: processes") < 1:
+        raise UserError(f"{where}: processes: found {about['processes']}, expected at least 1")
+    run = expect(about.get("run"), dict, where=f"{where}: run")
+    config = expect(run.get("config"), dict, where=f"{where}: run.config")
+    for section, settings in config.items():
+        expect(settings, dict, where=f"{where}: run.config.{section}")
+    captions = expect(run.get("captions"), dict, where=f"{where}: run.captions")
+    for split in SPLITS:
+        expect(captions.get(split), str, where=f"{where}: run.captions.{split}")
 
 
 def check_same(old: dict[str, Any], new: dict[str, Any]) -> None:

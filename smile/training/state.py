@@ -14,6 +14,7 @@ from smile.captioner import Captioner
 from smile.checkpoint import build
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.distributed import World
+from smile.errors import UserError
 from smile.tokenizer import Tokenizer
 from smile.training.ema import WeightAverage
 from smile.training.precision import Precision
@@ -42,6 +43,16 @@ class Progress:
     best: float = math.inf
     records: list[dict] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
+
+    def check(self, *, epochs: int, steps: int) -> None:
+        """Raises ValueError where no run of so many epochs of so many steps can be so far."""
+        whole = all(type(n) is int for n in (self.epoch, self.step, self.tokens, self.images))
+        if not whole or not 0 <= self.epoch <= epochs or len(self.records) > self.epoch:
+            raise ValueError(f"epoch {self.epoch} of {epochs} with {len(self.records)} in its log")
+        if not 0 <= self.step <= (steps if self.epoch < epochs else 0):
+            raise ValueError(f"step {self.step} of {steps} in epoch {self.epoch + 1} of {epochs}")
+        if self.tokens < 0 or self.images < 0 or not math.isfinite(self.loss):
+            raise ValueError(f"{self.tokens} tokens, {self.images} images, a loss of {self.loss}")
 
     def next_epoch(self, record: dict | None) -> None:
         """Files the record of the epoch at hand, and begins the next.
@@ -109,6 +120,19 @@ class RunState:
         """Lets every process know which images the others have skipped."""
         names = self.world.gather(self.progress.broken)
         self.progress.broken = sorted({name for part in names for name in part})
+
+
+@contextlib.contextmanager
+def taking_up(source: object) -> Iterator[None]:
+    """Says in one line that `source` is whole, but holds no state that a run could have had."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(
+            f"{source}: not a state of this run: {reason}; "
+            "remove it, so that --resume takes the checkpoint before"
+        ) from error
 
 
 def captioner_of(state: dict[str, Any], config: Config, *, source: object) -> Captioner:
