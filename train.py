@@ -14,7 +14,6 @@ out each batch, so that their gradients are those of one process with the whole 
 """
 
 import argparse
-import json
 import math
 import sys
 import time
@@ -29,18 +28,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from smile.captioner import Captioner
-from smile.checkpoint import LAST_FOLDER, LOG, MLE_FOLDER, is_run, load_run, save_run
+from smile.checkpoint import LAST_FOLDER, LOG, MLE_FOLDER, save_run
 from smile.config import Config, describe_config, load_config
-from smile.data import Batch, load_examples
+from smile.data import Batch, Broken, Example
 from smile.data.batches import ReaderKilled
 from smile.data.device_augment import augment_batch
 from smile.data.picture_cache import cached, make_cache
 from smile.device import pick_device
 from smile.distributed import World
-from smile.errors import UserError
-from smile.files import write_atomically, write_text
+from smile.errors import UserError, counted
+from smile.files import write_atomically
 from smile.lock import RunLock
+from smile.results import json_line
 from smile.training.checkpoints import Checkpoints
+from smile.training.comparison import COMPARISON, contenders
 from smile.training.console import bar, say, take_any_name
 from smile.training.ema import WeightAverage
 from smile.training.estimate import Estimate, timed
@@ -71,6 +72,7 @@ from smile.training.speed import (
     train_mode,
     uncompiled,
 )
+from smile.training.splits import choose_shown, load_splits
 from smile.training.state import (
     Progress,
     RunState,
@@ -80,8 +82,6 @@ from smile.training.state import (
     taking_up,
 )
 from smile.version import __version__
-
-COMPARISON = "comparison.png"  # the last thing a run writes
 
 
 def main() -> None:
@@ -140,10 +140,7 @@ def train(args: argparse.Namespace, config: Config, world: World) -> None:
     """Begins a run or goes on with one; or only tries it out."""
     torch.manual_seed(config.train.seed)
     config = recorded(config)
-    examples = {
-        split: load_examples(config.data, split, image_size=config.vit.image_size)
-        for split in ("train", "val", "test")
-    }
+    examples = load_splits(config)
     if args.dry_run:
         Trainer(make_captioner(config, examples["train"]), Path(), examples, world=world).dry_run()
         return
@@ -172,6 +169,7 @@ def start(config: Config, folder: Path, examples: dict[str, list], world: World)
     captioner = make_captioner(config, examples["train"])
     seed_process(config.train.seed, world)
     trainer = Trainer(captioner, folder, examples, world=world, identity=identity(config, examples))
+    trainer.choose_shown()
     trainer.keeper.save()
     return trainer
 
@@ -201,6 +199,7 @@ def resume(
     with taking_up(source):
         trainer.state.restore(state)
         trainer.progress.check(epochs=config.train.epochs, steps=trainer.num_steps)
+    trainer.choose_shown()
     if world.is_first:
         print(f"resuming {folder} after {trainer.progress}")
         if about["processes"] != world.size:
@@ -253,6 +252,7 @@ class Trainer:
             fused=True,
         )
         self.pictures = examples  # the same, perhaps decoded already
+        self.shown: dict[str, list[Example]] = {}  # those of val and test that are captioned
         self.features: dict[str, Features] = {}
         self.batches = self.make_loader("train")
         self.progress = Progress()
@@ -272,6 +272,11 @@ class Trainer:
             save_minutes=config.train.save_minutes,
             checkpoints=checkpoints,
         )
+
+    def choose_shown(self) -> None:
+        """Opens what validation and pictures need, so that no epoch is lost to a broken image."""
+        self.shown, broken = choose_shown(self.config, self.examples, world=self.world)
+        self.note_broken(broken if self.world.is_first else [])
 
     def prepare_data(self) -> None:
         """Decodes all pictures, or computes their features, where this is to be done only once."""
@@ -378,7 +383,7 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.note_broken(batches)
+        self.note_broken(broken for batch in batches for broken in batch.broken)
         targets = sum(self.objective.num_targets(batch) for batch in batches)
         images = sum(len(batch.names) for batch in batches)
         targets, images = (int(count) for count in self.world.sums([targets, images]))
@@ -410,49 +415,54 @@ class Trainer:
             return model(batch, phase.objective)
 
     def finish_epoch(self, phase: Phase) -> None:
-        """Validates, then writes log, pictures and checkpoints."""
+        """Saves what was learned, then validates, and saves what came of that.
+
+        Whatever fails or kills the run in between: it resumes with the validation.
+        """
+        self.keeper.save()
         self.captioner.eval()
         with self.average.shown():
             self.validate(phase)
-        # Last of all: a run killed before this does the end of the epoch over again, alike.
         self.keeper.save()
         give_back_freed_memory()
 
     def validate(self, phase: Phase) -> None:
         """Loss and captions of the validation images, and everything written but checkpoints."""
-        record = self.epoch_record(phase)
-        record["val_loss"] = self.validation_loss(phase)
-        self.check_finite(record["val_loss"], 0.0, record["lr"], during="validation")
-        shown = self.examples["val"][: self.config.train.caption_images or None]
+        val_loss = self.validation_loss(phase) if self.examples["val"] else None
+        record = self.epoch_record(phase, val_loss)
+        best = self.progress.best if val_loss is None else min(self.progress.best, val_loss)
+        is_best = val_loss is None or val_loss < self.progress.best
+        self.keeper.write(lambda: self.write_captioners(is_best=is_best))
         with uncompiled(self.captioner):
-            captions = describe(self.captioner, shown, world=self.world, pause=self.keeper.pause)
-        record |= summarise(captions, shown)
-        record["captions"] = dict(zip([ex.name for ex in shown], captions, strict=True))
+            captions = self.describe(self.captioner, self.shown["val"])
+        record |= summarise(captions, self.shown["val"]) | {"captions": captions}
+        self.state.gather_broken()
+        record["broken_images"] = len(self.progress.broken)
         self.say(epoch_line(record, self.config.train.epochs))
-        for example, caption in list(zip(shown, captions, strict=True))[:3]:
-            self.say(f"    {example.name}: {caption}")
-
-        is_best = record["val_loss"] < self.progress.best
-        self.progress.best = min(self.progress.best, record["val_loss"])
+        for name, caption in islice(captions.items(), 3):
+            self.say(f"    {name}: {caption}")
+        self.progress.best = best
         self.progress.next_epoch(record)
-        self.keeper.write(lambda: self.write_epoch(captions, is_best=is_best))
+        self.keeper.write(lambda: self.write_log(captions))
 
-    def epoch_record(self, phase: Phase) -> dict[str, Any]:
-        """What the training pass has to say for log.jsonl."""
+    def epoch_record(self, phase: Phase, val_loss: float | None) -> dict[str, Any]:
+        """What training and validation have to say for log.jsonl."""
         progress, steps = self.progress, self.num_steps
         lr = phase.learning_rate(
             self.config.train, epoch=progress.epoch, step=steps - 1, steps=steps
         )
-        self.state.gather_broken()
+        if val_loss is not None:
+            self.check_finite(val_loss, 0.0, lr, during="validation")
         return {
             "epoch": progress.epoch + 1,
+            "epochs": self.config.train.epochs,
             "objective": phase.objective,
             "lr": lr,
             "train_loss": progress.loss / max(progress.tokens, 1),
+            "val_loss": val_loss,
             "seconds": round(progress.seconds, 2),
             "data_wait": round(progress.waited / max(progress.seconds, 1e-9), 3),
             "images_per_second": round(progress.images / max(progress.seconds, 1e-9), 1),
-            "broken_images": len(progress.broken),
         }
 
     @torch.inference_mode()
@@ -464,6 +474,7 @@ class Trainer:
             read(loader, self.world), total=len(loader), desc="validation", world=self.world
         )
         for number, batch in enumerate(batches):
+            self.note_broken(batch.broken)
             if batch.names:
                 # The objective "random" draws words: the same ones in each epoch, and without
                 # changing what training draws next.
@@ -474,15 +485,37 @@ class Trainer:
         total, count = self.world.sums([total.item(), count])
         return total / max(count, 1)
 
-    def write_epoch(self, captions: list[str], *, is_best: bool) -> None:
-        """The captioner, the log and the pictures, as they are after an epoch."""
-        records = self.progress.records
+    def describe(self, captioner: Captioner, examples: list[Example]) -> dict[str, str]:
+        """A caption for each example whose picture can be read, by the example's name."""
+        found = describe(
+            captioner,
+            examples,
+            world=self.world,
+            pause=self.keeper.pause,
+            skip_broken=self.config.data.skip_broken,
+        )
+        self.note_broken(x for x in found if isinstance(x, Broken) and self.world.is_first)
+        pairs = zip(examples, found, strict=True)
+        return {example.name: text for example, text in pairs if not isinstance(text, Broken)}
+
+    def write_captioners(self, *, is_best: bool) -> None:
+        """The captioner as it is after an epoch, in one or two places."""
         if is_best:
             save_run(self.folder, self.captioner)
         save_run(self.folder / LAST_FOLDER, self.captioner)
-        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in records)
-        write_text(self.folder / LOG, lines)
-        draw_epoch(self.folder, records, self.examples["val"][: len(captions)], captions)
+
+    def write_log(self, captions: dict[str, str]) -> None:
+        """The log, and its pictures, as they are after an epoch."""
+        records = self.progress.records
+        log = b"".join(json_line(record) for record in records)
+        write_atomically(self.folder / LOG, lambda path: path.write_bytes(log))
+        draw_epoch(
+            self.folder,
+            records,
+            self.shown["val"],
+            captions,
+            skip_broken=self.config.data.skip_broken,
+        )
 
     def make_loader(self, split: str) -> DataLoader:
         return make_loader(
@@ -495,22 +528,24 @@ class Trainer:
         )
 
     def compare(self) -> None:
-        """Describes test images with the MLE and the final captioner: two lines and a picture."""
-        shown = self.examples["test"][: self.config.train.caption_images or None]
-        contenders = {self.config.loss.objective.upper(): self.folder}
-        if is_run(self.folder / MLE_FOLDER):
-            contenders = {"MLE": self.folder / MLE_FOLDER} | contenders
-        self.say(f"\non {len(shown)} test images:")
-        columns = {}
-        for label, folder in contenders.items():
-            captioner = load_run(folder).to(self.device)
-            columns[label] = describe(captioner, shown, world=self.world, pause=self.keeper.pause)
-            self.say(f"  {label:<6} {summary_line(summarise(columns[label], shown))}")
-        self.keeper.write(lambda: draw_comparison(self.folder / COMPARISON, shown, columns))
-        self.say(
-            f"\n{self.folder} holds the captioner, log.jsonl, samples.png, {COMPARISON}, loss.png"
-        )
-        self.say(f"try it: {command_to_try(self.folder, shown[0])}")
+        """Describes test images by the captioners before and after: a line each, and a picture."""
+        shown, columns = self.shown["test"], {}
+        if shown:
+            self.say(f"\non {counted(len(shown), 'test image')}:")
+            for label, captioner in contenders(
+                self.config, self.folder, self.examples["train"], say=self.say
+            ):
+                columns[label] = captions = self.describe(captioner.to(self.device), shown)
+                self.say(f"  {label:<6} {summary_line(summarise(captions, shown))}")
+            path, skip_broken = self.folder / COMPARISON, self.config.data.skip_broken
+            self.keeper.write(
+                lambda: draw_comparison(path, shown, columns, skip_broken=skip_broken)
+            )
+        names = ("log.jsonl", "samples.png", COMPARISON, "loss.png")
+        made = [name for name in names if (self.folder / name).exists()]
+        self.say(f"\n{self.folder} holds the captioner, {', '.join(made)}")
+        example = [*shown, *self.shown["val"], *self.examples["train"][:1]][0]
+        self.say(f"try it: {command_to_try(self.folder, example)}")
 
     def check_finite(self, loss: float, norm: float, lr: float, *, during: str) -> None:
         """Raises UserError where training has gone wrong, before anything of it is saved."""
@@ -520,9 +555,9 @@ class Trainer:
                 divergence(where=where, loss=loss, norm=norm, lr=lr, config=self.config.train)
             )
 
-    def note_broken(self, batches: list[Batch]) -> None:
+    def note_broken(self, images: Iterable[Broken]) -> None:
         """Says of each image that cannot be read, once, that it is skipped."""
-        for broken in (item for batch in batches for item in batch.broken):
+        for broken in images:
             if broken.name not in self.progress.broken:
                 say(f"skipped: {broken.reason}")
                 self.progress.broken.append(broken.name)
@@ -537,7 +572,8 @@ class Trainer:
         """One batch through everything, and what that says of a whole run."""
         config, phase = self.config.train, Phase.of(self.config, 0)
         lr = phase.learning_rate(config, epoch=0, step=0, steps=self.num_steps)
-        shown = self.examples["val"][: config.caption_images or None]
+        self.choose_shown()
+        shown = self.shown["val"]
         train_mode(self.captioner)
         batches, data_seconds = timed(lambda: next(in_groups(self.batches, config.accumulate)))
         self.step(batches, phase, lr)  # the first takes longer, as it sets things up
@@ -547,9 +583,7 @@ class Trainer:
             _, val_seconds = timed(lambda: self.loss(self.objective, batches[0], phase).item())
         count = min(len(shown), 8 * self.world.size)
         with uncompiled(self.captioner):
-            captions, caption_seconds = timed(
-                lambda: describe(self.captioner, shown[:count], world=self.world)
-            )
+            captions, caption_seconds = timed(lambda: self.describe(self.captioner, shown[:count]))
         estimate = Estimate(
             device=self.device,
             precision=self.precision.name,
@@ -565,9 +599,9 @@ class Trainer:
             data_seconds=data_seconds,
             step_seconds=step_seconds,
             val_seconds=val_seconds,
-            caption_seconds=caption_seconds / count,
+            caption_seconds=caption_seconds / max(count, 1),
             loss=loss / max(tokens, 1),
-            caption=captions[0],
+            caption=next(iter(captions.values()), "none: no validation images"),
         )
         self.say("\n".join(["dry run: nothing is written", *estimate.lines()]))
 

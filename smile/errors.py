@@ -24,6 +24,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
+def counted(count: int, noun: str) -> str:
+    """A count with its noun, which takes an s unless there is one: "1 image", "2 images"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def first_few(problems: list[str], count: int = 3) -> str:
     """The first `count` problems in order, and how many more there are."""
     more = f"; and {len(problems) - count} more" if len(problems) > count else ""

@@ -21,9 +21,9 @@ from kill_training import TINY  # noqa: E402
 
 import train  # noqa: E402
 from smile.config import Config, load_config  # noqa: E402
-from smile.data import load_examples  # noqa: E402
 from smile.distributed import World  # noqa: E402
 from smile.training.signals import Stopped  # noqa: E402
+from smile.training.splits import load_splits  # noqa: E402
 
 SMALL = (
     *TINY, "data.augment=false", "data.num_train=13", "data.num_val=5", "data.num_test=3",
@@ -65,10 +65,7 @@ def trainer_of(config: Config, folder: Path, world: World, *, resume: bool = Fal
     """A trainer as train.py makes it; None if the run is finished."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.train.seed)
-    examples = {
-        split: load_examples(config.data, split, image_size=config.vit.image_size)
-        for split in ("train", "val", "test")
-    }
+    examples = load_splits(config)
     return (train.resume if resume else train.start)(config, folder, examples, world)
 
 

@@ -16,6 +16,7 @@ from smile.data import Draw, load_examples
 from smile.distributed import World
 from smile.errors import UserError
 from smile.training.features import _make_room, on_one_machine
+from smile.training.splits import load_splits
 
 CONFIG = ROOT / "configs" / "shapes.toml"
 TINY_RUN = [
@@ -73,10 +74,7 @@ def test_a_frozen_encoder_stays_as_it_was_and_is_computed_once(run, monkeypatch)
 def test_features_stand_in_for_the_images(tmp_path):
     """The optimiser holds only what learns, no picture is read, and the batch says the same."""
     config = load_config(CONFIG, [*TINY_RUN, "train.freeze=['vit']", "data.augment=false"])
-    examples = {
-        split: load_examples(config.data, split, image_size=config.vit.image_size)
-        for split in ("train", "val", "test")
-    }
+    examples = load_splits(config)
     trainer = train.Trainer(train.make_captioner(config, examples["train"]), tmp_path, examples)
     learned = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert learned == {id(p) for p in trainer.captioner.decoder.parameters()}

@@ -30,6 +30,7 @@ from smile.training.checkpoints import Checkpoints
 from smile.training.console import say
 from smile.training.resume import check_about, check_same, identity
 from smile.training.signals import StopSignals
+from smile.training.splits import load_splits
 from smile.training.state import random_state, set_random_state
 
 # Everything that draws at random: dropout, stochastic depth, augmentation, random words.
@@ -77,22 +78,6 @@ def test_a_run_stopped_at_every_pause_ends_the_same(whole, tmp_path):
 
 def test_a_run_killed_at_random_moments_ends_the_same(tmp_path):
     assert kill_and_resume(tmp_path, kills=2).total() == 2
-
-
-@pytest.fixture
-def run_main(monkeypatch, capfd):
-    """Runs train.py's main() in this process: (exit status, standard output, standard error)."""
-
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, words)])
-        status = 0
-        try:
-            train.main()
-        except SystemExit as ended:
-            status = ended.code
-        return status, *capfd.readouterr()
-
-    return run
 
 
 def arguments(out: Path, *more: str) -> list[str]:
@@ -424,10 +409,7 @@ def test_another_config_is_refused_by_its_keys(whole, tmp_path):
 
 def test_other_captions_are_refused():
     config = config_of()
-    trainer_examples = {
-        split: train.load_examples(config.data, split, image_size=48)
-        for split in ("train", "val", "test")
-    }
+    trainer_examples = load_splits(config)
     others = trainer_examples | {"train": trainer_examples["train"][:-1]}
     with pytest.raises(UserError, match="captions of train are not those"):
         check_same(identity(config, trainer_examples), identity(config, others))

@@ -16,11 +16,11 @@ from several_processes import walks_by_chance
 import train
 from smile.checkpoint import load_run
 from smile.config import load_config
-from smile.data import load_examples
 from smile.errors import UserError
 from smile.files import write_atomically
 from smile.training.schedule import Phase, learning_rate
 from smile.training.setup import make_captioner
+from smile.training.splits import load_splits
 
 ROOT = Path(__file__).parent.parent
 TINY = [
@@ -156,10 +156,7 @@ def make_trainer(tmp_path):
     def make(*more: str, folder="run"):
         config = load_config(ROOT / "configs" / "shapes.toml", [*TINY, *more])
         torch.manual_seed(0)
-        examples = {
-            split: load_examples(config.data, split, image_size=config.vit.image_size)
-            for split in ("train", "val", "test")
-        }
+        examples = load_splits(config)
         (tmp_path / folder).mkdir(exist_ok=True)
         captioner = make_captioner(config, examples["train"])
         return train.Trainer(captioner, tmp_path / folder, examples)

@@ -137,6 +137,22 @@ class Batch:
         return replace(self, images=self.images.pin_memory(), ids=self.ids.pin_memory())
 
 
+def read_picture(example: Example, *, skip_broken: bool = False) -> Image.Image | Broken:
+    """The RGB picture of an example, or why it cannot be read.
+
+    Raises:
+        BrokenImage: it cannot be read, and that is not to be skipped.
+    """
+    try:
+        return example.read()
+    except UserError as error:
+        if skip_broken:
+            return Broken(example.name, str(error))
+        raise BrokenImage(
+            f"{error}; replace or remove it, or set data.skip_broken = true"
+        ) from error
+
+
 class EpochBatches(Sampler[list[Draw]]):
     """A batch sampler that deals every caption of every image exactly once an epoch.
 
@@ -238,14 +254,9 @@ class CaptionDataset(Dataset):
         if self.features is not None:
             known = self.features[draw.example]
             return known if isinstance(known, Broken) else (example.name, known, captions)
-        try:
-            image = example.read()
-        except UserError as error:
-            if self.skip_broken:
-                return Broken(example.name, str(error))
-            raise BrokenImage(
-                f"{error}; replace or remove it, or set data.skip_broken = true"
-            ) from error
+        image = read_picture(example, skip_broken=self.skip_broken)
+        if isinstance(image, Broken):
+            return image
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: that would reseed the GPU, which fork_rng here leaves alone.
             torch.default_generator.manual_seed(self._augmentation_seed(draw))

@@ -40,6 +40,10 @@ _FLICKR8K_LISTS = (
 _KARPATHY_JSON = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 
 
+class EmptySplit(UserError):
+    """A split has no images; the data are there, and right otherwise."""
+
+
 class _Layout(NamedTuple):
     """What the error messages say of a layout: what was expected, and where to get it."""
 
@@ -112,7 +116,7 @@ def _flickr8k_split(root: Path, split: str) -> list[str]:
         where=f"{root / 'Flickr_8k.*Images.txt'}",
     )
     if not names[split]:
-        raise UserError(f"{root / lists[split]}: the {split} split is empty")
+        raise EmptySplit(f"{root / lists[split]}: the {split} split is empty")
     return names[split]
 
 
@@ -165,7 +169,7 @@ def karpathy(
     _refuse_duplicates((name for name, _, _ in found), where=str(path))
     chosen = {name: captions for name, home, captions in found if home == split}
     if not chosen:
-        raise UserError(f"{path}: the {split} split is empty, of {len(found)} images in all")
+        raise EmptySplit(f"{path}: the {split} split is empty, of {len(found)} images in all")
     return _photos(
         chosen,
         split=split,
@@ -247,7 +251,7 @@ def folder(
     splits = _splits_of(entries, places, root, val_fraction, test_fraction)
     chosen = {name: entries[name].captions for name in sorted(entries) if splits[name] == split}
     if not chosen:
-        raise UserError(
+        raise EmptySplit(
             f"{root}: the {split} split is empty, of {len(entries)} images in all; name it in a "
             f'"split" field, make a {split}/ subfolder, or change data.val_fraction and '
             f"data.test_fraction; expected {_FOLDER.expected}"

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from smile.data.batches import Broken, read_picture
 from smile.data.images import Photo
 from smile.errors import UserError
 
@@ -164,28 +165,25 @@ def _write_pictures(
 ) -> dict[int, str]:
     """Writes the pictures in their order; returns why those that are left black were not read."""
     broken = {}
-    bar = tqdm(_decode(examples, size), total=len(examples), desc="decoding", unit=" images",
+    pictures = _decode(examples, size, skip_broken=skip_broken)
+    bar = tqdm(pictures, total=len(examples), desc="decoding", unit=" images",
                leave=False, disable=None)  # fmt: skip
     for index, picture in enumerate(bar):
-        if isinstance(picture, UserError):
-            if not skip_broken:
-                raise UserError(
-                    f"{picture}; replace or remove it, or set data.skip_broken = true"
-                ) from picture
-            broken[index] = str(picture)
+        if isinstance(picture, Broken):
+            broken[index] = picture.reason
             picture = bytes(size * size * 3)
         file.write(picture)
     return broken
 
 
-def _decode(examples: Sequence, size: int) -> Iterator[bytes | UserError]:
+def _decode(examples: Sequence, size: int, *, skip_broken: bool) -> Iterator[bytes | Broken]:
     """The pixels of each, by several threads (decoders let go of the interpreter), a few ahead."""
 
-    def pixels(example: Any) -> bytes | UserError:
-        try:
-            return example.read().resize((size, size), Image.Resampling.BICUBIC).tobytes()
-        except UserError as error:
-            return error
+    def pixels(example: Any) -> bytes | Broken:
+        picture = read_picture(example, skip_broken=skip_broken)
+        if isinstance(picture, Broken):
+            return picture
+        return picture.resize((size, size), Image.Resampling.BICUBIC).tobytes()
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(examples), 64):

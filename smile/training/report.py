@@ -1,14 +1,18 @@
 """How a run fares: captions of a few images, what can be said of them, a line and two pictures."""
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from smile.captioner import Captioner
 from smile.config import TrainConfig
-from smile.data import Example
+from smile.data import Broken, Example
+from smile.data.batches import read_picture
 from smile.data.shapes import Scene, check_caption
 from smile.distributed import World
+from smile.errors import counted
 from smile.pictures import contact_sheet, loss_curve
 from smile.training.console import bar
 
@@ -21,43 +25,62 @@ def describe(
     *,
     world: World | None = None,
     pause: Callable[[], None] = lambda: None,
+    skip_broken: bool = False,
     batch_size: int = 64,
-) -> list[str]:
+) -> list[str | Broken]:
     """A caption for each example, by the run's own search settings.
 
     The processes of `world` share the work, and all have its outcome. `pause` is called between
-    batches.
+    batches. Where a picture cannot be read, `Broken` stands in its caption's place.
+
+    Raises:
+        BrokenImage: a picture cannot be read, without `skip_broken`.
     """
     world = world or World()
-    captions: list[str] = []
+    captions: list[str | Broken] = []
     starts = range(0, len(examples), batch_size * world.size)
     for start in bar(starts, desc="captions", unit=" batches", world=world):
         rows = range(start, min(start + batch_size * world.size, len(examples)))
         own = rows[world.rank :: world.size]
-        images = [examples[row].read() for row in own]
-        texts = captioner.caption(images, seeds=own, num_return=1) if images else []
-        shares = world.gather(texts)
+        pictures = [read_picture(examples[row], skip_broken=skip_broken) for row in own]
+        whole = {r: p for r, p in zip(own, pictures, strict=True) if not isinstance(p, Broken)}
+        texts = []
+        if whole:
+            texts = captioner.caption(list(whole.values()), seeds=list(whole), num_return=1)
+        said = dict(zip(whole, texts, strict=True))
+        shares = world.gather([said.get(r, p) for r, p in zip(own, pictures, strict=True)])
         captions += [shares[i % world.size][i // world.size] for i in range(len(rows))]
         pause()
     return captions
 
 
-def summarise(captions: list[str], examples: Sequence[Example]) -> dict:
-    """Mean length, distinct words and, where the scenes are known, the share of true statements."""
-    words = [caption.split() for caption in captions]
+def summarise(captions: Mapping[str, str], examples: Sequence[Example]) -> dict:
+    """Mean length, distinct words and, where the scenes are known, the share of true statements.
+
+    Empty where there are no captions.
+
+    Args:
+        captions: by the examples' names; an example without one is left out.
+    """
+    if not captions:
+        return {}
+    words = [caption.split() for caption in captions.values()]
     summary = {
         "caption_words": sum(map(len, words)) / len(words),
         "distinct_words": len({word for caption in words for word in caption}),
     }
-    pairs = list(zip(captions, examples, strict=True))
-    if all(isinstance(example, Scene) for example in examples):
-        statements = [s for caption, scene in pairs for s in check_caption(caption, scene)]
+    scenes = [scene for scene in examples if isinstance(scene, Scene) and scene.name in captions]
+    if scenes:
+        statements = [s for scene in scenes for s in check_caption(captions[scene.name], scene)]
         summary["statements"] = len(statements)
         summary["true_share"] = sum(s.true for s in statements) / max(1, len(statements))
     return summary
 
 
 def summary_line(summary: dict) -> str:
+    """What `summarise` found, in words; "" for nothing."""
+    if not summary:
+        return ""
     line = f"{summary['caption_words']:.1f} words a caption, {summary['distinct_words']} distinct"
     if "true_share" in summary:
         line += f", {summary['true_share']:.1%} of {summary['statements']} statements true"
@@ -65,15 +88,19 @@ def summary_line(summary: dict) -> str:
 
 
 def epoch_line(record: dict, epochs: int) -> str:
-    line = (
+    """What an epoch's record says, for people."""
+    val_loss = "" if record["val_loss"] is None else f", validation {record['val_loss']:.3f}"
+    parts = [
         f"epoch {record['epoch']}/{epochs} {record['objective']}: "
-        f"loss {record['train_loss']:.3f}, validation {record['val_loss']:.3f}, "
+        f"loss {record['train_loss']:.3f}{val_loss}, "
         f"{record['images_per_second']:.0f} images/s, {record['seconds']:.0f} s "
-        f"({record['data_wait']:.0%} waiting for data); "
-    )
+        f"({record['data_wait']:.0%} waiting for data)"
+    ]
     if record["broken_images"]:
-        line += f"{record['broken_images']} broken images skipped so far; "
-    return line + summary_line(record)
+        parts.append(f"{counted(record['broken_images'], 'broken image')} skipped so far")
+    if "caption_words" in record:
+        parts.append(summary_line(record))
+    return "; ".join(parts)
 
 
 def divergence(*, where: object, loss: float, norm: float, lr: float, config: TrainConfig) -> str:
@@ -101,19 +128,49 @@ def command_to_try(folder: Path, example: Example) -> str:
 
 
 def draw_epoch(
-    folder: Path, records: Sequence[dict], examples: Sequence[Example], captions: Sequence[str]
+    folder: Path,
+    records: Sequence[dict],
+    examples: Sequence[Example],
+    captions: Mapping[str, str],
+    *,
+    skip_broken: bool = False,
 ) -> None:
     """`samples.png`, the first few images with their captions, and `loss.png`."""
-    images = [example.read() for example in examples[:SHEET]]
-    contact_sheet(images, [[text] for text in captions[:SHEET]], folder / "samples.png")
+    _draw(folder / "samples.png", examples, {"": captions}, skip_broken=skip_broken)
     loss_curve(records, folder / "loss.png")
 
 
 def draw_comparison(
-    path: Path, examples: Sequence[Example], columns: dict[str, Sequence[str]]
+    path: Path,
+    examples: Sequence[Example],
+    columns: Mapping[str, Mapping[str, str]],
+    *,
+    skip_broken: bool = False,
 ) -> None:
     """The first few images with each captioner's caption, `columns` by the captioner's label."""
-    labelled = [[f"{label}: {text}" for text in texts] for label, texts in columns.items()]
-    texts = list(zip(*labelled, strict=True))
-    images = [example.read() for example in examples[:SHEET]]
-    contact_sheet(images, texts[:SHEET], path)
+    _draw(path, examples, columns, skip_broken=skip_broken)
+
+
+def _draw(
+    path: Path,
+    examples: Sequence[Example],
+    columns: Mapping[str, Mapping[str, str]],
+    *,
+    skip_broken: bool,
+) -> None:
+    """A sheet of the first images that can be read and have all their captions, by name."""
+    images, texts = [], []
+    for example in examples:
+        picture = None
+        if len(images) < SHEET and all(example.name in captions for captions in columns.values()):
+            picture = read_picture(example, skip_broken=skip_broken)
+        if isinstance(picture, Image.Image):
+            images.append(picture)
+            texts.append(
+                [
+                    f"{label}: {captions[example.name]}" if label else captions[example.name]
+                    for label, captions in columns.items()
+                ]
+            )
+    if images:
+        contact_sheet(images, texts, path)

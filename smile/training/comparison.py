@@ -1,0 +1,37 @@
+"""What a run's own captioners say of the test images: before, between, after."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from smile.captioner import Captioner
+from smile.checkpoint import MLE_FOLDER, is_run, load_run
+from smile.config import Config
+from smile.data import Example
+from smile.errors import UserError
+from smile.training.setup import make_captioner
+
+COMPARISON = "comparison.png"  # the last thing a run writes
+
+
+def contenders(
+    config: Config,
+    folder: Path,
+    train_examples: Sequence[Example],
+    *,
+    say: Callable[[str], None] = print,
+) -> Iterator[tuple[str, Captioner]]:
+    """The captioners to compare, each with its label, one at a time: memory need not hold two.
+
+    After epochs of MLE that is the one of their end; else, where the run began with somebody's
+    weights (`model.init`), these as "before". Last comes the run's own.
+    """
+    if is_run(folder / MLE_FOLDER):
+        yield "MLE", load_run(folder / MLE_FOLDER)
+    elif config.model.init:
+        try:
+            before = make_captioner(config, train_examples)
+        except UserError as error:
+            say(f"no captions from before training: {error}")
+        else:
+            yield "before", before.eval()
+    yield config.loss.objective.upper(), load_run(folder)

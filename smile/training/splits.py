@@ -1,0 +1,97 @@
+"""What a run trains on, validates with and shows, known to be readable before the first step."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from smile.config import Config
+from smile.data import Broken, Example, load_examples
+from smile.data.batches import read_picture
+from smile.data.layouts import SPLITS, EmptySplit
+from smile.distributed import World
+from smile.errors import UserError, first_few
+from smile.training.console import bar
+
+
+def load_splits(config: Config) -> dict[str, Sequence[Example]]:
+    """The examples of each split; a run can do without those for validation or test.
+
+    Raises:
+        UserError: data are missing or wrong.
+    """
+    splits: dict[str, Sequence[Example]] = {}
+    for split in SPLITS:
+        try:
+            splits[split] = load_examples(config.data, split, image_size=config.vit.image_size)
+        except EmptySplit:
+            if split == "train":
+                raise
+            splits[split] = []
+    return splits
+
+
+def choose_shown(
+    config: Config, splits: dict[str, Sequence[Example]], *, world: World
+) -> tuple[dict[str, list[Example]], list[Broken]]:
+    """The images of "val" and "test" to caption and draw, and those that cannot be read.
+
+    They are the first `train.caption_images` whose pictures can be read. Opened are these and,
+    without `data.skip_broken`, all that validation will read: an unreadable one is better found now
+    than after an epoch.
+
+    Raises:
+        UserError: there are such pictures, and they are not to be skipped.
+    """
+    shown: dict[str, list[Example]] = {}
+    broken: list[Broken] = []
+    for split in ("val", "test"):
+        examples = splits.get(split, [])
+        count = config.train.caption_images or len(examples)
+        if config.data.format == "shapes":  # drawn, so there is nothing to be read
+            shown[split] = list(examples[:count])
+            continue
+        shown[split], unreadable, rest = _first_readable(examples, count, world)
+        if split == "val" and not config.data.skip_broken:
+            unreadable += find_broken(rest, world=world).values()
+        broken += unreadable
+    if broken and not config.data.skip_broken:
+        raise UserError(
+            f"{first_few([item.reason for item in broken])}; "
+            "replace or remove it, or set data.skip_broken = true"
+        )
+    return shown, broken
+
+
+def _first_readable(
+    examples: Sequence[Example], count: int, world: World
+) -> tuple[list[Example], list[Broken], Sequence[Example]]:
+    """The first `count` whose pictures can be read, the unreadable between them, and the rest."""
+    readable: list[Example] = []
+    broken: list[Broken] = []
+    start = 0
+    while len(readable) < count and start < len(examples):
+        part = examples[start : start + count - len(readable)]
+        found = find_broken(part, world=world)
+        readable += [example for index, example in enumerate(part) if index not in found]
+        broken += found.values()
+        start += len(part)
+    return readable, broken, examples[start:]
+
+
+def find_broken(examples: Sequence[Example], *, world: World) -> dict[int, Broken]:
+    """Which of the examples, by number, have pictures that cannot be read; each process opens some.
+
+    Several threads share a process's part: decoders leave Python to the others meanwhile.
+    """
+
+    def why_not(index: int) -> Broken | None:
+        picture = read_picture(examples[index], skip_broken=True)
+        return picture if isinstance(picture, Broken) else None
+
+    own = range(len(examples))[world.rank :: world.size]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        reasons = pool.map(why_not, own)
+        checked = bar(reasons, total=len(own), desc="opening", unit=" pictures", world=world)
+        found = {i: reason for i, reason in zip(own, checked, strict=True) if reason is not None}
+    everyones = world.gather(found)
+    return {i: part[i] for part in everyones for i in sorted(part)}
