@@ -61,7 +61,14 @@ from smile.training.report import (
     summarise,
     summary_line,
 )
-from smile.training.resume import check_about, check_same, identity
+from smile.training.resume import (
+    change_of_epochs,
+    check_about,
+    check_epochs,
+    check_same,
+    identity,
+    something_left,
+)
 from smile.training.schedule import Phase
 from smile.training.setup import make_captioner, recorded
 from smile.training.signals import Stopped
@@ -185,13 +192,16 @@ def resume(
     state, source = checkpoints.load(number), checkpoints.path(number)
     with taking_up(source):
         captioner = captioner_of(state, config, source=source)
-        finished = state["progress"]["epoch"] == config.train.epochs
+        progress = Progress(**state["progress"])
+        world.first(lambda: check_epochs(progress, config.train.epochs))
     if world.is_first:
         for complaint in complaints:
             print(f"{complaint}: taking the one before", file=sys.stderr)
-    if finished and (folder / COMPARISON).exists():
+    compares = bool(examples["test"])
+    if not world.first(lambda: something_left(folder, config, progress, compares=compares)):
         if world.is_first:
-            print(f"{folder} is finished: all its {config.train.epochs} epochs are done")
+            epochs = counted(progress.epoch, "epoch")
+            say(f"{folder} is finished: {progress.epoch} of {epochs} done")
         return None
     trainer = Trainer(
         captioner, folder, examples, world=world, identity=now, checkpoints=checkpoints
@@ -200,13 +210,15 @@ def resume(
         trainer.state.restore(state)
         trainer.progress.check(epochs=config.train.epochs, steps=trainer.num_steps)
     trainer.choose_shown()
-    if world.is_first:
-        print(f"resuming {folder} after {trainer.progress}")
-        if about["processes"] != world.size:
-            print(
-                f"{about['processes']} processes there, {world.size} now: the same batches, but "
-                "other rounding and dropout, so no longer the very same run"
-            )
+    trainer.say(f"resuming {folder} after {trainer.progress}")
+    if about["processes"] != world.size:
+        trainer.say(
+            f"{about['processes']} processes there, {world.size} now: the same batches, but "
+            "other rounding and dropout, so no longer the very same run"
+        )
+    old = about["run"]["config"]["train"].get("epochs", config.train.epochs)
+    if line := change_of_epochs(old, config, trainer.progress, steps=trainer.num_steps):
+        trainer.say(line)
     return trainer
 
 

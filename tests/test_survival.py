@@ -19,7 +19,7 @@ import numpy
 import pytest
 import torch
 from kill_training import command, differences, kill_and_resume
-from several_processes import ROOT, SMALL, config_of, train_in_bits, trainer_of
+from several_processes import ROOT, SMALL, config_of, stop_after, train_in_bits, trainer_of
 
 import train
 from smile.checkpoint import load_run
@@ -29,7 +29,8 @@ from smile.training import checkpoints as checkpoints_module
 from smile.training.checkpoints import Checkpoints
 from smile.training.console import say
 from smile.training.resume import check_about, check_same, identity
-from smile.training.signals import StopSignals
+from smile.training.schedule import Phase
+from smile.training.signals import Stopped, StopSignals
 from smile.training.splits import load_splits
 from smile.training.state import random_state, set_random_state
 
@@ -400,11 +401,97 @@ def test_another_config_is_refused_by_its_keys(whole, tmp_path):
     with pytest.raises(UserError) as refused:
         check_same(identity(old, examples), identity(new, examples))
     assert "train.lr = 0.001 there, 0.5 now; vit.mlp_dim = 64 there, 96 now;" in str(refused.value)
-    assert "workers" not in str(refused.value) and "\n" not in str(refused.value)
-    free = ("train.workers=1", "train.save_minutes=3", "train.device=cpu", "train.caption_images=1")
+    assert "train.workers =" not in str(refused.value) and "\n" not in str(refused.value)
+    assert "(may change: [generate], data.annotations, " in str(refused.value)
+    free = (
+        *("train.workers=1", "train.save_minutes=3", "train.device=cpu", "train.caption_images=1"),
+        *("data.skip_broken=true", "train.epochs=9", "generate.num_beams=5", "generate.top_p=0.5"),
+    )
     check_same(identity(old, examples), identity(config_of(*RANDOM, *free), examples))
     with pytest.raises(UserError, match=r"train\.seed = 0 there, 1 now"):
         trainer_of(config_of(*RANDOM, "train.seed=1"), whole, World(), resume=True)
+
+
+def test_a_run_older_than_a_setting_was_trained_by_its_default():
+    examples = {"train": [], "val": [], "test": []}
+    old = identity(config_of(), examples)
+    del old["config"]["loss"]["label_smoothing"]
+    check_same(old, identity(config_of(), examples))
+    with pytest.raises(UserError, match=r"loss\.label_smoothing = 0\.0 there, 0\.5 now"):
+        check_same(old, identity(config_of("loss.label_smoothing=0.5"), examples))
+
+
+def rates_of(trainer) -> list[float]:
+    """Trains to the end; the learning rate of each step."""
+    rates, step = [], trainer.step
+
+    def noting(batches, phase, lr):
+        rates.append(lr)
+        return step(batches, phase, lr)
+
+    trainer.step = noting
+    trainer.run()
+    return rates
+
+
+@pytest.mark.parametrize("pauses", [3, 5, None], ids=["MLE", "the last phase", "finished"])
+def test_epochs_may_be_added(pauses, tmp_path, capsys):
+    """Two steps an epoch. What is done stays; the rest is what the longer run would have done."""
+    shorter, longer = (config_of("train.accumulate=2", f"train.epochs={n}") for n in (2, 4))
+    trainer = trainer_of(shorter, tmp_path, World())
+    if pauses is None:
+        trainer.run()
+    else:
+        stop_after(trainer, pauses)
+        with pytest.raises(Stopped):
+            trainer.run()
+    done = 2 * trainer.progress.epoch + trainer.progress.step
+    records = list(trainer.progress.records)
+    capsys.readouterr()
+    drawn = tmp_path / "comparison.png"
+    before = drawn.stat().st_mtime_ns if drawn.exists() else 0
+    resumed = trainer_of(longer, tmp_path, World(), resume=True)
+    said = capsys.readouterr().out
+    assert not drawn.exists()  # until the longer run has its own
+    rates = rates_of(resumed)
+    expected = [
+        Phase.of(longer, epoch).learning_rate(longer.train, epoch=epoch, step=step, steps=2)
+        for epoch in range(4)
+        for step in range(2)
+    ]
+    assert rates == expected[done:]
+    assert "train.epochs: 2 there, 4 now: " in said
+    if pauses == 3:
+        assert "only the phase after that of mle changes" in said
+    else:
+        assert f"from a learning rate of {rates[0]:.1e}" in said
+    assert resumed.progress.records[: len(records)] == records
+    totals = [record["epochs"] for record in resumed.progress.records]
+    assert totals == [2] * len(records) + [4] * (4 - len(records))
+    assert drawn.stat().st_mtime_ns > before
+    assert trainer_of(longer, tmp_path, World(), resume=True) is None
+
+
+def test_what_is_done_cannot_be_taken_back(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    for setting, said in (
+        ("train.epochs=1", r"train\.epochs = 1: expected at least 2, those done or begun"),
+        ("loss.mle_epochs=2", r"loss\.mle_epochs = 1 there, 2 now"),
+    ):
+        with pytest.raises(UserError, match=said):
+            trainer_of(config_of(*RANDOM, setting), tmp_path / "run", World(), resume=True)
+
+
+def test_a_finished_run_takes_other_search_settings(whole, tmp_path, capsys):
+    """Its captioners have them from then on, and its comparison is made again."""
+    shutil.copytree(whole, tmp_path / "run")
+    config = config_of(*RANDOM, "generate.num_beams=1", "generate.max_length=9")
+    trainer = trainer_of(config, tmp_path / "run", World(), resume=True)
+    trainer.run()
+    assert "on 3 test images:" in capsys.readouterr().out
+    for place in ("", "last", "mle"):
+        assert load_run(tmp_path / "run" / place).config.generate == config.generate
+    assert trainer_of(config, tmp_path / "run", World(), resume=True) is None
 
 
 def test_other_captions_are_refused():
@@ -417,7 +504,7 @@ def test_other_captions_are_refused():
 
 def test_a_finished_run_says_so(whole, run_main):
     status, printed, _ = run_main(*arguments(whole), "--resume")
-    assert status == 0 and printed == f"{whole} is finished: all its 2 epochs are done\n"
+    assert status == 0 and printed == f"{whole} is finished: 2 of 2 epochs done\n"
 
 
 def test_there_is_nothing_to_resume(run_main, tmp_path):

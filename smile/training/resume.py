@@ -1,30 +1,41 @@
-"""What must be the same for a run to be gone on with."""
+"""What must not change between a run and its --resume, and what happens where it may."""
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
-from smile.config import Config
+from smile.checkpoint import CONFIG, LAST_FOLDER, MLE_FOLDER, is_run
+from smile.config import SETTINGS, Config, config_to_toml, load_config
 from smile.data import Example
 from smile.data.layouts import SPLITS
 from smile.errors import UserError, first_few
-from smile.files import expect
+from smile.files import expect, show, write_text, writing
+from smile.training.comparison import COMPARISON
+from smile.training.schedule import Phase
+from smile.training.state import Progress
 
-# Settings that do not change what is learned. Where the data lie is free too: what they say is
-# compared instead.
+# Settings that may change: they do not touch what is learned, or only for how long. Where the data
+# lie is free too: what they say is compared instead.
 FREE = {
     "model.trained_on",
     "data.root",
     "data.annotations",
+    "data.skip_broken",
+    "train.epochs",
     "train.device",
     "train.workers",
     "train.save_minutes",
     "train.compile",
     "train.checkpoint_blocks",
     "train.caption_images",
+    *(name for name in SETTINGS if name.startswith("generate.")),
 }
+MAY_CHANGE = ", ".join(
+    sorted(name for name in FREE if not name.startswith(("model.", "generate.")))
+)
 
 
 def identity(config: Config, examples: dict[str, Sequence[Example]]) -> dict[str, Any]:
@@ -33,7 +44,7 @@ def identity(config: Config, examples: dict[str, Sequence[Example]]) -> dict[str
     for split, part in examples.items():
         text = json.dumps([example.captions for example in part])
         hashes[split] = hashlib.sha256(text.encode()).hexdigest()
-    return json.loads(json.dumps({"config": asdict(config), "captions": hashes}))
+    return {"config": _plain(config), "captions": hashes}
 
 
 def check_about(about: dict[str, Any], where: str) -> None:
@@ -52,17 +63,20 @@ def check_about(about: dict[str, Any], where: str) -> None:
 
 def check_same(old: dict[str, Any], new: dict[str, Any]) -> None:
     """Raises UserError, naming keys and both values, where two runs' `identity` differs."""
-    before, after = (_flat(run["config"]) for run in (old, new))
-    keys = [key for key in before.keys() | after.keys() if key not in FREE]
+    # A run that is older than a setting was trained as its default says.
+    defaults, before, after = (
+        _flat(config) for config in (_plain(Config()), old["config"], new["config"])
+    )
+    before = defaults | before
     changed = [
-        f"{key} = {json.dumps(before.get(key))} there, {json.dumps(after.get(key))} now"
-        for key in keys
-        if before.get(key) != after.get(key)
+        f"{key} = {show(before.get(key))} there, {show(after.get(key))} now"
+        for key in before.keys() | after.keys()
+        if key not in FREE and before.get(key) != after.get(key)
     ]
     if changed:
         raise UserError(
-            f"--resume: the run was begun with other settings: {first_few(changed, 8)}; "
-            "resume it with its own, or begin another with --out"
+            f"--resume: the run was begun with other settings: {first_few(changed, 8)}; resume it "
+            f"with its own, or begin another with --out (may change: [generate], {MAY_CHANGE})"
         )
     splits = [
         split for split in new["captions"] if old["captions"][split] != new["captions"][split]
@@ -72,6 +86,70 @@ def check_same(old: dict[str, Any], new: dict[str, Any]) -> None:
             f"--resume: the captions of {', '.join(splits)} are not those the run was begun with; "
             "put them back, or begin another run with --out"
         )
+
+
+def check_epochs(progress: Progress, epochs: int) -> None:
+    """Raises UserError where a run has begun more epochs than it is to have now."""
+    begun = progress.epoch + (progress.step > 0)
+    if begun > epochs:
+        raise UserError(
+            f"--resume: train.epochs = {epochs}: expected at least {begun}, those done or begun"
+        )
+
+
+def change_of_epochs(old: int, config: Config, progress: Progress, *, steps: int) -> str:
+    """What to say where a run of `old` epochs now has another number; "" where it has not.
+
+    The phase at hand goes on with the rate that its new end gives at the step that was reached.
+    """
+    if config.train.epochs == old:
+        return ""
+    start = f"train.epochs: {old} there, {config.train.epochs} now"
+    phase = Phase.of(config, min(progress.epoch, config.train.epochs - 1))
+    if phase.first_epoch + phase.epochs < config.train.epochs:
+        return f"{start}: only the phase after that of {phase.objective} changes"
+    position = {"epoch": progress.epoch, "step": progress.step, "steps": steps}
+    rate = phase.learning_rate(config.train, **position)
+    return (
+        f"{start}: the rest of the phase of {phase.objective} follows the cosine to its new end, "
+        f"from a learning rate of {rate:.1e}"
+    )
+
+
+def something_left(folder: Path, config: Config, progress: Progress, *, compares: bool) -> bool:
+    """Whether a run that is taken up again has anything to do: epochs, or its comparison.
+
+    Its captioners get the present `[generate]`. If that is another, or epochs were added, the
+    comparison that the run once ended with does not hold any more, and is removed.
+
+    Args:
+        compares: whether there are test images.
+    """
+    finished = progress.epoch == config.train.epochs
+    comparison = folder / COMPARISON
+    with writing(folder):
+        renewed = _renew_settings(folder, config)
+        if renewed or not finished:
+            comparison.unlink(missing_ok=True)
+    return not finished or (compares and not comparison.exists())
+
+
+def _renew_settings(folder: Path, config: Config) -> bool:
+    """Gives the captioners in a run's folder its present `[generate]`; whether any had another."""
+    renewed = False
+    for place in (folder, folder / LAST_FOLDER, folder / MLE_FOLDER):
+        if is_run(place):
+            theirs = load_config(place / CONFIG)
+            ours = replace(theirs, generate=config.generate)
+            if ours != theirs:
+                write_text(place / CONFIG, config_to_toml(ours))
+                renewed = True
+    return renewed
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """A config as JSON gives it back, with lists for tuples."""
+    return json.loads(json.dumps(asdict(config)))
 
 
 def _flat(config: dict[str, dict]) -> dict[str, Any]:
