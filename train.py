@@ -264,7 +264,10 @@ class Trainer:
             fused=True,
         )
         self.pictures = examples  # the same, perhaps decoded already
-        self.shown: dict[str, list[Example]] = {}  # those of val and test that are captioned
+        self.shown = {  # the images of a split that are captioned
+            split: list(part)[: config.train.caption_images or None]
+            for split, part in examples.items()
+        }
         self.features: dict[str, Features] = {}
         self.batches = self.make_loader("train")
         self.progress = Progress()

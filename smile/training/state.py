@@ -107,7 +107,8 @@ class RunState:
 
         A process that was not there then draws random numbers of its own.
         """
-        self.average.load_state_dict(state["average"])
+        # A run older than the average has none.
+        self.average.load_state_dict(state.get("average", {"average": [], "steps": 0}))
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state_dict(state["precision"])
         vars(self.progress).update(state["progress"])
