@@ -6,6 +6,7 @@ Charts are drawn at a multiple of their size and reduced, because Pillow's own l
 import math
 import os
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -17,7 +18,24 @@ GRID = (229, 232, 237)
 FRAME = (244, 245, 248)
 BLUE = (47, 111, 222)
 ORANGE = (226, 113, 29)
-LABELS = (BLUE, ORANGE, (24, 138, 98), (150, 70, 190))
+LABELS = (BLUE, ORANGE, (24, 138, 98), (150, 70, 190))  # report.html's --c0 to --c3 are these
+PLACES = {"mle": 0, "smile": 1, "before": 2}  # of labels that have the same colour everywhere
+
+
+def colour_numbers(labels: Sequence[str]) -> list[int]:
+    """Which of `LABELS` each label has: some always their own (`PLACES`), the others the rest.
+
+    Of a path the last part counts, so that the folder "runs/shapes/mle" is blue like "MLE".
+    """
+    fixed = [PLACES.get(Path(label).name.lower()) for label in labels]
+    rest = [number for number in range(len(LABELS)) if number not in fixed] or [0]
+    places, others = [], 0
+    for number in fixed:
+        if number is None:
+            number = rest[others % len(rest)]
+            others += 1
+        places.append(number)
+    return places
 
 
 def contact_sheet(
@@ -124,20 +142,31 @@ def _heated(photo: Image.Image, heat: Sequence[Sequence[float]]) -> Image.Image:
 def loss_curve(records: Sequence[dict], path: str | Path) -> None:
     """Save training and validation loss over the epochs as a line chart.
 
-    Each record has `epoch`, `objective`, `train_loss` and `val_loss`. Where the objective changes
-    stands a vertical line, and the curves break: losses of two objectives cannot be compared.
-    A loss that is missing or not finite leaves a gap.
+    Each record has `epoch`, `objective`, `train_loss` and `val_loss`. Each objective has its
+    colour, for training a light one. Where the objective changes stands a vertical line, and the
+    curves break: losses of two objectives cannot be compared. A loss that is missing or not finite
+    leaves a gap.
     """
     chart = _Chart(records)
     chart.draw_axes()
-    chart.draw_switches()
-    for key, colour, name in (
-        ("train_loss", BLUE, "training"),
-        ("val_loss", ORANGE, "validation"),
+    chart.draw_phases()
+    for key, name, is_light in (
+        ("train_loss", "training", True),
+        ("val_loss", "validation", False),
     ):
-        chart.draw_curve(key, colour)
-        chart.draw_legend(name, colour)
+        chart.draw_curve(key, is_light=is_light)
+        chart.draw_legend(name, light(INK) if is_light else INK)
     _save(chart.finish(), path)
+
+
+def light(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The colour, half faded into the paper."""
+    return tuple((part + paper) // 2 for part, paper in zip(colour, PAPER, strict=True))
+
+
+def objective_colour(objective: str) -> tuple[int, int, int]:
+    """MLE's, or that of SMILE, which its variants share: they take its place."""
+    return LABELS[PLACES["mle" if objective == "mle" else "smile"]]
 
 
 class _Chart:
@@ -199,27 +228,32 @@ class _Chart:
         self.text((self.LEFT + right) / 2, self.HEIGHT - 10, "epoch", "mb", INK)
         self.text(right, 20, "loss per token", "rt", INK)
 
-    def draw_switches(self) -> None:
-        """A dashed line between two epochs of different objectives, named on both sides."""
-        for before, after in zip(self.records, self.records[1:], strict=False):
-            if before["objective"] == after["objective"]:
-                continue
-            x = self.point((before["epoch"] + after["epoch"]) / 2, 0)[0]
-            for y in range(self.TOP, self.HEIGHT - self.BOTTOM, 10):
-                self.line([(x, y), (x, y + 5)], FAINT, 1.5)
-            self.text(x - 8, self.TOP + 4, before["objective"].upper(), "rt", INK)
-            self.text(x + 8, self.TOP + 4, after["objective"].upper(), "lt", INK)
+    def draw_phases(self) -> None:
+        """Each objective's name over its epochs, and a dashed line between two."""
+        left = self.LEFT
+        for objective, group in groupby(self.records, key=lambda record: record["objective"]):
+            last = list(group)[-1]["epoch"]
+            right = self.WIDTH - self.RIGHT
+            if last != self.last_epoch:
+                right = self.point(last + 0.5, 0)[0]
+                for y in range(self.TOP, self.HEIGHT - self.BOTTOM, 10):
+                    self.line([(right, y), (right, y + 5)], FAINT, 1.5)
+            name, colour = objective.upper(), objective_colour(objective)
+            self.text((left + right) / 2, self.TOP + 4, name, "mt", colour)
+            left = right
 
-    def draw_curve(self, key: str, colour) -> None:
-        points, objective = [], None
-        for record in self.records:
-            if record["objective"] != objective or not _is_finite(record.get(key)):
-                self.line(points, colour, 2.5)
-                points, objective = [], record["objective"]
-            if _is_finite(record.get(key)):
+    def draw_curve(self, key: str, *, is_light: bool) -> None:
+        for objective, group in groupby(self.records, key=lambda record: record["objective"]):
+            colour = objective_colour(objective)
+            colour, points = light(colour) if is_light else colour, []
+            for record in group:
+                if not _is_finite(record.get(key)):
+                    self.line(points, colour, 2.5)
+                    points = []
+                    continue
                 points.append(self.point(record["epoch"], record[key]))
                 self.dot(*points[-1], colour)
-        self.line(points, colour, 2.5)
+            self.line(points, colour, 2.5)
 
     def draw_legend(self, name: str, colour) -> None:
         x, y = self.legend_left, 28
@@ -263,7 +297,8 @@ def _split_label(text: str) -> tuple[str, str]:
 def _label_colours(captions: Sequence[Sequence[str]]) -> dict[str, tuple[int, int, int]]:
     labels = dict.fromkeys(_split_label(text)[0] for texts in captions for text in texts)
     labels.pop("", None)
-    return {label: LABELS[i % len(LABELS)] for i, label in enumerate(labels)}
+    numbers = colour_numbers([label.removesuffix(":") for label in labels])
+    return {label: LABELS[number] for label, number in zip(labels, numbers, strict=True)}
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:

@@ -1,9 +1,23 @@
 """Pictures: everything asked for is on them, and they are written whole or not at all."""
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 
-from smile.pictures import BLUE, FAINT, INK, ORANGE, PAPER, contact_sheet, loss_curve
+from smile import evaluation
+from smile.pictures import (
+    BLUE,
+    FAINT,
+    INK,
+    LABELS,
+    ORANGE,
+    PAPER,
+    colour_numbers,
+    contact_sheet,
+    light,
+    loss_curve,
+)
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 
@@ -57,6 +71,30 @@ def test_labels_have_their_own_colours(tmp_path):
     assert BLUE not in colours(path)
     contact_sheet([image], [["MLE: a dog", "SMILE: a brown dog on grass"]], path)
     assert {BLUE, ORANGE, INK} <= colours(path)
+    contact_sheet([image], [["SMILE: a brown dog on grass"]], path)
+    assert BLUE not in colours(path) and ORANGE in colours(path)
+
+
+@pytest.mark.parametrize(
+    ("labels", "numbers"),
+    [
+        (["MLE", "SMILE"], [0, 1]),
+        (["SMILE", "MLE"], [1, 0]),
+        (["before", "SMILE"], [2, 1]),
+        (["runs/shapes/mle", "shapes"], [0, 1]),
+        (["shapes", "mle/"], [1, 0]),
+        (["a", "b", "c", "d", "e"], [0, 1, 2, 3, 0]),
+        (["before", "mle", "smile", "x", "y"], [2, 0, 1, 3, 3]),
+    ],
+)
+def test_mle_and_smile_keep_their_colours(labels, numbers):
+    assert colour_numbers(labels) == numbers
+
+
+def test_the_report_has_the_pictures_colours():
+    page = Path(evaluation.__file__).with_name("report.html").read_text("utf-8")
+    for number, colour in enumerate(LABELS):
+        assert f"--c{number}: light-dark(#{bytes(colour).hex()}, " in page
 
 
 def test_rows_are_filled_from_the_left(tmp_path):
@@ -78,8 +116,8 @@ def test_curves_stand_where_their_losses_are(tmp_path):
     loss_curve([record(1, 1.0, 4.0), record(2, 1.0, 4.0)], path)
     with Image.open(path) as chart:
         # The plot spans x 84 to 924 and y 64 (loss 4) to 476 (loss 0).
-        assert chart.getpixel((504, 64)) == ORANGE
-        assert chart.getpixel((504, 373)) == BLUE
+        assert chart.getpixel((504, 64)) == BLUE
+        assert chart.getpixel((504, 373)) == light(BLUE)
 
 
 def test_the_switch_of_objective_is_marked_and_breaks_the_curves(tmp_path):
@@ -90,17 +128,20 @@ def test_the_switch_of_objective_is_marked_and_breaks_the_curves(tmp_path):
     assert BLUE in colours(path, middle)
     assert FAINT not in colours(path, middle)
     loss_curve([steady[0], {**steady[1], "objective": "smile"}], path)
-    assert BLUE not in colours(path, middle)
+    assert not {BLUE, ORANGE, light(BLUE), light(ORANGE)} & colours(path, middle)
     assert FAINT in colours(path, middle)
+    left, right = (84, 90, 500, 476), (509, 90, 924, 476)
+    assert BLUE in colours(path, left) and ORANGE not in colours(path, left)
+    assert ORANGE in colours(path, right) and BLUE not in colours(path, right)
 
 
 @pytest.mark.parametrize("missing", [None, float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_leaves_a_gap(tmp_path, missing):
     path = tmp_path / "loss.png"
-    plot = (84, 66, 924, 470)
+    plot = (84, 90, 924, 470)
     loss_curve([record(1, 2.0, missing), record(2, 1.0, missing)], path)
-    assert BLUE in colours(path, plot)
-    assert ORANGE not in colours(path, plot)
+    assert light(BLUE) in colours(path, plot)
+    assert BLUE not in colours(path, plot)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 100])

@@ -23,6 +23,7 @@ from smile.evaluation.rows import Row, System
 from smile.evaluation.table import show, show_difference
 from smile.files import write_atomically
 from smile.metrics import Comparison, Interval
+from smile.pictures import colour_numbers
 from smile.version import NAME, __version__
 
 __all__ = ["as_json", "write_report"]
@@ -167,6 +168,7 @@ def _html(
             )
         ],
         "shown": {row.metric.key: _shown(row) for row in rows},
+        "colours": colour_numbers([system["label"] for system in content["systems"]]),
     }
     if published:
         shown["published"] = {
