@@ -41,6 +41,7 @@ from smile.files import write_atomically
 from smile.lock import RunLock
 from smile.results import json_line
 from smile.training.checkpoints import Checkpoints
+from smile.training.checks import advice, check_fit
 from smile.training.comparison import COMPARISON, contenders
 from smile.training.console import bar, say, take_any_name
 from smile.training.ema import WeightAverage
@@ -250,6 +251,7 @@ class Trainer:
                 f"train.batch_size = {config.train.batch_size}: expected at least "
                 f"{self.world.size}, an image for each process"
             )
+        check_fit(captioner)
         self.device = pick_device(config.train.device)
         self.captioner = prepare(captioner.to(self.device))
         self.objective = Objective(self.captioner)
@@ -338,6 +340,7 @@ class Trainer:
         counts = ", ".join(f"{len(part)} {name}" for name, part in self.examples.items())
         where = f"{self.device}" + f" x {self.world.size}" * (self.world.size > 1)
         self.say(f"{size / 1e6:.1f} M parameters on {where}; images: {counts}; → {self.folder}")
+        self.advise()
         while self.progress.epoch < self.config.train.epochs:
             phase = Phase.of(self.config, self.progress.epoch)
             if self.progress.epoch == phase.first_epoch and self.progress.step == 0:
@@ -348,6 +351,12 @@ class Trainer:
             else:
                 self.progress.next_epoch(None)
         self.compare()
+
+    def advise(self) -> None:
+        """Says what may make this run a disappointment."""
+        counts = {"num_images": len(self.examples["train"]), "num_val": len(self.examples["val"])}
+        for line in advice(self.config, **counts, steps=self.num_steps):
+            self.say(line)
 
     def begin_phase(self, phase: Phase) -> None:
         self.progress.best = math.inf  # losses of different objectives do not compare
@@ -619,6 +628,7 @@ class Trainer:
             caption=next(iter(captions.values()), "none: no validation images"),
         )
         self.say("\n".join(["dry run: nothing is written", *estimate.lines()]))
+        self.advise()
 
 
 def in_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:

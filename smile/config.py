@@ -353,7 +353,7 @@ def load_config(
     config = Config(
         **{section: replace(getattr(base, section), **keys) for section, keys in sections.items()}
     )
-    _check_relations(config, places, default_place=str(path))
+    check_relations(config, places, default_place=str(path))
     return config
 
 
@@ -367,7 +367,7 @@ def override(config: Config, section: str, settings: dict[str, Any]) -> Config:
         key: _check(f"{section}.{key}", value, place="settings") for key, value in settings.items()
     }
     config = replace(config, **{section: replace(getattr(config, section), **checked)})
-    _check_relations(config, {}, default_place="settings")
+    check_relations(config, {}, default_place="settings")
     return config
 
 
@@ -490,7 +490,7 @@ def _bounds(name: str) -> str:
     return " and ".join(f"{sign} {limit}" for sign, limit in limits.items())
 
 
-def _check_relations(config: Config, places: dict[str, str], *, default_place: str) -> None:
+def check_relations(config: Config, places: dict[str, str], *, default_place: str) -> None:
     """Refuse settings that are possible alone but not together."""
     for relation in RELATIONS:
         value, other = (_get(config, name) for name in (relation.key, relation.other))

@@ -24,9 +24,9 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
-def counted(count: int, noun: str) -> str:
-    """A count with its noun, which takes an s unless there is one: "1 image", "2 images"."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """A count with its noun, as in "1 image" and "2 images"."""
+    return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
 def first_few(problems: list[str], count: int = 3) -> str:

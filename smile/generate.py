@@ -62,16 +62,7 @@ def generate(
         UserError: if the prompt leaves no room before `max_length`, or more captions are asked for
             than there are beams.
     """
-    if prompts.size(1) >= options.max_length:
-        raise UserError(
-            f"max_length is {options.max_length}, but the prompt alone has {prompts.size(1)} "
-            "tokens: raise it, or shorten the prompt"
-        )
-    if options.num_return > options.num_beams and not options.samples:
-        raise UserError(
-            f"num_return is {options.num_return}, but there are only {options.num_beams} beams: "
-            "raise num_beams, or sample (top_p, top_k or temperature)"
-        )
+    check_options(options, prompt_length=prompts.size(1))
     with torch.inference_mode():
         if options.samples:
             seeds = range(len(prompts)) if seeds is None else seeds
@@ -80,6 +71,20 @@ def generate(
             )
         search = greedy_search if options.num_beams == 1 else beam_search
         return search(model, features, prompts, sep_id=sep_id, options=options)
+
+
+def check_options(options: GenerateConfig, *, prompt_length: int) -> None:
+    """Raises UserError where `generate` could not begin: see there."""
+    if prompt_length >= options.max_length:
+        raise UserError(
+            f"max_length is {options.max_length}, but the prompt alone has {prompt_length} tokens: "
+            "raise it, or shorten the prompt"
+        )
+    if options.num_return > options.num_beams and not options.samples:
+        raise UserError(
+            f"num_return is {options.num_return}, but num_beams only {options.num_beams}: raise "
+            "num_beams, or sample (top_p, top_k or temperature)"
+        )
 
 
 # One word after another ---------------------------------------------------------------------------

@@ -236,7 +236,7 @@ def test_impossible_requests_are_refused():
     model = TableModel(5)
     with pytest.raises(UserError, match="max_length is 2, but the prompt alone has 2"):
         search(model, [0], max_length=2)
-    with pytest.raises(UserError, match="num_return is 4, but there are only 3 beams"):
+    with pytest.raises(UserError, match="num_return is 4, but num_beams only 3"):
         search(model, [0], num_beams=3, num_return=4)
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from several_processes import SMALL
 
 import train
+from smile.training import estimate
 from smile.training.checkpoints import Checkpoints
 
 CONFIG = Path(__file__).parent.parent / "configs" / "shapes.toml"
@@ -126,3 +127,111 @@ def test_a_name_that_is_not_utf8_trains_like_any_other(run):
     assert name in log()[0]["captions"]
     status, printed, errors = run(resume=True)
     assert status == 0 and "is finished" in printed
+
+
+# Known before the first step ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("generate.max_length=3", "generate.max_length is 3, but the prompt alone has "),
+        ("generate.num_return=5", "generate.num_return is 5, but num_beams only 1"),
+        ("generate.min_length=99", "generate.min_length = 99: expected at most generate.max_"),
+        ("data.max_tokens=2", "data.max_tokens = 2: expected at least "),
+        ("decoder.dim=12000", "GB to train, but this machine has "),
+    ],
+)
+def test_what_cannot_end_well_does_not_begin(setting, said, run, monkeypatch):
+    monkeypatch.setattr(train.Trainer, "step", None)
+    monkeypatch.setattr(estimate.os, "sysconf", lambda name: 2**16)  # 4 GB
+    more = ("decoder.mlp_dim=12000",) if "dim" in setting else ()
+    status, _, errors = run(setting, *more)
+    assert status == 2 and errors.count("\n") == 1 and said in errors
+    assert not Path("run").exists()  # nothing is left of a failed start
+
+
+def test_lengths_are_compared_with_the_weights_a_run_begins_with(run):
+    """Whose longest text need not be the config's."""
+    status, _, errors = run("train.epochs=1", "loss.mle_epochs=0", "decoder.max_positions=40")
+    assert status == 0, errors
+    os.rename("run", "before")
+    status, _, errors = run("model.init=before", "generate.max_length=60")
+    assert status == 2
+    assert "before: generate.max_length = 60: expected at most decoder.max_positions = 40" in errors
+
+
+def test_a_caption_that_can_be_none_is_refused(run):
+    Path("photos/train/0.txt").write_text("x" * 1_000_000)
+    status, _, errors = run()
+    assert status == 2 and errors.count("\n") == 1
+    assert "photos/train/0.png: a caption of 1000000 characters: expected at most 10000" in errors
+
+
+def test_too_few_images_and_too_long_a_warm_up_are_said(run):
+    status, printed, _ = run("train.warmup_steps=100", "loss.warmup_steps=2", more=("--dry-run",))
+    few, warm_up, later = printed.splitlines()[-3:]
+    assert status == 0
+    assert few == (
+        "4 images: far too few to learn to describe photos from nothing; fine-tune instead: "
+        "python train.py configs/flickr8k.toml --set data.format=folder --set data.root=photos"
+    )
+    assert warm_up.startswith(
+        "train.warmup_steps = 100: longer than the phase of mle (1 step), whose learning rate ends "
+        "at 1.0e-05 and never reaches 0.001"
+    )
+    assert later.startswith("loss.warmup_steps = 2: longer than the phase of smile (1 step)")
+
+
+# No validation, no test ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_run_does_without_validation_or_test(split, run):
+    shutil.rmtree(f"photos/{split}")
+    status, printed, errors = run()
+    assert status == 0, errors
+    without_val = split == "val"
+    said = "no validation images: the captioner of the last epoch is kept"
+    assert printed.count(said) == without_val
+    assert [record["val_loss"] is None for record in log()] == [without_val] * 2
+    assert ("on 4 test images" in printed) == without_val
+    drawn = {name for name in ("samples", "comparison", "loss") if Path(f"run/{name}.png").exists()}
+    assert drawn == ({"comparison", "loss"} if without_val else {"samples", "loss"})
+    weights = [Path("run", place, "model.safetensors").read_bytes() for place in ("", "last")]
+    assert (weights[0] == weights[1]) or not without_val
+    status, printed, _ = run(resume=True)
+    assert status == 0 and "is finished: 2 of 2 epochs done" in printed
+    status, printed, errors = run(more=("--dry-run",))
+    assert status == 0, errors
+
+
+def test_fractions_of_zero_train_on_everything(run, tmp_path):
+    for split in ("train", "val"):
+        for path in Path("photos", split).iterdir():
+            path.rename(f"photos/{split}{path.name}")
+        Path("photos", split).rmdir()
+    shutil.rmtree("photos/test")
+    settings = ("data.val_fraction=0", "data.test_fraction=0", "train.epochs=1")
+    status, printed, errors = run(*settings, "loss.mle_epochs=0")
+    assert status == 0, errors
+    assert "images: 8 train, 0 val, 0 test" in printed
+    assert "epoch 1/1 smile: loss " in printed and "validation" not in printed.split("epoch 1")[1]
+
+
+# Fine-tuning --------------------------------------------------------------------------------------
+
+
+def test_a_fine_tuning_is_compared_with_what_it_began_with(run):
+    status, _, errors = run("train.epochs=1", "loss.mle_epochs=0")
+    assert status == 0, errors
+    os.rename("run", "first")
+    fine_tune = ("model.init=first", "train.epochs=1", "loss.mle_epochs=0")
+    status, printed, errors = run(*fine_tune)
+    assert status == 0, errors
+    before, after = (line for line in printed.splitlines() if "words a caption" in line[:40])
+    assert before.startswith("  before ") and after.startswith("  SMILE ")
+    shutil.rmtree("first")
+    Path("run/comparison.png").unlink()
+    status, printed, _ = run(*fine_tune, resume=True)
+    assert status == 0 and "no captions from before training: first: no such file" in printed

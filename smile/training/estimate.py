@@ -1,5 +1,7 @@
 """What `--dry-run` has to say: sizes, memory and how long the whole will take."""
 
+import math
+import os
 import resource
 import sys
 import time
@@ -8,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from smile.errors import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,20 +57,23 @@ class Estimate:
     def lines(self) -> list[str]:
         weights = 4 * self.parameters
         return [
-            f"captioner   {self.parameters / 1e6:.1f} M parameters on {self.device}, "
-            f"{self.precision}",
-            f"step        {self.images} images with {self.captions} captions of up to "
-            f"{self.tokens} tokens, prompt included; {self.steps} steps an epoch",
+            f"captioner   {self.parameters / 1e6:.1f} M parameters on {self.device}"
+            f"{' (no GPU found)' * (self.device.type == 'cpu')}, {self.precision}",
+            f"step        {counted(self.images, 'image')} with {counted(self.captions, 'caption')} "
+            f"of up to {self.tokens} tokens, prompt included; {counted(self.steps, 'step')} an "
+            "epoch",
             f"            loss {self.loss:.3f} a token; {self.step_seconds:.3f} s, and "
             f"{self.data_seconds:.3f} s to make it ready",
-            f"validation  {self.val_batches} batches of {self.val_seconds:.3f} s, "
-            f"{self.val_captions} captions of {self.caption_seconds:.3f} s",
+            f"validation  {counted(self.val_batches, 'batch', 'batches')} of "
+            f"{self.val_seconds:.3f} s, {counted(self.val_captions, 'caption')} of "
+            f"{self.caption_seconds:.3f} s",
             f"caption     {self.caption}",
-            f"memory      at most {size(peak_memory(self.device))} so far",
+            f"memory      at most {size(peak_memory(self.device))} so far, of "
+            f"{size(total_memory(self.device))}",
             f"disk        {size(3 * weights)} a checkpoint, of which two are kept, and "
             f"{size(weights)} a captioner",
             f"time        about {duration(self.epoch_seconds)} an epoch, "
-            f"{duration(self.epochs * self.epoch_seconds)} for {self.epochs}",
+            f"{duration(self.epochs * self.epoch_seconds)} for {counted(self.epochs, 'epoch')}",
         ]
 
 
@@ -82,6 +89,15 @@ def peak_memory(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def total_memory(device: torch.device) -> float:
+    """Bytes that there are: of a GPU, else of this machine; infinity where that is not known."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return math.inf
 
 
 def size(num_bytes: float) -> str:

@@ -9,6 +9,7 @@ from smile.data import Example
 from smile.errors import UserError
 from smile.pretrained import load
 from smile.tokenizer import Tokenizer
+from smile.training.checks import check_memory
 
 
 def recorded(config: Config) -> Config:
@@ -46,4 +47,5 @@ def make_captioner(config: Config, train_examples: Sequence[Example]) -> Caption
         )
     decoder = replace(config.decoder, vocab_size=tokenizer.vocab_size, features_dim=config.vit.dim)
     config = replace(config, decoder=decoder)
+    check_memory(config)
     return Captioner(config=config, tokenizer=tokenizer).init_weights()

@@ -1,0 +1,93 @@
+"""What would otherwise be found out after an epoch, or never, is checked or said before."""
+
+import shlex
+from collections.abc import Iterable
+
+import torch
+
+from smile.captioner import Captioner
+from smile.config import Config, check_relations, num_weights
+from smile.data import Example
+from smile.device import pick_device
+from smile.errors import UserError, counted
+from smile.generate import check_options
+from smile.training.estimate import size, total_memory
+from smile.training.schedule import Phase
+
+LONGEST_CAPTION = 10_000  # characters; one word of a million would take the tokenizer hours
+FEW_IMAGES = 1000  # to learn to describe photos from nothing; Flickr8k's 6000 are about the least
+TRAINED_COPIES = 4  # of each weight: itself, its gradient, and AdamW's two averages
+
+
+def check_memory(config: Config) -> None:
+    """Raises UserError where the weights alone, while they learn, need more than there is."""
+    on_cpu = pick_device(config.train.device).type == "cpu"
+    copies = TRAINED_COPIES if on_cpu and not config.train.freeze else 1
+    needed, there = 4 * copies * num_weights(config), total_memory(torch.device("cpu"))
+    if needed > there:
+        raise UserError(
+            f"[vit] and [decoder] have {num_weights(config) / 1e6:.0f} M weights, which take "
+            f"{size(needed)} to train, but this machine has {size(there)}: lower dim, depth or "
+            "mlp_dim"
+        )
+
+
+def check_captions(examples: Iterable[Example]) -> None:
+    """Raises UserError where what stands for a caption cannot be one."""
+    for example in examples:
+        longest = max(map(len, example.captions))
+        if longest > LONGEST_CAPTION:
+            raise UserError(
+                f"{example.name}: a caption of {longest} characters: expected at most "
+                f"{LONGEST_CAPTION}"
+            )
+
+
+def check_fit(captioner: Captioner) -> None:
+    """Raises UserError where lengths, beams and prompt leave no room for a caption.
+
+    Sizes are the captioner's own, which need not be those of the config: it may have begun with
+    somebody's weights.
+    """
+    config, prompt = captioner.config, captioner.config.data.prompt
+    check_relations(config, {}, default_place=config.model.init or "config")
+    length = len(captioner.tokenizer.prompt_ids(prompt))
+    if config.data.max_tokens < length + 2:
+        raise UserError(
+            f"data.max_tokens = {config.data.max_tokens}: expected at least {length + 2}: the "
+            f"beginning and the prompt {prompt!r} are {length} tokens, a word and [SEP] follow"
+        )
+    try:
+        check_options(config.generate, prompt_length=length)
+    except UserError as error:
+        raise UserError(f"generate.{error}") from error
+
+
+def advice(config: Config, *, num_images: int, num_val: int, steps: int) -> list[str]:
+    """What people should know before they wait: lines for a run of so many steps an epoch."""
+    lines = []
+    if num_images < FEW_IMAGES and not config.model.init and config.data.format != "shapes":
+        data = {"data.format": config.data.format, "data.root": config.data.root}
+        if config.data.annotations:
+            data["data.annotations"] = config.data.annotations
+        words = [word for key, value in data.items() for word in ("--set", f"{key}={value}")]
+        lines.append(
+            f"{counted(num_images, 'image')}: far too few to learn to describe photos from "
+            "nothing; fine-tune instead: "
+            + shlex.join(["python", "train.py", "configs/flickr8k.toml", *words])
+        )
+    last = config.train.epochs - 1
+    for phase in dict.fromkeys([Phase.of(config, 0), Phase.of(config, last)]):
+        total = phase.epochs * steps
+        if phase.warmup_steps > total:
+            own = phase.first_epoch > 0 and config.loss.warmup_steps > 0
+            setting = "loss.warmup_steps" if own else "train.warmup_steps"
+            lines.append(
+                f"{setting} = {phase.warmup_steps}: longer than the phase of {phase.objective} "
+                f"({counted(total, 'step')}), whose learning rate ends at "
+                f"{phase.lr * total / phase.warmup_steps:.1e} and never reaches {phase.lr:g}; try "
+                f"--set {setting}={total // 10}"
+            )
+    if num_val == 0:
+        lines.append("no validation images: the captioner of the last epoch is kept")
+    return lines
