@@ -31,6 +31,7 @@ from smile.vit import interpolate_positions
 WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.toml", "vocab.txt"
 LOG = "log.jsonl"  # a record per epoch: only training writes it
 MLE_FOLDER, LAST_FOLDER = "mle", "last"  # the captioner at the switch, and after the last epoch
+CHECKPOINTS = "checkpoints"  # what --resume goes on from
 
 
 def save_run(folder: str | Path, captioner: Captioner) -> None:

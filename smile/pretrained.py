@@ -24,7 +24,7 @@ from pathlib import Path
 from torch import Tensor
 
 from smile.captioner import Captioner
-from smile.checkpoint import WEIGHTS, build, check_run, is_run, load_run, save_run
+from smile.checkpoint import CHECKPOINTS, WEIGHTS, build, check_run, is_run, load_run, save_run
 from smile.config import Config, DecoderConfig, GenerateConfig, ViTConfig, load_config
 from smile.data.images import MEAN, STD
 from smile.download import fetch, hub_file
@@ -113,6 +113,11 @@ def load(
         UserError: if the source cannot be found, read, or fully accounted for.
     """
     found = _find(str(source))
+    if (found / CHECKPOINTS).is_dir() and not is_run(found):
+        raise UserError(
+            f"{found}: an interrupted run without a captioner yet: the first is written at the end "
+            f"of an epoch; resume it with python train.py CONFIG.toml --out {found} --resume"
+        )
     if is_run(found):
         captioner = load_run(found)
         weights, config, tokenizer = captioner.state_dict(), captioner.config, captioner.tokenizer

@@ -10,11 +10,17 @@ from PIL import Image
 from several_processes import SMALL
 
 import train
+from smile.errors import UserError
+from smile.pretrained import load
 from smile.training import estimate
 from smile.training.checkpoints import Checkpoints
 
 CONFIG = Path(__file__).parent.parent / "configs" / "shapes.toml"
-TINY = (*SMALL, "data.format=folder", "data.augment=false", "generate.num_beams=1")
+TINY = (
+    *SMALL, "data.format=folder", "data.augment=false", "generate.num_beams=1",
+    "train.epochs=1", "loss.mle_epochs=0",
+)  # fmt: skip
+TWO_PHASES = ("train.epochs=2", "loss.mle_epochs=1")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,7 @@ def test_broken_pictures_are_left_out_everywhere_on_request(how, run):
     for path in broken:
         break_picture(path)
     more = {"plain": (), "cache": ("data.cache=cache",), "frozen": ("train.freeze=['vit']",)}[how]
-    settings = ("data.skip_broken=true", "train.caption_images=2", *more)
+    settings = ("data.skip_broken=true", "train.caption_images=2", *TWO_PHASES, *more)
     status, printed, errors = run(*settings)
     assert status == 0, errors
     for path in broken:
@@ -100,19 +106,27 @@ def test_a_picture_that_breaks_later_loses_no_step(place, run, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(train.Trainer, "step", breaking)
-        status, _, errors = run("train.epochs=1", "loss.mle_epochs=0")
+        status, _, errors = run()
     assert status == 2 and errors.count("\n") == 1
     assert f"photos/{place}/1.png" in errors and "data.skip_broken = true" in errors
     done = (progress()["epoch"], progress()["step"])
     assert done == ((0, 1) if place == "val" else (1, 0))  # 4 images, 5 a batch
     assert Path("run/last/model.safetensors").exists() == (place == "test")
     # What cannot be read is no other data: the option may change.
-    status, printed, errors = run(
-        "train.epochs=1", "loss.mle_epochs=0", "data.skip_broken=true", resume=True
-    )
+    status, printed, errors = run("data.skip_broken=true", resume=True)
     assert status == 0, errors
     assert "on 4 test images:" in printed or place == "test"
     assert log()[0]["broken_images"] == (place == "val")
+
+
+def test_a_run_without_a_captioner_yet_is_called_just_that(run, monkeypatch):
+    def stop(trainer, *args):
+        raise UserError("stopped")
+
+    monkeypatch.setattr(train.Trainer, "step", stop)
+    run()
+    with pytest.raises(UserError, match=r"^run: an interrupted run without a captioner yet: .*"):
+        load("run")
 
 
 # Names --------------------------------------------------------------------------------------------
@@ -153,7 +167,7 @@ def test_what_cannot_end_well_does_not_begin(setting, said, run, monkeypatch):
 
 def test_lengths_are_compared_with_the_weights_a_run_begins_with(run):
     """Whose longest text need not be the config's."""
-    status, _, errors = run("train.epochs=1", "loss.mle_epochs=0", "decoder.max_positions=40")
+    status, _, errors = run("decoder.max_positions=40")
     assert status == 0, errors
     os.rename("run", "before")
     status, _, errors = run("model.init=before", "generate.max_length=60")
@@ -169,7 +183,9 @@ def test_a_caption_that_can_be_none_is_refused(run):
 
 
 def test_too_few_images_and_too_long_a_warm_up_are_said(run):
-    status, printed, _ = run("train.warmup_steps=100", "loss.warmup_steps=2", more=("--dry-run",))
+    status, printed, _ = run(
+        "train.warmup_steps=100", "loss.warmup_steps=2", *TWO_PHASES, more=("--dry-run",)
+    )
     few, warm_up, later = printed.splitlines()[-3:]
     assert status == 0
     assert few == (
@@ -194,14 +210,14 @@ def test_a_run_does_without_validation_or_test(split, run):
     without_val = split == "val"
     said = "no validation images: the captioner of the last epoch is kept"
     assert printed.count(said) == without_val
-    assert [record["val_loss"] is None for record in log()] == [without_val] * 2
+    assert [record["val_loss"] is None for record in log()] == [without_val]
     assert ("on 4 test images" in printed) == without_val
     drawn = {name for name in ("samples", "comparison", "loss") if Path(f"run/{name}.png").exists()}
     assert drawn == ({"comparison", "loss"} if without_val else {"samples", "loss"})
     weights = [Path("run", place, "model.safetensors").read_bytes() for place in ("", "last")]
     assert (weights[0] == weights[1]) or not without_val
     status, printed, _ = run(resume=True)
-    assert status == 0 and "is finished: 2 of 2 epochs done" in printed
+    assert status == 0 and "is finished: 1 of 1 epoch done" in printed
     status, printed, errors = run(more=("--dry-run",))
     assert status == 0, errors
 
@@ -212,8 +228,7 @@ def test_fractions_of_zero_train_on_everything(run, tmp_path):
             path.rename(f"photos/{split}{path.name}")
         Path("photos", split).rmdir()
     shutil.rmtree("photos/test")
-    settings = ("data.val_fraction=0", "data.test_fraction=0", "train.epochs=1")
-    status, printed, errors = run(*settings, "loss.mle_epochs=0")
+    status, printed, errors = run("data.val_fraction=0", "data.test_fraction=0")
     assert status == 0, errors
     assert "images: 8 train, 0 val, 0 test" in printed
     assert "epoch 1/1 smile: loss " in printed and "validation" not in printed.split("epoch 1")[1]
@@ -223,15 +238,14 @@ def test_fractions_of_zero_train_on_everything(run, tmp_path):
 
 
 def test_a_fine_tuning_is_compared_with_what_it_began_with(run):
-    status, _, errors = run("train.epochs=1", "loss.mle_epochs=0")
+    status, _, errors = run()
     assert status == 0, errors
     os.rename("run", "first")
-    fine_tune = ("model.init=first", "train.epochs=1", "loss.mle_epochs=0")
-    status, printed, errors = run(*fine_tune)
+    status, printed, errors = run("model.init=first")
     assert status == 0, errors
     before, after = (line for line in printed.splitlines() if "words a caption" in line[:40])
     assert before.startswith("  before ") and after.startswith("  SMILE ")
     shutil.rmtree("first")
     Path("run/comparison.png").unlink()
-    status, printed, _ = run(*fine_tune, resume=True)
+    status, printed, _ = run("model.init=first", resume=True)
     assert status == 0 and "no captions from before training: first: no such file" in printed

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from smile.checkpoint import CHECKPOINTS
 from smile.errors import UserError
 from smile.files import (
     check_regular,
@@ -31,7 +32,6 @@ from smile.files import (
 )
 from smile.training.console import say
 
-FOLDER = "checkpoints"
 KEPT = 2
 
 
@@ -43,7 +43,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / FOLDER
+        self.folder = folder / CHECKPOINTS
         self.good: list[int] = []  # numbers known to be whole, oldest first
         self.left_alone: set[Path] = set()
 

@@ -19,7 +19,7 @@ from smile.captioner import Captioner
 from smile.data import Broken, CaptionDataset, Draw, Example
 from smile.data.batches import readers_may_die
 from smile.distributed import World
-from smile.errors import UserError
+from smile.errors import UserError, counted
 from smile.files import writing
 from smile.training.console import bar, say
 from smile.training.precision import Precision
@@ -58,7 +58,8 @@ def compute_features(
     path = folder / ".unfinished-features"
     if world.is_first:
         size = 4 * math.prod(shape) / 1e9
-        say(f"features of {len(examples)} images, computed once: {size:.2f} GB")
+        images = counted(len(examples), "image")
+        say(f"features of {images}, computed once: {size:.2f} GB")
     world.first(lambda: _make_room(path, 4 * math.prod(shape)))
     values = torch.from_file(str(path), shared=True, size=math.prod(shape)).view(shape)
     world.wait()
