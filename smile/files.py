@@ -127,7 +127,8 @@ def read_text(path: str | Path, *, largest: int = LARGEST_TEXT) -> str:
     """
     check_regular(path)
     with reading(path), open(path, "rb") as file:
-        data = file.read(largest + 1)
+        size = max(os.fstat(file.fileno()).st_size, 2**20)  # read() takes the memory asked for
+        data = file.read(min(size, largest) + 1)
     if len(data) > largest:
         raise UserError(f"{path}: more than {largest} bytes, too many for such a file")
     try:

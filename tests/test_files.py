@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,16 @@ def test_a_text_larger_than_expected_is_not_read(tmp_path):
     (tmp_path / "a").write_bytes(b"x" * 11)
     with pytest.raises(UserError, match="more than 10 bytes"):
         read_text(tmp_path / "a", largest=10)
+
+
+def test_a_small_text_takes_little_memory(tmp_path):
+    (tmp_path / "a").write_text("small")
+    tracemalloc.start()
+    try:
+        assert read_text(tmp_path / "a") == "small"
+        assert tracemalloc.get_traced_memory()[1] < 10 * 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path):
