@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from smile.captioner import Captioner
 from smile.config import Config, config_to_toml, load_config
 from smile.errors import UserError, first_few
-from smile.files import write_atomically, write_text
+from smile.files import check_regular, write_atomically, write_text
 from smile.tokenizer import Tokenizer
 from smile.vit import interpolate_positions
 
@@ -97,6 +97,7 @@ def check_run(folder: str | Path) -> Config:
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[safe_open]:
     """A safetensors file, memory-mapped. Raises UserError where it cannot be read."""
+    check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             yield file
