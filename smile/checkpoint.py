@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from smile.captioner import Captioner
 from smile.config import Config, config_to_toml, load_config
 from smile.errors import UserError, first_few
-from smile.files import check_regular, write_atomically, write_text
+from smile.files import check_regular, read_text, write_atomically, write_text
 from smile.tokenizer import Tokenizer
 from smile.vit import interpolate_positions
 
@@ -84,12 +84,13 @@ def _has_log(folder: Path) -> bool:
 
 
 def check_run(folder: str | Path) -> Config:
-    """The config of a run folder whose config and weights' header can be read; takes no time.
+    """The config of a run folder, if that, the vocabulary and the weights' header can be read.
 
     Raises:
         UserError: one of them is damaged.
     """
     config = run_config(folder)
+    read_text(Path(folder) / VOCAB)
     with _opened(Path(folder) / WEIGHTS):
         return config
 

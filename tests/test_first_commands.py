@@ -137,6 +137,7 @@ def _fifo(path: Path) -> None:
         lambda run: (run / "config.toml").write_text("[model]\ntrained_on = 3"),
         lambda run: (run / "model.safetensors").write_bytes(b"cut"),
         lambda run: (run / "model.safetensors").write_bytes(b""),
+        lambda run: (run / "vocab.txt").write_bytes(b"\xff"),
         lambda run: _fifo(run / "config.toml"),
         lambda run: _fifo(run / "model.safetensors"),
         lambda run: (run / "vocab.txt").unlink(),
