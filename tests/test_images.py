@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image, ImageFile
 
-from smile.data import augment, images
+from smile.data import augment, images, picture_files
 from smile.data.augment import GREY, RandAugment, TrainTransform, v2
 from smile.data.images import MEAN, STD, EvalTransform, open_image
 from smile.errors import UserError
@@ -137,18 +137,73 @@ def test_what_cannot_be_read_is_named_with_its_reason(tmp_path, picture, monkeyp
         open_image(tmp_path / "whole.jpg")
 
 
-def test_huge_pictures_are_refused_or_halved(tmp_path, picture, monkeypatch):
-    monkeypatch.setattr(images, "MAX_PIXELS", 5000)  # the picture has 5400
+@pytest.mark.parametrize(
+    ("suffix", "options", "most"),
+    [
+        ("png", {}, "MAX_PIXELS"),
+        ("jpg", {"progressive": True}, "MAX_PIXELS"),
+        ("jpg", {}, "JPEG"),
+        ("webp", {}, "WEBP"),
+        ("jp2", {}, "JPEG2000"),
+    ],
+)
+def test_huge_pictures_are_refused(tmp_path, picture, monkeypatch, suffix, options, most):
+    """The picture has 5400 pixels: 90 x 60."""
+    path = save(picture, tmp_path / f"a.{suffix}", **options)
+    for name, limit in (("MAX_PIXELS", 5400), *((form, 5400) for form in images.MAX_PIXELS_OF)):
+        limit -= name == most
+        if name == "MAX_PIXELS":
+            monkeypatch.setattr(images, name, limit)
+        else:
+            monkeypatch.setitem(images.MAX_PIXELS_OF, name, limit)
     with pytest.raises(UserError, match=r"90 x 60 pixels may be a decompression bomb"):
-        open_image(save(picture, tmp_path / "a.png"))
-    assert open_image(save(picture, tmp_path / "a.jpg")).size == (45, 30)
-    monkeypatch.setattr(images, "MAX_PIXELS", 500)
-    with pytest.raises(UserError, match="45 x 30 pixels"):
-        open_image(tmp_path / "a.jpg")
+        open_image(path)
     monkeypatch.undo()
+    assert open_image(path).size == (90, 60)
     monkeypatch.setattr(images, "MAX_SIDE", 89)
     with pytest.raises(UserError, match="sides of 89"):
-        open_image(tmp_path / "a.jpg")
+        open_image(path)
+
+
+MODES = (
+    *("1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "LA", "PA"),
+    *("RGBX", "RGBa", "La", "I;16", "I;16L", "I;16B"),
+)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_becomes_rgb_whole_or_halved(monkeypatch, mode):
+    monkeypatch.setattr(images, "STRIP", 20)
+    image = Image.new(mode, (9, 7))
+    whole, half = images._to_rgb(image), images._halved(image)
+    assert (whole.mode, whole.size) == ("RGB", (9, 7))
+    assert (half.mode, half.size) == ("RGB", (5, 4))
+    assert half.getpixel((4, 3)) == whole.getpixel((8, 6))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "mode"),
+    [
+        *(("png", mode) for mode in ("RGB", "RGBA", "P", "I;16")),
+        *(("tif", mode) for mode in ("F", "1")),
+        *(("jpg", mode) for mode in ("RGB", "CMYK")),
+        *(("webp", "RGB"), ("bmp", "L"), ("gif", "P")),
+    ],
+)
+def test_large_pictures_are_read_at_half_their_size(tmp_path, picture, monkeypatch, suffix, mode):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = picture.convert("I") if mode == "I;16" else picture
+    options = {} if suffix in ("bmp", "gif") else {"exif": exif}
+    path = save(image.convert(mode), tmp_path / f"a.{suffix}", **options)
+    whole = open_image(path)
+    monkeypatch.setattr(images, "LARGE", 5399)  # the picture has 5400
+    monkeypatch.setattr(images, "STRIP", 90 * 8)
+    half = open_image(path)
+    assert half.size == (whole.width // 2, whole.height // 2)
+    assert half.size == ((30, 45) if options else (45, 30))  # turned upright
+    difference = np.asarray(half).astype(int) - np.asarray(whole.reduce(2))
+    assert np.abs(difference).mean() < 2
 
 
 def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
@@ -157,6 +212,57 @@ def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("was decoded"))
     with pytest.raises(UserError, match="bomb"):
         open_image(path)
+
+
+HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"
+PLUGIN = """
+from PIL import Image, ImageFile
+
+class Picture(ImageFile.ImageFile):
+    format = "HEIF"
+
+    def _open(self):
+        self._mode = "RGB"
+        self._size = {size}
+
+    def load(self):
+        self._im = Image.new("RGB", self.size, "red").im
+        return Image.Image.load(self)
+
+def register_heif_opener():
+    Image.register_open("HEIF", Picture, lambda head: head[4:12] == b"ftypheic")
+"""
+
+
+@pytest.fixture
+def heic(tmp_path, monkeypatch):
+    """`heic(size)`: a HEIC file, and a plugin that takes it for a picture of that size."""
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    path = tmp_path / "a.heic"
+    path.write_bytes(HEIC)
+
+    def make(size: tuple[int, int] | None):
+        plugin = f"heif_of_{size[0]}" if size else "absent_plugin"
+        monkeypatch.setattr(picture_files, "HEIF_PLUGINS", (plugin,))
+        picture_files.heif_plugin.cache_clear()
+        if size:
+            (tmp_path / f"{plugin}.py").write_text(PLUGIN.format(size=size))
+        return path
+
+    yield make
+    Image.OPEN.pop("HEIF", None)
+    picture_files.heif_plugin.cache_clear()
+
+
+def test_heic_is_read_where_a_plugin_is_installed(heic):
+    with pytest.raises(UserError, match=r"a HEIC picture: pip install pi-heif to read it"):
+        open_image(heic(None))
+    assert open_image(heic((8, 4))).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_huge_heic_is_refused_before_it_is_decoded(heic):
+    with pytest.raises(UserError, match="9000 x 9000 pixels may be a decompression bomb"):
+        open_image(heic((9000, 9000)))
 
 
 def test_a_pipe_is_refused_and_not_waited_for(tmp_path):

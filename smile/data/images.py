@@ -5,18 +5,21 @@ Pillow and torch. Augmentation, which training alone needs, is in `augment.py`.
 """
 
 import contextlib
+import importlib
 import os
 import stat
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from smile.data.picture_files import heif_plugin, is_heif
 from smile.errors import UserError
 
 # The statistics CLIP was trained with, which BLIP keeps.
@@ -30,11 +33,14 @@ _PICTURE = "a path, a Pillow image, or an (H, W, 3) or (H, W) array of uint8"
 # What is read, by content. Not all that Pillow knows: EPS, for one, would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000")
 
-# With these, no picture takes 1 GB: a decoded one has 4 bytes a pixel, but WebP decodes by way of
-# three copies, and flattening transparency takes a second and a third; resizing has a table of
-# 32 bytes per pixel of a side.
-MAX_PIXELS = 50_000_000
+# With these, no picture takes 1 GB beside what the process has, as measured by format: decoding
+# takes up to 13 bytes a pixel (TIFF in one strip), but WebP 16 and JPEG 2000 19. A JPEG that is not
+# progressive is decoded at half its size. Resizing has a table of 32 bytes per pixel of a side.
+MAX_PIXELS = 75_000_000
+MAX_PIXELS_OF = {"WEBP": 60_000_000, "JPEG2000": 50_000_000, "JPEG": 200_000_000}
 MAX_SIDE = 1_000_000
+LARGE = 50_000_000  # pixels; a larger picture is read at half its size
+STRIP = 1_000_000  # pixels worked on at a time, where the whole would take much memory
 
 
 @dataclass(frozen=True)
@@ -58,17 +64,19 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
     """Read an image file of one of `FORMATS` as an upright 8-bit RGB picture.
 
     EXIF orientation is applied, transparency is laid on white, 16-bit greys are scaled down to
-    8 bit and an animation gives its first frame. A JPEG of more than `MAX_PIXELS` is read at half
-    its size. Raises UserError, naming the path and the reason, for whatever cannot be read: a
-    missing or empty file, not an image, truncated, absurdly large. Takes less than 1 GB of memory,
-    whatever the file says.
+    8 bit and an animation gives its first frame. A picture of more than `LARGE` pixels is read at
+    half its size. HEIC is read where pi-heif or pillow-heif is installed.
+
+    Raises UserError, naming the path and the reason, for whatever cannot be read: a missing or
+    empty file, not an image, truncated, absurdly large. Takes less than 1 GB of memory, whatever
+    the file says.
     """
     try:
         _refuse_what_is_no_file(path)
         with warnings.catch_warnings():  # what is odd but can be read is nobody's concern
             warnings.simplefilter("ignore")
             # Given a path, Pillow maps some TIFF files, and then turns those on their side wrongly.
-            with open(path, "rb") as file, Image.open(file, formats=_formats()) as image:
+            with open(path, "rb") as file, _open(file) as image:
                 _refuse_huge(image)
                 image.load()
                 return to_rgb(image, in_place=True)
@@ -76,6 +84,20 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         raise UserError(
             f"{os.fspath(path)}: cannot read this image: {_reason(path, error)}"
         ) from error
+
+
+def _open(file: BinaryIO) -> Image.Image:
+    """The picture by its header; HEIC's plugin is imported only for a file that needs it."""
+    try:
+        return Image.open(file, formats=_formats())
+    except UnidentifiedImageError:
+        if not is_heif(file.name):
+            raise
+    plugin = heif_plugin()
+    if plugin is None:
+        raise ValueError("a HEIC picture: pip install pi-heif to read it, or convert it to JPEG")
+    importlib.import_module(plugin).register_heif_opener()
+    return Image.open(file, formats=("HEIF",))
 
 
 @cache
@@ -96,13 +118,15 @@ def _refuse_what_is_no_file(path: str | os.PathLike[str]) -> None:
 
 def _refuse_huge(image: Image.Image) -> None:
     """Raises before anything is decoded, on the strength of the size in the header."""
-    if image.width * image.height > MAX_PIXELS:
-        image.draft("RGB", (image.width // 2, image.height // 2))  # only JPEG can
-    if image.width * image.height > MAX_PIXELS or max(image.size) > MAX_SIDE:
+    form = "JPEG" if image.format == "MPO" else image.format
+    most = MAX_PIXELS if image.info.get("progressive") else MAX_PIXELS_OF.get(form, MAX_PIXELS)
+    if image.width * image.height > most or max(image.size) > MAX_SIDE:
         raise ValueError(
             f"{image.width} x {image.height} pixels may be a decompression bomb; at most "
-            f"{MAX_PIXELS / 1e6:.0f} million pixels and sides of {MAX_SIDE} are read"
+            f"{most / 1e6:.0f} million pixels and sides of {MAX_SIDE} are read"
         )
+    if image.width * image.height > LARGE:
+        image.draft("RGB", (image.width // 2, image.height // 2))  # only JPEG can
 
 
 def _reason(path: str | os.PathLike[str], error: Exception) -> str:
@@ -168,19 +192,38 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, *, in_place: bool = False) -> Image.Image:
-    """An upright 8-bit RGB picture of a loaded one of any mode; `in_place` may turn the old one."""
+    """An upright 8-bit RGB picture of a loaded one of any mode; `in_place` may turn the old one.
+
+    A picture of more than `LARGE` pixels comes at half its size.
+    """
+    if image.width * image.height > LARGE:
+        image, in_place = _halved(image), True
     # Damaged metadata beside sound pixels: every viewer shows those as they are.
     with contextlib.suppress(Exception):
         image = ImageOps.exif_transpose(image, in_place=in_place) or image
     return _to_rgb(image)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """Bring a picture of any mode to 8-bit RGB, with at most one more copy at a time."""
+def _halved(image: Image.Image) -> Image.Image:
+    """A loaded picture at half its size, in RGB; EXIF is kept."""
+    half = Image.new("RGB", (-(-image.width // 2), -(-image.height // 2)))
+    white = _white(image) if _is_wide(image) else None
+    for top, strip in _strips(image):
+        half.paste(_to_rgb(strip, white=white).reduce(2), (0, top // 2))
+    with contextlib.suppress(Exception):  # as in `to_rgb`
+        half.info["exif"] = image.getexif().tobytes()
+    return half
+
+
+def _to_rgb(image: Image.Image, *, white: float | None = None) -> Image.Image:
+    """Bring a picture of any mode to 8-bit RGB, with at most one more copy at a time.
+
+    `white` is the value of white in a wide grey, if it is known.
+    """
     if image.mode == "La":  # premultiplied, and Pillow converts it to nothing else
         image = image.convert("LA")
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _to_8_bit(image).convert("RGB")
+    if _is_wide(image):
+        return _to_8_bit(image, _white(image) if white is None else white).convert("RGB")
     if image.has_transparency_data:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
         white = Image.new("RGB", image.size, "white")
@@ -189,29 +232,41 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale a 16-bit, 32-bit or float grey to 8 bit; Pillow's own conversion clips it at 255.
+def _is_wide(image: Image.Image) -> bool:
+    """Whether it is a 16-bit, 32-bit or float grey, which Pillow itself would clip at 255."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def _white(image: Image.Image) -> float:
+    """The value of white in a wide grey.
 
     Integers are 16-bit samples unless their values say otherwise. Floats do not say which value is
-    white, so it is the smallest customary one (1, 255 or 65535) that no sample exceeds. What is no
-    number is black.
+    white, so it is the smallest customary one (1, 255 or 65535) that no sample exceeds.
     """
-    largest = max(strip.max() for _, strip in _strips(image))
+    largest = max(_samples(strip).max() for _, strip in _strips(image))
     whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    white = next((white for white in whites if largest <= white), largest)
+    return next((white for white in whites if largest <= white), largest)
+
+
+def _to_8_bit(image: Image.Image, white: float) -> Image.Image:
+    """Scale a wide grey to 8 bit."""
     scaled = Image.new("L", image.size)
     for top, strip in _strips(image):
-        grey = (strip / white * 255).round().clip(0, 255).astype(np.uint8)
+        grey = (_samples(strip) / white * 255).round().clip(0, 255).astype(np.uint8)
         scaled.paste(Image.fromarray(grey), (0, top))
     return scaled
 
 
-def _strips(image: Image.Image) -> Iterator[tuple[int, np.ndarray]]:
-    """(top, float64 samples) of a million pixels at a time; of the whole they take much memory."""
-    height = max(1, 1_000_000 // image.width)
+def _samples(image: Image.Image) -> np.ndarray:
+    """Its values in float64; what is no number is black."""
+    return np.nan_to_num(np.asarray(image, dtype=np.float64))
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """(top, strip) from top to bottom, of even heights save the last one."""
+    height = max(2, STRIP // image.width // 2 * 2)
     for top in range(0, image.height, height):
-        strip = image.crop((0, top, image.width, min(top + height, image.height)))
-        yield top, np.nan_to_num(np.asarray(strip, dtype=np.float64))
+        yield top, image.crop((0, top, image.width, min(top + height, image.height)))
 
 
 def to_pixels(image: Image.Image) -> Tensor:
