@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from smile.errors import UserError
+from smile.errors import UserError, printable
 
 UNFINISHED = ".unfinished-"  # how the names of temporary files begin
 LONGEST_SUFFIX = 16  # of a temporary file, which keeps the suffix that some writers look at
@@ -92,8 +92,26 @@ def writing(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        name = os.fsdecode(error.filename or path)
+        if UNFINISHED in name:  # nobody knows that name
+            name = path
         reason = (error.strerror or str(error)).lower()
-        raise UserError(f"{error.filename or path}: cannot write: {reason}") from error
+        raise UserError(f"{name}: cannot write: {reason}") from error
+
+
+def check_writable(path: str | Path) -> None:
+    """Raises UserError unless a file can be written at `path`; makes its folder if need be.
+
+    A file that is there already is left alone. For a command's outputs, before its work.
+    """
+    path = Path(path)
+    with writing(path):
+        with contextlib.suppress(FileNotFoundError):
+            os.stat(path)  # also tells whether the name is one that the disk takes
+            check_regular(path)
+        real = Path(os.path.realpath(path))  # a link is followed
+        real.parent.mkdir(parents=True, exist_ok=True)
+        _new_file(real).unlink()
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -147,6 +165,14 @@ def sha256(path: str | Path) -> str:
 
 
 # JSON ---------------------------------------------------------------------------------------------
+
+
+def json_line(value: Any) -> bytes:
+    """One line of UTF-8 JSON, control characters and what is not UTF-8 as JSON's escapes."""
+    text = json.dumps(value, ensure_ascii=False)
+    if printable(text) != text or half_pairs(text):
+        text = json.dumps(value)
+    return text.encode() + b"\n"
 
 
 def read_json(path: str | Path, kind: type = dict, *, unique: bool = False) -> Any:

@@ -4,12 +4,14 @@ Charts are drawn at a multiple of their size and reduced, because Pillow's own l
 """
 
 import math
-import os
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
+
+from smile.errors import UserError
+from smile.files import check_writable, write_atomically, writing
 
 PAPER = (255, 255, 255)
 INK = (38, 42, 51)
@@ -36,6 +38,9 @@ def colour_numbers(labels: Sequence[str]) -> list[int]:
             others += 1
         places.append(number)
     return places
+
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # of what is saved
 
 
 def contact_sheet(
@@ -328,12 +333,20 @@ def _draw_caption_line(draw, where, line: str, font, colours: dict) -> None:
     draw.text((x + font.getlength(label), y), rest, fill=INK, font=font)
 
 
+def check_picture(path: str | Path) -> None:
+    """Raises UserError unless a picture can be written at `path`: its name, its folder, the disk.
+
+    Makes the folder. To be called before the work that the picture shows.
+    """
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
+    check_writable(path)
+
+
 def _save(image: Image.Image, path: str | Path) -> None:
-    """Write a picture whole or not at all."""
-    path = Path(path)
-    unfinished = path.with_name(f".unfinished-{path.name}")
+    """Write a picture whole or not at all. Raises UserError if it cannot be written."""
     try:
-        image.save(unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+        with writing(path):
+            write_atomically(path, image.save)
+    except ValueError as error:  # more pixels than the format allows
+        raise UserError(f"{path}: cannot write: {error}") from error

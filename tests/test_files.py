@@ -11,14 +11,17 @@ import pytest
 from smile.errors import UserError
 from smile.files import (
     UNFINISHED,
+    check_writable,
     expect,
     half_pairs,
+    json_line,
     parse_json,
     read_json,
     read_text,
     remove_unfinished,
     write_atomically,
     write_text,
+    writing,
 )
 
 
@@ -52,6 +55,42 @@ def test_a_link_is_followed_and_stays(tmp_path):
     link.symlink_to(target)
     write_text(link, "new")
     assert link.is_symlink() and target.read_text() == "new"
+
+
+def test_whether_a_file_can_be_written_is_known_without_writing_it(tmp_path):
+    path = tmp_path / "new" / "a"
+    check_writable(path)
+    assert list(path.parent.iterdir()) == []
+    path.write_text("old")
+    (tmp_path / "link").symlink_to(path)
+    check_writable(tmp_path / "link")
+    assert path.read_text() == "old"
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in (
+        ("pipe", "not a regular file"),
+        ("new", "it is a folder"),
+        ("new/a/b", "new/a/b: cannot write: not a directory"),
+        ("x" * 300, "file name too long"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            check_writable(tmp_path / name)
+
+
+def test_an_error_names_the_file_and_not_its_temporary_one(tmp_path):
+    with (
+        pytest.raises(UserError, match=r"/a: cannot write: no space left"),
+        writing(tmp_path / "a"),
+    ):
+        raise OSError(28, "No space left on device", str(tmp_path / f"{UNFINISHED}12"))
+
+
+@pytest.mark.parametrize(
+    "value", ["ü", "\x1b[31m", "\x9b", "a\nb", os.fsdecode(b"\xff.jpg"), "\ud83d", {"a": [1, None]}]
+)
+def test_a_line_of_json_is_one_line_that_no_terminal_obeys(value):
+    line = json_line(value)
+    assert json.loads(line) == value
+    assert line.count(b"\n") == 1 and b"\x1b" not in line and "\x9b".encode() not in line
 
 
 def test_the_longest_name_a_disk_takes_can_be_written(tmp_path):

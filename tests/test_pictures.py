@@ -1,11 +1,13 @@
 """Pictures: everything asked for is on them, and they are written whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from smile import evaluation
+from smile.errors import UserError
 from smile.pictures import (
     BLUE,
     FAINT,
@@ -13,6 +15,8 @@ from smile.pictures import (
     LABELS,
     ORANGE,
     PAPER,
+    _save,
+    check_picture,
     colour_numbers,
     contact_sheet,
     light,
@@ -162,7 +166,35 @@ def test_a_picture_is_replaced_whole_or_left_alone(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(Image.Image, "save", fail_halfway)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"loss\.png: cannot write: disk full"):
         loss_curve([record(1, 2.0, 3.0)], path)
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["loss.png"]
+
+
+def test_a_picture_follows_no_link_that_somebody_has_planted(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    (tmp_path / ".unfinished-loss.png").symlink_to(victim)
+    loss_curve([record(1, 1.0, 1.0)], tmp_path / "loss.png")
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["a.xyz", "a", "a.pdf", "a.gif", "folder.png", "pipe.png"])
+def test_a_picture_that_cannot_be_written_is_refused(tmp_path, name):
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(UserError, match=name):
+        check_picture(tmp_path / name)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="not a directory"):
+        check_picture(tmp_path / "file" / "a.png")
+    check_picture(tmp_path / "new" / "folder" / "a.PNG")
+    assert list((tmp_path / "new" / "folder").iterdir()) == []
+
+
+def test_a_picture_of_more_pixels_than_its_format_takes_is_one_line(tmp_path):
+    for suffix, height in ((".jpg", 70_000), (".webp", 17_000)):
+        with pytest.raises(UserError, match=r"a\.\w+: cannot write: .+"):
+            _save(Image.new("RGB", (1, height)), tmp_path / f"a{suffix}")
+    assert list(tmp_path.iterdir()) == []
