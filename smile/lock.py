@@ -25,7 +25,7 @@ class RunLock:
         """Whether nobody else has the lock, and so now we do."""
         if fcntl is None:
             return True
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             mine = os.fstat(file).st_nlink > 0  # else its last owner has just removed it

@@ -1,33 +1,44 @@
-"""Captions on disk that survive: a file that grows batch by batch and can always be gone on with.
+"""Captions on disk that survive: a file that grows batch by batch and can always be resumed.
 
-    captions.jsonl                  a line per image (or captions.csv: a row per caption)
+    captions.jsonl                  a line per image
     captions.jsonl.run.json         which model and settings wrote it
-    captions.errors.jsonl           the images of the last run that could not be read, and why
+    captions.jsonl.errors.jsonl     the images of the last run that could not be read, and why
     captions.jsonl.part-0-of-4      while several processes write: what the first of them has
+    captions.csv                    a row per caption, of `captions.csv.jsonl`, which is there while
+                                    a run is under way and grows as captions.jsonl does
 
-Whole records are appended in one `write` each batch, so a process killed at any moment leaves at
-most one torn record, at the end, where the next run cuts it off. Whatever a file already holds is
-not done again.
+Whole lines are appended in one `write` each batch, so a process killed at any moment leaves at most
+one torn line, at the end, where the next run cuts it off. Anything else that is not ours is refused
+and left alone. Whatever a file already holds is not done again.
 """
 
 import contextlib
-import csv
-import io
 import json
 import os
-import re
-from collections.abc import Iterable, Iterator, Sequence
+import stat
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smile.caption_csv import read_csv, write_csv
+from smile.caption_lines import beside, gather, image_of, parts, repair, scan
 from smile.captioner import Caption
+from smile.config import GenerateConfig
 from smile.data import Broken
 from smile.errors import UserError, first_few
-from smile.files import write_atomically, write_text, writing
+from smile.files import (
+    check_writable,
+    json_line,
+    read_json,
+    write_atomically,
+    write_text,
+    writing,
+)
 from smile.lock import RunLock
 
 VERSION = 1  # of the files above
+SUFFIXES = (".jsonl", ".csv")
 
 
 @dataclass(frozen=True)
@@ -48,132 +59,56 @@ class Result:
             for caption in captions
         ]
 
-    def json_line(self) -> bytes:
-        """`{"image": path, "captions": [{"text", "logprob", "tokens"}]}` and a newline.
+    def json_line(self, *, tokens: bool = False) -> bytes:
+        """`{"image": path, "captions": [{"text", "logprob"}]}` and a newline.
 
-        Where there are several models each caption has also its "model".
+        Where there are several models each caption has also its "model"; with `tokens` it has its
+        pieces, each with its own log-probability.
         """
         captions = [
-            ({"model": label} if label else {}) | _as_json(caption)
+            ({"model": label} if label else {}) | _as_json(caption, tokens=tokens)
             for label, captions in self.captions.items()
             for caption in captions
         ]
         return json_line({"image": self.name, "captions": captions})
 
 
-class JsonLines:
-    """A `Result.json_line` per image."""
-
-    quote = None  # nothing can hide a newline
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        self.header = b""
-
-    def encode(self, result: Result) -> bytes:
-        return result.json_line()
-
-    def name(self, record: bytes) -> str:
-        return json.loads(record)["image"]
+def _as_json(caption: Caption, *, tokens: bool) -> dict[str, Any]:
+    record = {"text": caption.text, "logprob": round(caption.logprob, 6)}
+    if tokens:
+        record["tokens"] = [(token, round(logprob, 6)) for token, logprob in caption.tokens]
+    return record
 
 
-class Csv:
-    """A row per caption: `image,caption,logprob`, with several models `image,model,caption,…`.
-
-    Paths may hold anything, newlines too; bytes that are not UTF-8 stay as they are.
-    """
-
-    quote = b'"'
-
-    def __init__(self, labels: Sequence[str]) -> None:
-        self.header = ("image,model" if any(labels) else "image").encode() + b",caption,logprob\n"
-
-    def encode(self, result: Result) -> bytes:
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        for label, captions in result.captions.items():
-            for caption in captions:
-                model = [label] if label else []
-                row = [result.name, *model, caption.text, round(caption.logprob, 6)]
-                writer.writerow(row)
-        return text.getvalue().encode("utf-8", "surrogateescape")
-
-    def name(self, record: bytes) -> str:
-        text = record.decode("utf-8", "surrogateescape")
-        return next(csv.reader(io.StringIO(text, newline=""), strict=True))[0]
-
-
-FORMATS = {".jsonl": JsonLines, ".csv": Csv}
-
-
-def _as_json(caption: Caption) -> dict[str, Any]:
-    tokens = [(token, round(logprob, 6)) for token, logprob in caption.tokens]
-    return {"text": caption.text, "logprob": round(caption.logprob, 6), "tokens": tokens}
-
-
-def json_line(value: Any) -> bytes:
-    """One line of UTF-8 JSON; a path that is not UTF-8 is written as JSON escapes."""
-    try:
-        return json.dumps(value, ensure_ascii=False).encode() + b"\n"
-    except UnicodeEncodeError:
-        return json.dumps(value).encode() + b"\n"
-
-
-def scan(path: Path, form: JsonLines | Csv) -> Iterator[tuple[str, int, int, int]]:
-    """Every image whose records in `path` are whole: name, first byte, end, number of records.
-
-    Raises:
-        UserError: a record is not one of ours.
-    """
-    name, start, count = None, 0, 0
-    for first, end, record in _records(path, form):
-        if first == 0 and form.header:
-            if record != form.header:
-                raise UserError(f"{path}: begins with {record[:80]!r}, expected {form.header!r}")
-            start = end
-            continue
-        try:
-            this = form.name(record)
-        except (ValueError, LookupError, TypeError, csv.Error) as error:
-            raise UserError(
-                f"{path}, byte {first}: not a record of ours ({error}); put the file right, move "
-                "it away, or --overwrite it"
-            ) from error
-        if this != name and name is not None:
-            yield name, start, first, count
-            start, count = first, 0
-        name, count = this, count + 1
-        last = end
-    if name is not None:
-        yield name, start, last, count
-
-
-def _records(path: Path, form: JsonLines | Csv) -> Iterator[tuple[int, int, bytes]]:
-    """First byte, end and text of each whole record; a torn one at the end is left out."""
-    start = end = 0
-    record = b""
-    with open(path, "rb") as file:
-        for line in file:
-            record += line
-            end += len(line)
-            in_quotes = form.quote is not None and record.count(form.quote) % 2
-            if line.endswith(b"\n") and not in_quotes:
-                yield start, end, record
-                start, record = end, b""
+def check_out(path: str | Path) -> None:
+    """Raises UserError unless captions can be written at `path`; makes its folder."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        hints = {
+            ".json": f"; --out {Path(path).with_suffix('.jsonl')} holds JSON, a line per image",
+            ".txt": "; --txt writes a .txt beside each image",
+        }
+        raise UserError(
+            f"--out {path}: expected a name that ends in .jsonl or .csv{hints.get(suffix, '')}"
+        )
+    check_writable(path)
 
 
 class CaptionFile:
-    """A file of captions that one or several processes write, and that a later run goes on with.
+    """A file of captions that one or several processes write, and that a later run resumes.
 
     Args:
-        path: captions.jsonl or captions.csv.
+        path: captions.jsonl or captions.csv; a link is followed.
         run: what the captions depend on, JSON through and through; all of it has to be the same
-            when a file is gone on with, save "source" wherever it stands.
+            when a file is resumed, save "source" wherever it stands.
         captions_per_image: how many, of all models together.
         labels: of the models.
+        tokens: whether lines of JSON, if that is the form, hold each caption's tokens.
         rank, world: which process of how many this is.
 
     Call `check`, `prepare` (process 0), `open` (after process 0's `prepare`), `add` and
-    `add_errors` as results come, `close`, and `finish` (process 0, after everybody's `close`).
+    `add_errors` as results come, `close`, and `finish` (process 0, after everybody's `close`); or
+    `stop` where a run ends early.
     """
 
     def __init__(
@@ -183,40 +118,41 @@ class CaptionFile:
         run: dict[str, Any],
         captions_per_image: int = 1,
         labels: Sequence[str] = ("",),
+        tokens: bool = False,
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self.path = Path(path)
-        if self.path.suffix.lower() not in FORMATS:
-            raise UserError(f"--out {path}: expected a name that ends in .jsonl or .csv")
-        self.form = FORMATS[self.path.suffix.lower()](labels)
+        # Two names of one file share its lock.
+        self.path = Path(os.path.realpath(path) if os.path.islink(path) else path)
+        self.is_csv = self.path.suffix.lower() == ".csv"
+        self.lines = beside(self.path, ".jsonl") if self.is_csv else self.path
+        self.csv_form = {"with_model": any(labels), "captions_per_image": captions_per_image}
         self.run = json.loads(json.dumps({"version": VERSION} | run))
-        self.captions_per_image = captions_per_image
+        self.tokens = tokens and not self.is_csv
         part = f".part-{rank}-of-{world}" if world > 1 else ""
-        self.own = self.path.with_name(self.path.name + part)
-        self.run_path = self.path.with_name(self.path.name + ".run.json")
+        self.own = beside(self.lines, part)
+        self.run_path = beside(self.path, ".run.json")
         self.errors_path = errors_path(self.path)
-        self.own_errors = self.errors_path.with_name(self.errors_path.name + part)
-        self.lock = RunLock(self.path.with_name(f".{self.path.name}.lock"))
+        self.own_errors = beside(self.errors_path, part)
+        self.lock = RunLock(self.lines.with_name(f".{self.lines.name}.lock"))
         self.done: set[str] = set()
-        self.num_errors = 0
 
     # Before -----------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Raises UserError where the file there is was not made by the same model and settings."""
-        written = [path for path in self._all_parts() if path.stat().st_size]
+        written = [path for path in self._all_files() if path.stat().st_size]
         if not written:
             return
         remedy = "name another --out, or start anew with --overwrite"
         try:
-            made_by = json.loads(self.run_path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            differing = differences(read_json(self.run_path), self.run)
+        except (UserError, RecursionError):
             raise UserError(
                 f"{written[0]} exists, but {self.run_path.name}, which tells the model and "
                 f"settings that wrote it, does not or cannot be read: {remedy}"
             ) from None
-        if differing := differences(made_by, self.run):
+        if differing:
             raise UserError(
                 f"{self.path} was made with another model or settings: "
                 f"{first_few(differing, 8)}: {remedy}"
@@ -226,50 +162,102 @@ class CaptionFile:
         """Locks the file and cuts off what a killed run left torn, or with `overwrite` everything.
 
         Raises:
-            UserError: another run is writing the file, or it cannot be written.
+            UserError: another run is writing the file, it cannot be written, or it holds something
+                else than captions.
         """
-        with writing(self.path):
+        with writing(self.path), contextlib.ExitStack() as on_error:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if not self.lock.acquire():
                 raise UserError(f"{self.path}: another run is writing it, wait for its end")
-            for path in self._error_parts():
+            on_error.callback(self.lock.release)
+            for path in parts(self.errors_path):
                 path.unlink()
             if overwrite:
-                for path in self._all_parts():
+                for path in self._all_files():
                     path.unlink()
-            text = json.dumps(self.run, indent=2, ensure_ascii=False) + "\n"
-            write_text(self.run_path, text)
-            for path in self._all_parts():
-                self._repair(path)
+            self._write_run()
+            for path in parts(self.lines):
+                repair(path)
+            if self.is_csv:
+                self._take_in_csv()
+            on_error.pop_all()
 
-    def _repair(self, path: Path) -> None:
-        """Cuts off a torn end: half a record, or an image with fewer captions than it should have.
+    def _write_run(self) -> None:
+        text = json.dumps(self.run, indent=2, ensure_ascii=False) + "\n"
+        write_text(self.run_path, text)
 
-        Only the last image can have fewer; where the model found no more, it is done again.
+    def _take_in_csv(self) -> None:
+        """Makes lines of a CSV file's rows, or sees that they are those that it was made of.
+
+        A finished run leaves a CSV file and no lines, a killed one both; killed processes of
+        version 0.1 left parts of a CSV file.
         """
-        whole = 0
-        for _, start, end, count in scan(path, self.form):
-            expected = 1 if self.form.quote is None else self.captions_per_image
-            whole = end if count >= expected else start
-        if whole < path.stat().st_size:
-            os.truncate(path, whole)
+        files = parts(self.path)
+        if parts(self.lines):
+            self._check_csv()
+        elif files:
+            found: dict[str, bytes] = {}
+            for path in files:
+                for line in read_csv(path, **self.csv_form):
+                    found.setdefault(image_of(line, str(path)), line)
+            write_atomically(self.lines, lambda path: path.write_bytes(b"".join(found.values())))
+            self.lines.chmod(stat.S_IMODE(files[0].stat().st_mode))
+        for path in files:
+            if path != self.path:
+                path.unlink()
+
+    def _check_csv(self) -> None:
+        """Raises UserError if somebody changed the CSV file that the lines are to replace."""
+        if not self.path.exists():
+            return
+        lines = set()
+        for path in parts(self.lines):
+            with open(path, "rb") as file:
+                lines.update(hash(line) for line in file)
+        for line in read_csv(self.path, **self.csv_form):
+            if hash(line) not in lines:
+                raise UserError(
+                    f"{self.path} was changed while captions were not yet in it: move it away, and "
+                    f"the same command writes them, from {self.lines.name}, to a new one"
+                )
 
     def open(self) -> None:
         """Learns which images are done, and opens this process's file for more."""
         with writing(self.own):
-            for path in self._all_parts():
-                self.done.update(name for name, *_ in scan(path, self.form))
-            self.file = os.open(self.own, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-            if not os.fstat(self.file).st_size:
-                _write(self.file, self.form.header)
+            for path in parts(self.lines):
+                self.done.update(name for name, *_ in scan(path))
+            mode = stat.S_IMODE(self.path.stat().st_mode) if self.path.exists() else 0o666
+            self.file = os.open(self.own, os.O_RDWR | os.O_CREAT | os.O_APPEND, mode)
 
     # During -----------------------------------------------------------------------------------
 
     def add(self, results: Sequence[Result]) -> None:
         """Appends what of a batch is not done yet."""
-        records = [self.form.encode(result) for result in results if result.name not in self.done]
+        lines = [r.json_line(tokens=self.tokens) for r in results if r.name not in self.done]
         with writing(self.own):
-            _write(self.file, b"".join(records))
+            _write(self.file, b"".join(lines))
+            self._expect_own()
+
+    def _expect_own(self) -> None:
+        """Raises UserError if our file was removed or moved; what was removed is put back."""
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.stat(self.own), os.fstat(self.file)):
+                return
+        status = os.fstat(self.file)
+        if status.st_nlink:
+            raise UserError(
+                f"{self.own} was moved while it was being written, and what was written with it: "
+                "move it back, and run the same command again"
+            )
+        self.own.parent.mkdir(parents=True, exist_ok=True)
+        put = beside(self.own, ".saved") if self.own.exists() else self.own
+        data = os.pread(self.file, status.st_size, 0)
+        write_atomically(put, lambda path: path.write_bytes(data))
+        self._write_run()
+        raise UserError(
+            f"{self.own} was removed or replaced while it was being written: what was written is "
+            f"saved in {put}, and the same command goes on with {self.own.name}"
+        )
 
     def add_errors(self, broken: Iterable[Broken]) -> None:
         """Appends to this process's list of images that could not be read."""
@@ -277,12 +265,20 @@ class CaptionFile:
             line = json_line({"image": image.name, "reason": image.reason})
             with writing(self.own_errors), open(self.own_errors, "ab", buffering=0) as file:
                 _write(file.fileno(), line)
-            self.num_errors += 1
 
     def close(self) -> None:
+        with writing(self.own):
+            self._expect_own()
         os.close(self.file)
 
     # After ------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Leaves everything in good order where a run of one process ends early."""
+        os.close(self.file)
+        if self.own == self.lines:
+            with contextlib.suppress(UserError):  # there is another one on its way
+                self.finish(())
 
     def finish(self, names: Iterable[str], *, in_order: bool = True) -> None:
         """Gathers everything in one file in the order of `names`, and lets go of it.
@@ -290,90 +286,85 @@ class CaptionFile:
         Images that are not among `names`, of an earlier run over another folder, come last. One
         process that wrote `in_order` has nothing to gather.
         """
-        with writing(self.path):
-            parts = self._all_parts()
-            if parts != [self.path] or not in_order:
-                index = self._index(parts)
-                write_atomically(self.path, lambda path: self._gather(path, parts, index, names))
-                for path in parts:
-                    if path != self.path:
-                        path.unlink()
-            errors = self._error_parts()
-            if errors and errors != [self.errors_path]:
-                lines = b"".join(path.read_bytes() for path in errors)
-                write_atomically(self.errors_path, lambda path: path.write_bytes(lines))
-                for path in errors:
-                    if path != self.errors_path:
-                        path.unlink()
-        self.lock.release()
+        try:
+            with writing(self.path):
+                _join(
+                    self.lines, lambda path, files: gather(path, files, names), always=not in_order
+                )
+                if self.is_csv:
+                    self._check_csv()
+                    self._write_csv()
+                _join(self.errors_path, _concatenate, always=False)
+        finally:
+            self.lock.release()
 
-    def _index(self, parts: Sequence[Path]) -> dict[str, tuple[int, int, int]]:
-        """Where each image's records are: number of the file, first byte, end."""
-        index: dict[str, tuple[int, int, int]] = {}
-        for number, path in enumerate(parts):
-            for name, start, end, _ in scan(path, self.form):
-                index.setdefault(name, (number, start, end))
-        return index
+    def _write_csv(self) -> None:
+        form = {"with_model": self.csv_form["with_model"]}
+        with open(self.lines, "rb") as lines:
+            write_atomically(self.path, lambda path: write_csv(lines, path, **form))
+        self.lines.unlink()
 
-    def _gather(self, to: Path, parts: Sequence[Path], index: dict, names: Iterable[str]) -> None:
-        """Copies each image's records once."""
-        with contextlib.ExitStack() as stack:
-            files = [stack.enter_context(open(path, "rb")) for path in parts]
-            target = stack.enter_context(open(to, "wb"))
-            target.write(self.form.header)
-
-            def copy(place: tuple[int, int, int]) -> None:
-                number, start, end = place
-                files[number].seek(start)
-                target.write(files[number].read(end - start))
-
-            for name in names:
-                if name in index:
-                    copy(index.pop(name))
-            for place in index.values():
-                copy(place)
-
-    def _all_parts(self) -> list[Path]:
+    def _all_files(self) -> list[Path]:
         """The files that hold captions: of one process, of several, of earlier runs' several."""
-        return _parts(self.path)
+        return parts(self.path) + (parts(self.lines) if self.is_csv else [])
 
-    def _error_parts(self) -> list[Path]:
-        return _parts(self.errors_path)
+
+def _join(path: Path, write: Callable[[Path, list[Path]], None], *, always: bool) -> None:
+    """Makes one file of several processes' parts by `write(to, files)`; of one if `always`."""
+    files = parts(path)
+    if files and (files != [path] or always):
+        write_atomically(path, lambda to: write(to, files))
+        for part in files:
+            if part != path:
+                part.unlink()
+
+
+def _concatenate(to: Path, files: Sequence[Path]) -> None:
+    to.write_bytes(b"".join(path.read_bytes() for path in files))
 
 
 def errors_path(path: str | Path) -> Path:
     """Where the images are listed that could not be read for the captions at `path`."""
-    return Path(path).with_name(Path(path).stem + ".errors.jsonl")
+    return beside(Path(path), ".errors.jsonl")
 
 
-def _parts(path: Path) -> list[Path]:
-    """`path` if it is there, and then its parts in order of rank."""
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Where two run records differ, in the command line's words; "source" does not count."""
+    old, new = _flat(old), _flat(new)
+    before, now = (record.get("models.number") for record in (old, new))
+    if before != now:
+        return [f"the captions of {_show(before)} models were asked for, of {_show(now)} now"]
     found = []
-    pattern = re.compile(re.escape(path.name) + r"\.part-(\d+)-of-(\d+)")
-    if path.parent.is_dir():
-        for name in os.listdir(path.parent):
-            if match := pattern.fullmatch(name):
-                found.append((int(match[2]), int(match[1]), path.with_name(name)))
-    return [path] * path.is_file() + [part for _, _, part in sorted(found)]
+    for key in sorted(old.keys() | new.keys()):
+        name = key.rpartition(".")[2]
+        # A setting that is younger than the record had its default.
+        before = old.get(key, getattr(GenerateConfig, name, None))
+        if name == "source" or before == (now := new.get(key)):
+            continue
+        if name == "weights":
+            found.append("--model has other weights")
+        else:
+            option = "--" + name.replace("_", "-")
+            found.append(f"{option} was {_show(before)}, is {_show(now)} now")
+    return list(dict.fromkeys(found))
 
 
-def differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Where two run records differ, as "name old there, new now"; "source" does not count."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted((old.keys() | new.keys()) - {"source"})
-        pairs = [(key, old.get(key), new.get(key)) for key in keys]
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = [(str(i), a, b) for i, (a, b) in enumerate(zip(old, new, strict=True), start=1)]
+def _flat(record: Any, name: str = "") -> dict[str, Any]:
+    """{"models": [{"seed": 0}]} as {"models.1.seed": 0}, with the number of the models."""
+    if isinstance(record, list):
+        items = {"number": len(record)} | dict(enumerate(record, start=1))
+    elif isinstance(record, dict):
+        items = record
     else:
-        return [] if old == new else [f"{name} {_show(old)} there, {_show(new)} now"]
-    found = []
-    for key, a, b in pairs:
-        found += differences(a, b, f"{name}.{key}" if name else key)
-    return found
+        return {name: record}
+    flat = {}
+    for key, value in items.items():
+        flat |= _flat(value, f"{name}.{key}" if name else str(key))
+    return flat
 
 
 def _show(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    text = "none" if value is None else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 40 else text[:20] + "…"
 
 
