@@ -15,8 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from smile.loss import IGNORE, first_token, random_loss, reverse_loss
 
-# Positions scored by the whole vocabulary at a time: at least so many, 63 MB of scores for BLIP's;
-# with a small vocabulary as many as make so many scores, since a GPU takes as long for few.
+# Positions scored by the whole vocabulary at a time: 63 MB of scores for BLIP's. A GPU takes as long
+# for few: with a small vocabulary it gets as many positions as make `SCORES` scores. Not so on a CPU,
+# where nothing is gained, and other sums would round otherwise than those of earlier runs.
 BLOCK, SCORES = 512, 1 << 22
 
 
@@ -81,7 +82,7 @@ def caption_loss(
 
 def _positions(weight: Tensor) -> int:
     """How many positions to score at a time by a (V, D) head."""
-    return max(BLOCK, SCORES // weight.size(0))
+    return max(BLOCK, SCORES // weight.size(0)) if weight.is_cuda else BLOCK
 
 
 def _in_blocks(
