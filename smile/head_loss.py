@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from smile.loss import IGNORE, first_token, random_loss, reverse_loss
 
-# Positions scored by the whole vocabulary at a time: 63 MB of scores for BLIP's. A GPU takes as long
-# for few: with a small vocabulary it gets as many positions as make `SCORES` scores. Not so on a CPU,
-# where nothing is gained, and other sums would round otherwise than those of earlier runs.
+# Positions scored by the whole vocabulary at a time: 63 MB of scores for BLIP's. With a small
+# vocabulary a GPU gets as many positions as make `SCORES` scores, since it takes as long for few. A
+# CPU does not: it gains nothing, and other blocks round otherwise than those of earlier runs.
 BLOCK, SCORES = 512, 1 << 22
 
 
