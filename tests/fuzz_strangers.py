@@ -51,13 +51,14 @@ from smile.export import export_blip, export_transformers  # noqa: E402
 from smile.training.checkpoints import Checkpoints  # noqa: E402
 from smile.training.resume import check_same, identity  # noqa: E402
 
-SECONDS = 15  # more than this for one case is a hang
+SECONDS = 15  # more than this of a processor for one case is a hang,
+WAIT = 60  # and so is more than this of waiting
 BYTES = 2**30  # of memory above what was there at the start
 # Errors that may name neither the folder nor a setting.
 MAY_NAME_OTHERS = ("but downloads are off", "/etc/passwd")
 # Training that is short whatever the damaged config asks for.
-SHORT = ("data.num_train=8", "data.num_val=2", "data.num_test=2", "decoder.vocab_size=0")
-SHORT += ("vit.depth=1", "decoder.depth=1")
+SHORT = ("data.num_train=2", "data.num_val=2", "data.num_test=2", "decoder.vocab_size=0")
+SHORT += ("vit.depth=1", "decoder.depth=1", "train.batch_size=1", "train.workers=0")
 NAMES = ("0/a.png", "0/b.png", "1/c.png", "1/d.png")
 CAPTIONS = ("a red dog", "a dog, in the tree", 'a "blue" cat', "a photo of the cat on a tree")
 
@@ -440,7 +441,7 @@ def _in_a_child(numbers: list[int]) -> Iterator[Outcome]:
         _be_the_child(numbers, write, trace.fileno())
     os.close(write)
     number, done, lines = numbers[0], "", b""
-    while select.select([read], [], [], 2 * SECONDS)[0] and (data := os.read(read, 2**16)):
+    while select.select([read], [], [], 2 * WAIT)[0] and (data := os.read(read, 2**16)):
         *whole, lines = (lines + data).split(b"\n")
         for line in whole:
             said = json.loads(line)
@@ -457,7 +458,7 @@ def _in_a_child(numbers: list[int]) -> Iterator[Outcome]:
         trace.seek(0)
         stack = trace.read().decode(errors="replace")
         killer = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-        hangs = "Timeout (" in stack or killer == signal.SIGKILL
+        hangs = "Timeout (" in stack or killer in (signal.SIGPROF, signal.SIGKILL)
         kind = "hang" if hangs else f"crash by {signal.Signals(killer).name}" if killer else "death"
         yield Outcome(number, AREAS[number % len(AREAS)].name, kind, _last_place(stack), done)
     trace.close()
@@ -476,13 +477,16 @@ def _be_the_child(numbers: list[int], pipe: int, trace: int) -> None:
         quiet = os.open(os.devnull, os.O_RDWR)
         for stream in (1, 2):
             os.dup2(quiet, stream)
+        faulthandler.enable(trace, all_threads=False)
+        faulthandler.register(signal.SIGPROF, trace, all_threads=False, chain=True)
         for number in numbers:
             with tempfile.TemporaryDirectory(prefix="case-", dir=sound()) as folder:
-                faulthandler.enable(trace, all_threads=False)
-                faulthandler.dump_traceback_later(SECONDS, exit=True, file=trace)
+                faulthandler.dump_traceback_later(WAIT, exit=True, file=trace)
+                signal.setitimer(signal.ITIMER_PROF, SECONDS)
                 done = make_case(number, Path(folder))
                 os.write(pipe, json.dumps({"done": done}).encode() + b"\n")
                 outcome = try_case(number, Path(folder), done)
+                signal.setitimer(signal.ITIMER_PROF, 0)
                 faulthandler.cancel_dump_traceback_later()
             os.write(pipe, json.dumps(vars(outcome)).encode() + b"\n")
         status = 0

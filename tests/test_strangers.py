@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from dataclasses import replace
 
 import fuzz_strangers
@@ -27,9 +28,13 @@ def test_damaged_files_end_in_a_value_or_in_one_line():
     assert len({outcome.kind for outcome in found}) == 2  # some are read all the same
 
 
-def _hang(folder):
+def _spin(folder):
     while True:
         pass
+
+
+def _wait(folder):
+    time.sleep(60)
 
 
 def _crash(folder):
@@ -49,19 +54,21 @@ def _say(folder):
 
 
 FAULTS = {
-    "hang": _hang,
-    "crash by SIGSEGV": _crash,
-    "memory": _fill,
-    "traceback": _stop,
-    "not one line": _say,
+    _spin: "hang",
+    _wait: "hang",
+    _crash: "crash by SIGSEGV",
+    _fill: "memory",
+    _stop: "traceback",
+    _say: "not one line",
 }
 
 
-@pytest.mark.parametrize("kind", FAULTS)
-def test_every_kind_of_fault_is_noticed_and_the_rest_tried(monkeypatch, kind):
-    area = replace(AREAS[10], read=FAULTS[kind])
+@pytest.mark.parametrize(("read", "kind"), FAULTS.items())
+def test_every_kind_of_fault_is_noticed_and_the_rest_tried(monkeypatch, read, kind):
+    area = replace(AREAS[10], read=read)
     monkeypatch.setattr(fuzz_strangers, "AREAS", (area, AREAS[10]))
-    monkeypatch.setattr(fuzz_strangers, "SECONDS", 0.2)
-    found = list(outcomes(range(3)))
-    assert [outcome.kind for outcome in found][::2] == [kind, kind]
-    assert not faults(found[1:2]) and kind in report(found)
+    monkeypatch.setattr(fuzz_strangers, "SECONDS", 0.3)
+    monkeypatch.setattr(fuzz_strangers, "WAIT", 1 if read is _wait else 60)
+    bad, good = outcomes(range(2))
+    assert bad.kind == kind and kind in report([bad, good])
+    assert not faults([good])
