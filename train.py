@@ -31,7 +31,6 @@ from smile.captioner import Captioner
 from smile.checkpoint import LAST_FOLDER, LOG, MLE_FOLDER, save_run
 from smile.config import Config, describe_config, load_config
 from smile.data import Batch, Broken, Example
-from smile.data.batches import ReaderKilled
 from smile.data.device_augment import augment_batch
 from smile.data.picture_cache import cached, make_cache
 from smile.device import pick_device
@@ -49,7 +48,7 @@ from smile.training.estimate import Estimate, timed
 from smile.training.features import Features, compute_features, on_one_machine
 from smile.training.folder import claim, leave, resume_command, run_folder
 from smile.training.keeper import Keeper
-from smile.training.loader import make_loader, read
+from smile.training.loader import NoNextBatch, make_loader, read
 from smile.training.objective import Objective
 from smile.training.precision import Precision
 from smile.training.report import (
@@ -166,7 +165,7 @@ def train(args: argparse.Namespace, config: Config, world: World) -> None:
             with trainer.keeper.signals:
                 try:
                     trainer.run()
-                except ReaderKilled as error:
+                except NoNextBatch as error:
                     trainer.keeper.stop(str(error))
     finally:
         leave(folder, lock)

@@ -54,8 +54,8 @@ def check_fit(captioner: Captioner) -> None:
     length = len(captioner.tokenizer.prompt_ids(prompt))
     if config.data.max_tokens < length + 2:
         raise UserError(
-            f"data.max_tokens = {config.data.max_tokens}: expected at least {length + 2}: the "
-            f"beginning and the prompt {prompt!r} are {length} tokens, a word and [SEP] follow"
+            f"data.max_tokens = {config.data.max_tokens}: expected at least {length + 2}: "
+            f"[DEC] and the prompt {prompt!r} are {length} tokens, and a word and [SEP] follow"
         )
     try:
         check_options(config.generate, prompt_length=length)

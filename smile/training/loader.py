@@ -9,9 +9,10 @@ from torch.utils.data import DataLoader
 
 from smile.captioner import Captioner
 from smile.data import Batch, CaptionDataset, Collate, EpochBatches, Example
-from smile.data.batches import ReaderKilled, readers_may_die
+from smile.data.batches import BrokenImage, ReaderKilled, readers_may_die
 from smile.data.device_augment import Pixels
 from smile.distributed import World
+from smile.errors import UserError
 from smile.training.features import NEEDS_LESS, Features
 from smile.training.signals import leave_signals_to_the_parent
 
@@ -73,26 +74,29 @@ def make_loader(
     )
 
 
+class NoNextBatch(UserError):
+    """A batch cannot be read. All processes of a run raise it together, between two batches."""
+
+
 def read(loader: DataLoader, world: World) -> Iterator[Batch]:
     """The loader's batches, in every process of the run; each has as many.
 
     Raises:
-        ReaderKilled: in all processes of the run, before the next batch, if one that loads data for
-            any of them has died.
+        NoNextBatch: an image is broken, or a process that loads data for any of them has died.
     """
     batches: Iterator[Batch] | None = None
     while True:
-        batch, killed = None, None
+        batch, failure = None, None
         try:
             with readers_may_die(loader.num_workers, NEEDS_LESS):
                 if batches is None:
                     batches = iter(loader)
                     _notice_deaths_while_waiting()
                 batch = next(batches, None)
-        except ReaderKilled as error:
-            killed = error
-        if any(world.largest([killed is not None])):
-            raise killed or ReaderKilled("a process that reads images for another one was killed")
+        except (BrokenImage, ReaderKilled) as error:
+            failure = error
+        if any(world.largest([failure is not None])):
+            raise NoNextBatch(failure or "another process has no next batch") from failure
         if batch is None:
             return
         yield batch

@@ -83,7 +83,8 @@ def summary_line(summary: dict) -> str:
         return ""
     line = f"{summary['caption_words']:.1f} words a caption, {summary['distinct_words']} distinct"
     if "true_share" in summary:
-        line += f", {summary['true_share']:.1%} of {summary['statements']} statements true"
+        statements = counted(summary["statements"], "statement")
+        line += f", {summary['true_share']:.1%} of {statements} true"
     return line
 
 
