@@ -7,6 +7,8 @@ Nothing here grows with the number of images: names are a stream, and only a few
 under way.
 """
 
+import contextlib
+import errno
 import hashlib
 import itertools
 import os
@@ -24,8 +26,9 @@ from smile.config import GenerateConfig, override
 from smile.data import Broken, EvalTransform, Example, open_image
 from smile.data.batches import readers_may_die
 from smile.distributed import World
-from smile.errors import UserError
-from smile.files import write_text
+from smile.errors import UserError, printable
+from smile.files import write_text, writing
+from smile.generate import check_options
 from smile.results import Result
 
 PREFETCH = 2  # batches that each worker has ready
@@ -51,7 +54,33 @@ class Model:
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _ = self.options
+        prompt = self.captioner.config.data.prompt if self.prompt is None else self.prompt
+        length = len(self.captioner.tokenizer.prompt_ids(prompt))
+        check_options(self.options, prompt_length=length)
+        self._check_sampling()
+
+    def _check_sampling(self) -> None:
+        """Raises UserError where beams are asked for, and would be ignored."""
+        options = self.options
+        if not options.samples:
+            return
+        if self.settings.get("num_beams", 1) > 1:
+            asked = f"num_beams = {options.num_beams}"
+        elif self.settings.get("early_stopping"):
+            asked = "early_stopping"
+        else:
+            return
+        usual = GenerateConfig()
+        names = [
+            f"{name} = {value}"
+            for name in ("do_sample", "top_p", "top_k", "temperature")
+            if (value := getattr(options, name)) != getattr(usual, name)
+        ]
+        whose = "" if self.settings.keys() & {name.split()[0] for name in names} else "the model's "
+        raise UserError(
+            f"{asked} is for beam search, but {whose}{', '.join(names)} is for sampling: leave one "
+            "of them out"
+        )
 
     @property
     def options(self) -> GenerateConfig:
@@ -110,7 +139,7 @@ class Reader(Dataset):
         try:
             image = open_image(image) if isinstance(image, str) else image.read()
         except UserError as error:
-            return Broken(name, str(error).removeprefix(f"{name}: "))
+            return Broken(name, str(error).removeprefix(printable(f"{name}: ")))
         return name, {size: transform(image) for size, transform in self.transforms.items()}
 
 
@@ -204,19 +233,28 @@ def describe_all(
             for model in models:
                 pixels = batch.pixels[model.captioner.transform.size]
                 pixels = pixels.to(device, non_blocking=True)
-                with torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16):
-                    try:
-                        columns[model.label] = model.describe(pixels, seeds)
-                    except torch.OutOfMemoryError as error:
-                        raise UserError(
-                            f"{device} has too little memory for --batch-size {batch_size}: "
-                            f"try {max(1, batch_size // 2)}"
-                        ) from error
+                autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
+                with autocast, _memory_may_end(f"{device} has", batch_size):
+                    columns[model.label] = model.describe(pixels, seeds)
         results = [
             Result(name, {label: captions[row] for label, captions in columns.items()})
             for row, name in enumerate(batch.names)
         ]
         yield results, batch.broken
+
+
+@contextlib.contextmanager
+def _memory_may_end(where: str, batch_size: int) -> Iterator[None]:
+    """Says in one line what to do where there is too little memory, on a GPU or the CPU."""
+    try:
+        yield
+    except RuntimeError as error:  # what the CPU's allocator raises has no type of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        raise UserError(
+            f"{where} too little memory for --batch-size {batch_size}: "
+            f"try {max(1, batch_size // 2)}"
+        ) from error
 
 
 # What is left to do -------------------------------------------------------------------------------
@@ -225,28 +263,54 @@ def describe_all(
 class TextFiles:
     """One .txt beside each image, a caption a line: the form that training tools read.
 
-    A .txt that is there already may be somebody's own work: it stays, unless `overwrite`.
+    A .txt that is there already may be somebody's own work: it stays, unless `overwrite`. Of images
+    that differ in their suffix only, a.jpg and a.png, the first one has the .txt.
     """
 
     def __init__(self, *, overwrite: bool = False) -> None:
         self.overwrite = overwrite
-        self.num_kept = 0
+        self._suffixes: dict[int, str] = {}  # by a hash of each .txt, that of the image it is of
 
     def has(self, name: str) -> bool:
         """Whether this image needs no more: it has a .txt, and that one is to be kept."""
-        return _text_path(name).exists() and not self.overwrite
+        return os.path.isfile(_text_path(name)) and not self.overwrite
 
-    def add(self, results: Iterable[Result]) -> None:
+    def hindrance(self, name: str) -> str:
+        """Why an image can have no .txt of its own, "" if it can. To be asked in their order."""
+        text = _text_path(name)
+        if text == Path(name):
+            return "its captions would replace the image itself: give it another suffix"
+        if os.path.isdir(text):
+            return f"its captions would go to {text}, which is a folder"
+        own = Path(name).suffix
+        if (first := self._suffixes.setdefault(hash(text), own)) != own:
+            return (
+                f"its captions would go to {text}, where those of {text.with_suffix(first).name} "
+                "are: rename one of the two"
+            )
+        return ""
+
+    def add(self, results: Iterable[Result]) -> list[Broken]:
+        """Writes the captions; the images whose .txt cannot have that name are returned.
+
+        Raises:
+            UserError: nothing can be written, for want of space or permission.
+        """
+        broken = []
         for result in results:
-            path = _text_path(result.name)
-            if path == Path(result.name) or self.has(result.name):
-                self.num_kept += 1
-                continue
-            text = "".join(line + "\n" for line in result.lines())
-            try:
-                write_text(path, text)
-            except OSError as error:
-                raise UserError(f"{path}: cannot write: {error.strerror}") from error
+            path, reason = _text_path(result.name), self.hindrance(result.name)
+            if not reason and not self.has(result.name):
+                text = "".join(line + "\n" for line in result.lines())
+                try:
+                    with writing(path):
+                        write_text(path, text)
+                except UserError as error:
+                    if getattr(error.__cause__, "errno", 0) != errno.ENAMETOOLONG:
+                        raise
+                    reason = str(error)
+            if reason:
+                broken.append(Broken(result.name, reason))
+        return broken
 
 
 def _text_path(name: str) -> Path:
@@ -257,7 +321,7 @@ class Todo:
     """The share of `names` that falls to this process, without what is done; a `Broken` stays.
 
     Image i goes to process i % world.size. An image is done if it is in `done` and has its text in
-    `texts`; None for what is not asked for.
+    `texts`; None for what is not asked for. One that can have no text is a `Broken`.
 
     After an iteration, `num_done` is how many were left out, and `in_order` whether a file that
     held `done` in order is still so with the others appended.
@@ -279,6 +343,9 @@ class Todo:
         self.num_done, self.in_order = 0, True
         anything_new = False
         for index, name in enumerate(self.names):
+            hindrance = ""
+            if self.texts is not None and isinstance(name, str):  # asked of all, for it remembers
+                hindrance = self.texts.hindrance(name)
             if index % self.world.size != self.world.rank:
                 continue
             if isinstance(name, Broken):
@@ -287,9 +354,11 @@ class Todo:
             is_new = self.done is not None and name not in self.done
             self.in_order &= is_new or not anything_new
             anything_new |= is_new
-            has_text = self.texts is not None and self.texts.has(name)
+            has_text = self.texts is None or self.texts.has(name)
             nothing_asked = self.done is None and self.texts is None
-            if is_new or nothing_asked or (self.texts is not None and not has_text):
+            if is_new or nothing_asked or not (has_text or hindrance):
                 yield name
+            elif hindrance:
+                yield Broken(name, hindrance)
             else:
                 self.num_done += 1

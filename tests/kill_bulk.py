@@ -151,7 +151,7 @@ def same_captions(first: Path, second: Path) -> bool:
 
     def words(records: list[dict]) -> list:
         return [
-            (record["image"], caption["text"], [piece for piece, _ in caption["tokens"]])
+            (record["image"], caption["text"])
             for record in records
             for caption in record["captions"]
         ]

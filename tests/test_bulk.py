@@ -21,6 +21,7 @@ from smile.bulk import (
 )
 from smile.captioner import Caption
 from smile.checkpoint import load_run
+from smile.config import override
 from smile.data import Broken
 from smile.distributed import World
 from smile.errors import UserError
@@ -148,12 +149,47 @@ def test_impossible_settings_are_refused_before_any_image(run):
 def test_too_little_memory_is_said(photos, run, monkeypatch):
     model = Model(captioner=load_run(run))
 
-    def full(*_, **__):
-        raise torch.OutOfMemoryError("2 GiB")
+    for error in (
+        torch.OutOfMemoryError("2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ):
 
-    monkeypatch.setattr(model.captioner, "describe", full)
-    with pytest.raises(UserError, match="--batch-size 8: try 4"):
-        list(describe_all(photos, [model], batch_size=8))
+        def full(*_, error=error, **__):
+            raise error
+
+        monkeypatch.setattr(model.captioner, "describe", full)
+        with pytest.raises(UserError, match="--batch-size 8: try 4"):
+            list(describe_all(photos, [model], batch_size=8))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"num_beams": 3, "top_p": 0.9}, r"num_beams = 3 is for beam search, but top_p = 0.9 is"),
+        ({"num_beams": 3, "do_sample": True}, "do_sample = True is for sampling"),
+        ({"early_stopping": True, "top_k": 5}, "early_stopping is for beam search, but top_k = 5"),
+        ({"num_beams": 1, "top_p": 0.9}, ""),
+        ({"top_p": 0.9, "early_stopping": False}, ""),
+        ({"num_return": 3}, "num_return is 3, but num_beams only 2"),
+        ({"max_length": 4, "min_length": 0}, "the prompt alone has 4 tokens"),
+    ],
+)
+def test_settings_that_would_be_ignored_or_cannot_work_are_refused(run, settings, said):
+    if not said:
+        Model(captioner=load_run(run), settings=settings)
+        return
+    with pytest.raises(UserError, match=said):
+        Model(captioner=load_run(run), settings=settings)
+
+
+def test_beams_for_a_model_that_samples_by_itself_are_refused(run):
+    captioner = load_run(run)
+    captioner.config = override(captioner.config, "generate", {"top_p": 0.5, "num_beams": 3})
+    Model(captioner=captioner)
+    with pytest.raises(
+        UserError, match=r"num_beams = 2 .* the model's top_p = 0.5 is for sampling"
+    ):
+        Model(captioner=captioner, settings={"num_beams": 2})
 
 
 def test_the_record_tells_what_captions_depend_on(run, tmp_path):
@@ -216,11 +252,9 @@ def test_texts_lie_beside_images_and_keep_what_was_there(tmp_path):
         return [Result(str(tmp_path / name), {"": captions}) for name in ("a.jpg", "b.c.png")]
 
     (tmp_path / "a.txt").write_text("mine")
-    texts = TextFiles()
-    texts.add(results("first"))
+    assert TextFiles().add(results("first")) == []
     assert (tmp_path / "a.txt").read_text() == "mine"
     assert (tmp_path / "b.c.txt").read_text() == "first\nsecond\n"
-    assert texts.num_kept == 1
     TextFiles(overwrite=True).add(results("new"))
     assert (tmp_path / "a.txt").read_text() == "new\nsecond\n"
 
@@ -228,8 +262,45 @@ def test_texts_lie_beside_images_and_keep_what_was_there(tmp_path):
 def test_an_image_is_never_replaced_by_its_text(tmp_path):
     path = tmp_path / "photo.txt"
     path.write_bytes(b"pixels")
-    TextFiles(overwrite=True).add([Result(str(path), {"": [Caption("a", 0.0, [])]})])
+    result = Result(str(path), {"": [Caption("a", 0.0, [])]})
+    (broken,) = TextFiles(overwrite=True).add([result])
+    assert "would replace the image itself" in broken.reason
+    assert list(Todo([str(path)], texts=TextFiles())) == [broken]
     assert path.read_bytes() == b"pixels"
+
+
+def test_images_of_one_stem_do_not_share_a_text(tmp_path):
+    """The first one has it, in every process; the others are named, unless --out needs them."""
+    names = [str(tmp_path / name) for name in ("a.jpg", "a.png", "b.jpg", "c.d.jpg", "c.d.webp")]
+    first, second, b, third, fourth = names
+    reason = f"its captions would go to {tmp_path / 'a.txt'}, where those of a.jpg are: "
+    for overwrite in (False, True):
+        left = list(Todo(names, texts=TextFiles(overwrite=overwrite)))
+        assert [left[0], left[2], left[3]] == [first, b, third]
+        assert [left[1].name, left[4].name] == [second, fourth]
+        assert left[1].reason == reason + "rename one of the two"
+        Path(first).with_suffix(".txt").touch()  # next time it has its text: that changes nothing
+    shares = [list(Todo(names, texts=TextFiles(overwrite=True), world=World(r, 2))) for r in (0, 1)]
+    assert [getattr(one, "name", one) for one in shares[1]] == [second, third]
+    assert isinstance(shares[1][0], Broken)
+    texts = TextFiles(overwrite=True)
+    assert list(Todo(names, done={first}, texts=texts)) == names
+    results = [Result(name, {"": [Caption(name, 0.0, [])]}) for name in names]
+    assert [broken.name for broken in texts.add(results)] == [second, fourth]
+    assert Path(first).with_suffix(".txt").read_text() == first + "\n"
+
+
+def test_a_text_that_cannot_have_its_name_costs_one_image(tmp_path):
+    names = [
+        str(tmp_path / name) for name in ("n" * 252, "m" * 236 + ".jpg", "folder.jpg", "z.jpg")
+    ]
+    (tmp_path / "folder.txt").mkdir()
+    results = [Result(name, {"": [Caption("a", 0.0, [])]}) for name in names]
+    first, second = TextFiles().add(results)
+    assert "file name too long" in first.reason and "folder.txt, which is a folder" in second.reason
+    assert {path.name for path in tmp_path.glob("[mz]*")} == {"m" * 236 + ".txt", "z.txt"}
+    with pytest.raises(UserError, match="cannot write"):
+        TextFiles().add([Result(str(tmp_path / "gone" / "a.jpg"), {"": []})])
 
 
 def test_one_process_leaves_torch_distributed_alone(monkeypatch):
