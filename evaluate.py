@@ -37,14 +37,16 @@ from smile.evaluation.scoring import Family, Trial, human_outcomes, score
 from smile.evaluation.table import published_table, table
 from smile.metrics import Bootstrap
 from smile.options import (
+    Parser,
     add_caption_options,
     add_speed_options,
     caption_settings,
     labels,
-    positive,
+    option_names,
     prepare,
     speed,
     wants_bfloat16,
+    whole_number,
 )
 from smile.pretrained import add_model_options, default_source, load
 from smile.version import __version__
@@ -72,6 +74,7 @@ def evaluate(args: argparse.Namespace) -> None:
     """Everything from captions to reports. Of several processes, all write captions, one scores."""
     world = World.join()
     device = pick_device(args.device)
+    caption_settings(args)  # what is impossible is refused before anything is loaded
     sources = find_sources(args)
     names = labels(sources)
     captioners = {name: load_captioner(args, name) for name in sources if is_model(args, name)}
@@ -92,9 +95,7 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(usage="%(prog)s [options]", description=__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
@@ -145,7 +146,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help="instead of a data set: image -> list of captions, or COCO's file of annotations",
     )
     group.add_argument("--split", choices=SPLITS, default="test", help="(test)")
-    group.add_argument("--limit", type=positive, metavar="N", help="the first N images only")
+    group.add_argument("--limit", type=whole_number(1), metavar="N", help="the first N images only")
 
 
 def add_metric_options(parser: argparse.ArgumentParser) -> None:
@@ -170,7 +171,7 @@ def add_metric_options(parser: argparse.ArgumentParser) -> None:
         "--paper", action="store_true", help="also a table of published numbers beside ours"
     )
     group.add_argument(
-        "--draws", type=positive, default=1000, metavar="N", help="of the bootstrap (1000)"
+        "--draws", type=whole_number(1), default=1000, metavar="N", help="of the bootstrap (1000)"
     )
 
 
@@ -267,13 +268,14 @@ def describe(
 ) -> Said:
     """The captioner's best caption of each image; each process writes its share, all know all."""
     weights = fingerprint(captioner)
-    model = Model(
-        captioner=prepare(captioner, args),
-        source=source,
-        weights=weights,
-        prompt=args.prompt,
-        settings=caption_settings(args),
-    )
+    with option_names():
+        model = Model(
+            captioner=prepare(captioner, args),
+            source=source,
+            weights=weights,
+            prompt=args.prompt,
+            settings=caption_settings(args),
+        )
     examples = images.at_size(captioner.config.vit.image_size)
     share = examples[world.rank :: world.size]
     captions, broken = {}, []

@@ -2,18 +2,20 @@
 
 python sample.py dog.jpg
 python sample.py holiday/ "more/**/*.png" --model runs/shapes --json
-python sample.py photos/ --out captions.jsonl         # go on with it by the same command
+python sample.py photos/ --out captions.jsonl         # or captions.csv; the same command resumes
+python sample.py photos/ --txt                        # a .txt beside each photo
 torchrun --nproc-per-node 4 sample.py photos/ --out captions.jsonl
 python sample.py dog.jpg --explain words.png          # where it looked for each word
 python sample.py photos/ --compare runs/shapes/mle runs/shapes --sheet side_by_side.png
 """
 
 import argparse
+import contextlib
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -26,40 +28,45 @@ from smile.captioner import Captioner
 from smile.data import Broken, open_image
 from smile.device import pick_device
 from smile.distributed import World
-from smile.errors import UserError
+from smile.errors import UserError, counted, printable
 from smile.find_images import ImageNames
 from smile.options import (
+    Parser,
     add_caption_options,
     add_speed_options,
     caption_settings,
     labels,
-    not_negative,
+    option_names,
     prepare,
     speed,
     wants_bfloat16,
+    whole_number,
 )
-from smile.pictures import contact_sheet
+from smile.pictures import check_picture, contact_sheet
 from smile.pretrained import add_model_options, default_source, load
-from smile.results import CaptionFile, Result, errors_path
+from smile.results import CaptionFile, Result, check_out, errors_path
 from smile.version import __version__
 
 SHEET_IMAGES, SHEET_SIDE = 48, 480  # a contact sheet's most images, and their pixels kept
 
 
 def main() -> None:
+    is_heard = reopen_closed_streams()
     args = parse_args()
     sys.stdout.reconfigure(errors="surrogateescape")  # file names may hold any bytes
     try:
+        if not (is_heard or args.out or args.txt or args.explain):
+            raise UserError("standard output is closed: name --out or --txt, or nobody would know")
         failed = draw_attention(args) if args.explain else describe(args)
     except UserError as error:
         print(f"sample.py: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        goes_on = "; the same command goes on from here" if args.out or args.txt else ""
-        print(f"sample.py: stopped{goes_on}", file=sys.stderr)
+        remedy = "; the same command resumes from here" if args.out or args.txt else ""
+        print(f"sample.py: stopped{remedy}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # whoever read our captions has had enough, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
         sys.exit(141)
     sys.exit(1 if failed else 0)
 
@@ -68,12 +75,13 @@ def main() -> None:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(usage="%(prog)s IMAGE [IMAGE ...] [options]", description=__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(
-        "images", nargs="+", help="files, folders (and those in them), patterns in quotes; no URLs"
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="files, folders (and those in them), patterns in quotes; no URLs",
     )
     models = parser.add_mutually_exclusive_group()
     models.add_argument(
@@ -93,6 +101,8 @@ def parse_args() -> argparse.Namespace:
         parser.error("--explain draws one image for one model, without --compare, --out and so on")
     if args.txt and args.compare:
         parser.error("--txt holds one model's captions: leave out --compare, or use --out")
+    if args.json_tokens and args.out is None:
+        args.json = True
     return args
 
 
@@ -101,14 +111,19 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--json",
         action="store_true",
-        help='standard output as {"image", "captions": [{"text", "logprob", "tokens"}]} lines',
+        help='standard output as lines of {"image", "captions": [{"text", "logprob"}]}',
+    )
+    group.add_argument(
+        "--json-tokens",
+        action="store_true",
+        help="in lines of JSON, of --out too, also each token with its log-probability",
     )
     group.add_argument(
         "--out",
         type=Path,
         metavar="FILE",
         help="captions.jsonl (lines as of --json) or .csv (a row per caption); what it already "
-        "holds is not done again; images that cannot be read go to captions.errors.jsonl",
+        "holds is not done again; images that cannot be read go to captions.jsonl.errors.jsonl",
     )
     group.add_argument(
         "--txt",
@@ -131,7 +146,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         help="for one image: a panel per word, lit where the model looked while saying it",
     )
     group.add_argument(
-        "--layer", type=not_negative, metavar="N", help="--explain: one decoder layer (all)"
+        "--layer", type=whole_number(0), metavar="N", help="--explain: one decoder layer (all)"
     )
 
 
@@ -141,20 +156,22 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 def find_models(args: argparse.Namespace) -> list[Model]:
     """The model named, or both of `--compare`, on the device."""
     device = pick_device(args.device)
-    few = len(args.images) == 1 and Path(args.images[0]).is_file()
+    settings = caption_settings(args)
+    few = len(args.images) == 1 and os.path.isfile(args.images[0])
     models = []
     names = labels(args.compare) if args.compare else [""]
     for source, label in zip(args.compare or [args.model], names, strict=True):
         source, captioner = find_captioner(args, source)
         weights = fingerprint(captioner) if args.out else ""
-        model = Model(
-            captioner=prepare(captioner.to(device), args, relay=not few),
-            label=label,
-            source=source,
-            weights=weights,
-            prompt=args.prompt,
-            settings=caption_settings(args),
-        )
+        with option_names():
+            model = Model(
+                captioner=prepare(captioner.to(device), args, relay=not few),
+                label=label,
+                source=source,
+                weights=weights,
+                prompt=args.prompt,
+                settings=settings,
+            )
         models.append(model)
     return models
 
@@ -198,6 +215,7 @@ def draw_attention(args: argparse.Namespace) -> int:
         raise UserError("--explain: expected one image, not several or none")
     if isinstance(names[0], Broken):
         raise UserError(f"{names[0].name}: {names[0].reason}")
+    check_outputs(args)
     image = open_image(names[0])
     [model] = models = find_models(args)
     warn_of_drawn(models)
@@ -210,7 +228,8 @@ def draw_attention(args: argparse.Namespace) -> int:
         seeds=[args.seed],
         **model.settings,
     )
-    print(f"{names[0]}: {caption.text}")
+    with printing():
+        say(f"{names[0]}: {caption.text}")
     return 0
 
 
@@ -220,6 +239,7 @@ def draw_attention(args: argparse.Namespace) -> int:
 def describe(args: argparse.Namespace) -> int:
     """Describes everything asked for; returns how many images could not be."""
     names = ImageNames(args.images)
+    check_outputs(args)
     world = World.join()
     if world.size > 1 and (args.sheet or not (args.out or args.txt)):
         raise UserError("several processes write --out and --txt only; do the rest in one")
@@ -230,16 +250,19 @@ def describe(args: argparse.Namespace) -> int:
     out = open_out(args, models, world) if args.out else None
     sheet = Sheet(args.sheet) if args.sheet else None
     left = {"done": out and out.done, "texts": texts, "world": world}
-    todo, counted = Todo(names, **left), Todo(ImageNames(args.images), **left)
+    todo, ahead = Todo(names, **left), Todo(ImageNames(args.images), **left)
     num_described = num_broken = 0
     start = time.perf_counter()
-    with Progress(counted, disable=None if shows_progress(args, world) else True) as bar:
+    bar = Progress(ahead, disable=None if shows_progress(args, world) else True)
+    with bar, leaving_order(out, sheet):
         for results, broken in describe_all(todo, models, **speed(args, models[0].captioner)):
-            for sink in (texts, out, sheet):  # texts first: what is in `out` counts as done
+            # Texts first: what is in `out` counts as done.
+            broken = broken + (texts.add(results) if texts else [])
+            for sink in (out, sheet):
                 if sink is not None:
                     sink.add(results)
             if not (args.out or args.txt):
-                show(results, as_json=args.json)
+                show(results, args)
             complain(broken, out)
             num_described += len(results)
             num_broken += len(broken)
@@ -253,13 +276,47 @@ def describe(args: argparse.Namespace) -> int:
             out.finish((n for n in names if isinstance(n, str)), in_order=todo.in_order)
     totals = [world.total(n) for n in (num_described, todo.num_done, num_broken)]
     if world.rank == 0:
-        report(args, *totals, num_repeated=names.num_repeated, seconds=time.perf_counter() - start)
+        report(args, *totals, left_out=names.left_out(), seconds=time.perf_counter() - start)
     world.leave(1 if totals[-1] else 0)
     return totals[-1]
 
 
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raises UserError, before any work, if what was asked for cannot be written.
+
+    A picture that is to be described is no place for captions. It can be --out only where that is
+    named as an image too, since folders and patterns give files with an image's suffix.
+    """
+    if args.out:
+        check_out(args.out)
+    for path in filter(None, (args.sheet, args.explain)):
+        check_picture(path)
+    for path, names in (
+        (args.out, args.images),
+        (args.sheet or args.explain, ImageNames(args.images)),
+    ):
+        if path and path.exists():
+            for name in names:
+                if isinstance(name, str) and os.path.exists(name) and path.samefile(name):
+                    raise UserError(f"{path} is one of the images to describe: name another file")
+
+
+@contextlib.contextmanager
+def leaving_order(out: CaptionFile | None, sheet: "Sheet | None") -> Iterator[None]:
+    """Keeps what was described so far where a run ends early, by Ctrl-C or a full disk."""
+    try:
+        yield
+    except BaseException:
+        if out is not None:
+            out.stop()
+        if sheet is not None and sheet.images:
+            with contextlib.suppress(UserError):
+                sheet.save()
+        raise
+
+
 def open_out(args: argparse.Namespace, models: list[Model], world: World) -> CaptionFile:
-    """The file of `--out`, ready to be gone on with."""
+    """The file of `--out`, ready for more."""
     run = {
         "precision": "bfloat16" if wants_bfloat16(args, models[0].captioner) else "float32",
         "models": [model.record(seed=args.seed) for model in models],
@@ -269,6 +326,7 @@ def open_out(args: argparse.Namespace, models: list[Model], world: World) -> Cap
         run=run,
         captions_per_image=sum(model.options.num_return for model in models),
         labels=[model.label for model in models],
+        tokens=args.json_tokens,
         rank=world.rank,
         world=world.size,
     )
@@ -306,22 +364,56 @@ def shows_progress(args: argparse.Namespace, world: World) -> bool:
     return world.rank == 0 and (args.out or args.txt or not sys.stdout.isatty())
 
 
-def show(results: list[Result], *, as_json: bool) -> None:
+def show(results: list[Result], args: argparse.Namespace) -> None:
     """Captions on standard output; those of several models beneath the image's name."""
-    for result in results:
-        if as_json:
-            sys.stdout.buffer.write(result.json_line())
-        elif "" in result.captions:
-            for line in result.lines():
-                print(f"{result.name}: {line}")
-        else:
-            print(result.name, *result.lines(), sep="\n  ")
-    sys.stdout.flush()
+    with printing():
+        for result in results:
+            if args.json:
+                sys.stdout.buffer.write(result.json_line(tokens=args.json_tokens))
+            elif "" in result.captions:
+                for line in result.lines():
+                    say(f"{result.name}: {line}")
+            else:
+                for line in (result.name, *(f"  {line}" for line in result.lines())):
+                    say(line)
+        sys.stdout.flush()
+
+
+def say(line: str) -> None:
+    """Prints a line. A terminal would obey control characters in a name; a pipe gets them."""
+    print(printable(line) if sys.stdout.isatty() else line)
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Says in one line that standard output cannot be written; a reader who left is no error."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_output()
+        reason = (error.strerror or str(error)).lower()
+        raise UserError(f"standard output: cannot write: {reason}") from error
+
+
+def reopen_closed_streams() -> bool:
+    """Gives messages a place to go where a shell closed it (>&-); whether captions have one."""
+    is_heard = sys.stdout is not None
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    return is_heard
+
+
+def discard_output() -> None:
+    """Lets Python flush standard output at its end without another error."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(broken: list[Broken], out: CaptionFile | None) -> None:
     for image in broken:
-        tqdm.write(f"sample.py: {image.name}: {image.reason}", file=sys.stderr)
+        tqdm.write(f"sample.py: {printable(f'{image.name}: {image.reason}')}", file=sys.stderr)
     if out is not None:
         out.add_errors(broken)
 
@@ -332,23 +424,22 @@ def report(
     num_done: int,
     num_broken: int,
     *,
-    num_repeated: int,
+    left_out: list[str],
     seconds: float,
 ) -> None:
-    """One line about a run whose captions went to files, or that left names out."""
+    """One line about a run whose captions went to files, or that left something out."""
     parts = []
     if args.out or args.txt:
         rate = f" ({num_described / seconds:.1f} a second)" if num_described else ""
-        parts.append(f"{num_described} images described in {seconds:.1f} s{rate}")
+        parts.append(f"{counted(num_described, 'image')} described in {seconds:.1f} s{rate}")
         if num_done:
-            parts.append(f"{num_done} had their captions already")
+            parts.append(f"{num_done} had {'its' if num_done == 1 else 'their'} captions already")
         if num_broken:
             where = f", see {errors_path(args.out)}" if args.out else ""
-            parts.append(f"{num_broken} could not be read{where}")
-    if num_repeated:
-        parts.append(f"{num_repeated} named again, and left out")
+            parts.append(f"{num_broken} failed{where}")
+    parts += left_out
     if parts:
-        print(f"sample.py: {'; '.join(parts)}", file=sys.stderr)
+        print(f"sample.py: {printable('; '.join(parts))}", file=sys.stderr)
 
 
 class Sheet:

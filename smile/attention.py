@@ -15,7 +15,7 @@ from torch import Tensor
 from smile.captioner import Caption, Captioner
 from smile.data.images import Picture, picture_of
 from smile.errors import UserError
-from smile.pictures import attention_sheet
+from smile.pictures import attention_sheet, check_picture
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,7 @@ def word_maps(
     Raises:
         UserError: if there is no such layer.
     """
-    depth = captioner.config.decoder.depth
-    if layer is not None and not 0 <= layer < depth:
-        raise UserError(f"layer is {layer}, but the decoder's layers are 0 to {depth - 1}")
+    _check_layer(captioner, layer)
     prompt = captioner.config.data.prompt if prompt is None else prompt
     start = captioner.tokenizer.prompt_ids(prompt)
     pieces = [(piece, logprob) for piece, logprob in caption.tokens if piece != "[SEP]"]
@@ -92,6 +90,12 @@ def word_maps(
     ]
 
 
+def _check_layer(captioner: Captioner, layer: int | None) -> None:
+    depth = captioner.config.decoder.depth
+    if layer is not None and not 0 <= layer < depth:
+        raise UserError(f"layer is {layer}, but the decoder's layers are 0 to {depth - 1}")
+
+
 def explain(
     captioner: Captioner,
     image: Picture,
@@ -105,7 +109,12 @@ def explain(
     """Captions an image and draws a panel per word at `path`: where the model looked for it.
 
     `image`, `seeds` (one) and `settings` are those of `Captioner.describe`.
+
+    Raises:
+        UserError: there is no such layer, or the picture cannot be written; before any work.
     """
+    check_picture(path)
+    _check_layer(captioner, layer)
     image = picture_of(image)
     pixels = captioner.transform(image)[None]
     [[caption, *_]] = captioner.describe(pixels, prompts=prompt, seeds=seeds, **settings)

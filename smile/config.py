@@ -371,6 +371,11 @@ def override(config: Config, section: str, settings: dict[str, Any]) -> Config:
     return config
 
 
+def check_setting(name: str, value: Any) -> None:
+    """Raises UserError unless `section.key` can have a value; for options, before any work."""
+    _check(name, value, place="settings")
+
+
 def config_to_toml(config: Config) -> str:
     """The config, defaults included, as TOML that `load_config` reads back equal."""
     sections = []

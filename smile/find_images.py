@@ -16,7 +16,7 @@ from pathlib import Path
 from smile.data import IMAGE_SUFFIXES, Broken
 from smile.data.picture_files import HEIF_SUFFIXES, is_image, other_picture
 from smile.data.walk import walk
-from smile.errors import UserError
+from smile.errors import UserError, counted
 
 
 class ImageNames:
@@ -67,8 +67,11 @@ class ImageNames:
         if self.num_repeated:
             parts.append(f"{self.num_repeated} named again, and left out")
         if links := len(self.repeated_folders):
-            what = "link leads to a folder" if links == 1 else "links lead to folders"
-            parts.append(f"{links} {what} described already")
+            parts.append(
+                counted(
+                    links, "link to a folder searched already", "links to folders searched already"
+                )
+            )
         if self.other_pictures:
             parts.append(_others(self.other_pictures))
         return parts
@@ -123,10 +126,9 @@ def _images(found: Iterator[str | Broken], others: Counter[str]) -> Iterator[str
 
 def _others(kinds: Counter[str]) -> str:
     """Pictures left out, in words."""
-    count = kinds.total()
     listed = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
     remedy = "; for HEIC: pip install pi-heif" if HEIF_SUFFIXES & kinds.keys() else ""
-    return f"{count} {'picture' if count == 1 else 'pictures'} not read ({listed}{remedy})"
+    return f"{counted(kinds.total(), 'picture')} not read ({listed}{remedy})"
 
 
 # Patterns -----------------------------------------------------------------------------------------

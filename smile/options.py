@@ -1,57 +1,93 @@
 """What `sample.py` and `evaluate.py` both ask on their command lines, and make of the answers."""
 
 import argparse
+import contextlib
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from smile.captioner import Captioner
-from smile.config import GenerateConfig
-from smile.errors import UserError
+from smile.config import GenerateConfig, check_setting
+from smile.errors import UserError, printable
 from smile.packed import can_pack, pack
+
+
+class Parser(argparse.ArgumentParser):
+    """Options whose help keeps its lines, and whose errors are one line."""
+
+    def __init__(self, *, usage: str, description: str | None) -> None:
+        super().__init__(
+            usage=usage,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {printable(message)}; --help shows all options\n")
 
 
 def add_caption_options(parser: argparse.ArgumentParser) -> None:
     """`--num-beams` and all its like: one option per setting of `[generate]`."""
     group = parser.add_argument_group(
-        "captions", "defaults are the model's own: a run's [generate], or for BLIP's weights"
+        "captions",
+        "what is not given is the model's own: its run's [generate], or what BLIP uses",
     )
     for setting in fields(GenerateConfig):
-        default = setting.default
         group.add_argument(
             "--" + setting.name.replace("_", "-"),
             metavar=None if setting.type is bool else setting.type.__name__.upper(),
-            help=f"{setting.metadata['meaning']} ({default})".replace("%", "%%"),
+            help=setting.metadata["meaning"].replace("%", "%%"),
             **(
                 {"action": argparse.BooleanOptionalAction}
                 if setting.type is bool
                 else {"type": setting.type}
             ),
         )
-    group.add_argument(
-        "--prompt", help='what every caption continues, itself left out ("a picture of ")'
-    )
+    group.add_argument("--prompt", help="what every caption continues; it is not shown itself")
     group.add_argument(
         "--seed", type=int, default=0, help="of sampling; each image draws its own from it (0)"
     )
 
 
 def caption_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings of `[generate]` that were given."""
+    """The settings of `[generate]` that were given. Raises UserError if one is impossible."""
     settings = {setting.name: getattr(args, setting.name) for setting in fields(GenerateConfig)}
-    return {name: value for name, value in settings.items() if value is not None}
+    given = {name: value for name, value in settings.items() if value is not None}
+    with option_names():
+        for name, value in given.items():
+            check_setting(f"generate.{name}", value)
+    return given
+
+
+@contextlib.contextmanager
+def option_names() -> Iterator[None]:
+    """Lets a UserError name `--num-beams 0` where it says `generate.num_beams = 0`."""
+    try:
+        yield
+    except UserError as error:
+        names = "|".join(setting.name for setting in fields(GenerateConfig))
+        message = re.sub(
+            rf"\b(?:generate\.)?({names})\b(?: =)?",
+            lambda match: "--" + match[1].replace("_", "-"),
+            str(error).removeprefix("settings: "),
+        )
+        raise UserError(message) from error
 
 
 def add_speed_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("speed")
     group.add_argument(
-        "--batch-size", type=positive, metavar="N", help="images at once (8; on CUDA 64)"
+        "--batch-size",
+        type=whole_number(1, 4096),
+        metavar="N",
+        help="images at once (8; on CUDA 64)",
     )
     group.add_argument(
         "--workers",
-        type=not_negative,
+        type=whole_number(0, 256),
         metavar="N",
         help="processes that read images ahead; 0: none (half the CPUs, at most 4; on CUDA 16)",
     )
@@ -111,13 +147,14 @@ def labels(sources: Sequence[str]) -> list[str]:
     return names
 
 
-def positive(text: str) -> int:
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: expected at least 1")
-    return number
+def whole_number(least: int, most: int = 10**9) -> Callable[[str], int]:
+    """A type of option: whole numbers from `least` to `most`."""
 
+    def number(text: str) -> int:
+        if not re.fullmatch(r"[+-]?\d{1,20}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text[:40]}: expected a whole number from {least} to {most}"
+            )
+        return int(text)
 
-def not_negative(text: str) -> int:
-    if (number := int(text)) < 0:
-        raise argparse.ArgumentTypeError(f"{text}: expected 0 or more")
     return number

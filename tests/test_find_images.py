@@ -108,7 +108,7 @@ def test_links_to_folders_are_followed(photos):
     loop = Broken("p/loop", "a link to a folder that it lies in: not followed")
     names = ImageNames(["p"])
     assert list(names) == ["p/a.jpg", "p/b.jpg", "p/again/b.jpg", loop]
-    assert names.left_out() == ["1 link leads to a folder described already"]
+    assert names.left_out() == ["1 link to a folder searched already"]
     assert list(ImageNames(["link/*.jpg"])) == ["link/a.jpg", "link/b.jpg"]
     assert list(ImageNames(["*/a.jpg"])) == ["link/a.jpg", "p/a.jpg"]
     assert list(ImageNames(["p/*/b.jpg"])) == ["p/again/b.jpg", "p/more/b.jpg"]

@@ -57,11 +57,13 @@ def test_captions_on_standard_output(photos, run_sample):
     code, out, _ = run_sample("photos", "--json", "--num-return", 2)
     lines = [json.loads(line) for line in out.splitlines()]
     assert [line["image"] for line in lines] == photos
-    for caption in lines[0]["captions"]:
-        assert caption.keys() == {"text", "logprob", "tokens"}
+    assert [caption.keys() for caption in lines[0]["captions"]] == [{"text", "logprob"}] * 2
+    _, out, _ = run_sample(photos[0], "--json-tokens", "--num-return", 2)
+    line = json.loads(out)
+    for caption in line["captions"]:
         total = sum(logprob for _, logprob in caption["tokens"])
         assert caption["logprob"] == pytest.approx(total, abs=1e-4)
-    assert len(lines[0]["captions"]) == 2
+    assert [c["text"] for c in line["captions"]] == [c["text"] for c in lines[0]["captions"]]
     _, out, _ = run_sample(photos[-1], "--num-return", 2)
     assert out.count(photos[-1] + ": ") == 2
 
@@ -72,18 +74,18 @@ def test_broken_images_are_reported_and_the_rest_described(photos, run_sample):
     Path("photos/notes.txt").write_text("a folder's other files are nobody's mistake")
     code, _, err = run_sample("photos", "--out", "c.jsonl")
     assert code == 1
-    errors = records("c.errors.jsonl")
+    errors = records("c.jsonl.errors.jsonl")
     assert [(error["image"], error["reason"].rpartition(": ")[2]) for error in errors] == [
         ("photos/0/zz.jpg", "not an image file"),
         ("photos/1/empty.jpg", "the file is empty"),
     ]
     assert "sample.py: photos/0/zz.jpg: cannot read this image: not an image file\n" in err
-    assert "9 images described" in err and "2 could not be read, see c.errors.jsonl" in err
+    assert "9 images described" in err and "2 failed, see c.jsonl.errors.jsonl" in err
     assert [record["image"] for record in records("c.jsonl")] == photos
     Path("photos/0/zz.jpg").unlink()
     code, _, err = run_sample("photos", "--out", "c.jsonl")
     assert code == 1 and "9 had their captions already" in err
-    assert [error["image"] for error in records("c.errors.jsonl")] == ["photos/1/empty.jpg"]
+    assert [error["image"] for error in records("c.jsonl.errors.jsonl")] == ["photos/1/empty.jpg"]
     code, *_ = run_sample("photos/notes.txt")  # but one that is named is tried
     assert code == 1
 
@@ -99,7 +101,7 @@ def test_csv_has_a_row_per_caption(photos, run_sample):
 def test_texts_beside_the_images(photos, run_sample):
     Path(photos[0]).with_suffix(".txt").write_text("my own")
     code, out, err = run_sample("photos", "--txt")
-    assert code == 0 and out == "" and "1 had their captions already" in err
+    assert code == 0 and out == "" and "1 had its captions already" in err
     assert Path(photos[0]).with_suffix(".txt").read_text() == "my own"
     texts = [Path(name).with_suffix(".txt").read_text() for name in photos[1:]]
     _, out, _ = run_sample(*photos[1:])
@@ -110,7 +112,7 @@ def test_texts_beside_the_images(photos, run_sample):
     assert "9 images described" in err and len(records("c.jsonl")) == 9
     Path(photos[3]).with_suffix(".txt").unlink()
     _, _, err = run_sample("photos", "--txt", "--out", "c.jsonl")
-    assert "1 images described" in err and len(records("c.jsonl")) == 9
+    assert "1 image described" in err and len(records("c.jsonl")) == 9
     assert Path(photos[3]).with_suffix(".txt").read_text() == texts[2]
 
 
@@ -118,15 +120,15 @@ def test_other_settings_are_refused(photos, run_sample):
     run_sample("photos", "--out", "c.jsonl")
     before = Path("c.jsonl").read_bytes()
     for more, said in (
-        (["--num-beams", 1], "num_beams 2 there, 1 now"),
-        (["--prompt", ""], 'prompt "a picture of " there, "" now'),
-        (["--precision", "bfloat16"], 'precision "float32" there, "bfloat16" now'),
-        (["--top-p", 0.5], "seed null there, 0 now"),
+        (["--num-beams", 1], "settings: --num-beams was 2, is 1 now: "),
+        (["--prompt", ""], '--prompt was "a picture of ", is "" now'),
+        (["--precision", "bfloat16"], '--precision was "float32", is "bfloat16" now'),
+        (["--top-p", 0.5], "--seed was none, is 0 now; --top-p was 1.0, is 0.5 now"),
     ):
         code, _, err = run_sample("photos", "--out", "c.jsonl", *more)
         assert code == 2 and said in err and err.count("\n") == 1
     code, _, err = run_sample("photos", "--out", "c.jsonl", model="other")
-    assert code == 2 and "weights" in err
+    assert code == 2 and "--model has other weights" in err
     assert Path("c.jsonl").read_bytes() == before
     same = ["--batch-size", 2, "--workers", 0, "--num-beams", 2, "--seed", 4]
     code, _, err = run_sample("photos", "--out", "c.jsonl", *same)
@@ -177,21 +179,175 @@ def test_what_is_named_twice_is_described_once(photos, run_sample):
     ("args", "said"),
     [
         (["https://example.org/a.jpg"], "is a URL"),
-        (["a.jpg", "--out", "c.txt"], r".jsonl or .csv"),
-        (["a.jpg", "--num-beams", "0"], "num_beams = 0"),
+        (["a.jpg", "--out", "c.txt"], "--txt writes a .txt beside each image"),
+        (["a.jpg", "--out", "c.json"], "--out c.jsonl holds JSON"),
+        (["a.jpg", "--out", "pipe.jsonl"], "pipe.jsonl: not a regular file"),
+        (["a.jpg", "--out", "file/c.csv"], "file/c.csv: cannot write: not a directory"),
+        (["a.jpg", "--sheet", "x.xyz"], "x.xyz: expected a name that ends in .png or"),
+        (["a.jpg", "--sheet", "photos"], "photos: expected a name that ends in .png or"),
+        (["a.jpg", "--explain", "file/x.png"], "file/x.png: cannot write: not a directory"),
+        (["photos", "--sheet", "photos/0/0006.png"], "is one of the images to describe"),
+        (["photos/0/0006.png", "--explain", "link.png"], "is one of the images to describe"),
+        (["named.csv", "--out", "./named.csv"], "is one of the images to describe"),
+        (["a.jpg", "--num-beams", "0"], "--num-beams 0: expected a whole number from 1 to 1000"),
+        (["a.jpg", "--num-beams", "1000000"], "--num-beams 1000000: expected a whole"),
+        (["a.jpg", "--temperature", "1e-40"], "--temperature 1e-40: expected a number"),
+        (["a.jpg", "--length-penalty", "-1000"], "--length-penalty -1000.0: expected a number"),
+        (["a.jpg", "--length-penalty", "nan"], "--length-penalty nan: expected a number"),
+        (["a.jpg", "--top-p", "x"], "--top-p: invalid float value: 'x'; --help shows all options"),
+        (["a.jpg", "--batch-size", "9" * 5000], "expected a whole number from 1 to 4096"),
+        (["a.jpg", "--batch-size", "1000000"], "1000000: expected a whole number from 1 to 4096"),
+        (["a.jpg", "--workers", "-1"], "-1: expected a whole number from 0 to 256"),
+        (["a.jpg", "--nonsense\x1b[31m"], r"unrecognized arguments: --nonsense\x1b[31m"),
         (["a.jpg", "--device", "nonsense"], "device nonsense: not available"),
     ],
 )
-def test_mistakes_are_one_line(photos, run_sample, args, said):
-    code, _, err = run_sample(*args)
-    assert code == 2 and err.count("\n") == 1 and said in err
+def test_mistakes_are_one_line_before_any_work(photos, run_sample, monkeypatch, args, said):
+    os.mkfifo("pipe.jsonl")
+    Path("file").touch()
+    Path("link.png").symlink_to("photos/0/0006.png")
+    Path("named.csv").write_bytes(Path("photos/0/0006.png").read_bytes())
+    before = {path: path.read_bytes() for path in Path().rglob("*.[pc][ns][gv]")}
+    monkeypatch.setattr(sample, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    code, out, err = run_sample(*args)
+    assert code == 2 and out == "" and err.count("\n") == 1 and said in err, err
+    assert before == {path: path.read_bytes() for path in Path().rglob("*.[pc][ns][gv]")}
 
 
-def test_help_tells_the_defaults(run_sample):
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--min-length", 50], "--min-length 50: expected at most --max-length 16"),
+        (["--max-length", 64], "--max-length 64: expected at most decoder.max_positions = 40"),
+        (["--max-length", 4, "--min-length", 0], "--max-length is 4, but the prompt alone has 4"),
+        (["--num-return", 4], "--num-return is 4, but --num-beams only 2: raise --num-beams"),
+        (["--num-beams", 3, "--top-p", 0.9], "--num-beams 3 is for beam search, but --top-p 0.9"),
+    ],
+)
+def test_settings_that_do_not_fit_the_model_are_named_as_options(photos, run_sample, args, said):
+    run_sample("photos", "--out", "c.jsonl")
+    before = Path("c.jsonl").read_bytes()
+    code, _, err = run_sample("photos", *args, "--out", "c.jsonl", "--overwrite")
+    assert code == 2 and err.count("\n") == 1 and said in err, err
+    assert Path("c.jsonl").read_bytes() == before
+
+
+def test_names_of_any_length_are_no_traceback(photos, run_sample):
+    code, out, err = run_sample("a" * 5000, photos[0])
+    assert code == 1 and out.count("\n") == 1 and "cannot read this image: file name too" in err
+
+
+def test_what_is_left_out_is_counted_in_the_last_line(photos, run_sample):
+    for name in ("a.HEIC", "b.heic", "c.nef", "d.svg", "notes.txt"):
+        Path("photos/1", name).touch()
+    Path("photos/1/no_suffix").write_bytes(Path(photos[0]).read_bytes())
+    for args in ((), ("--out", "c.csv")):
+        code, _, err = run_sample("photos", *args)
+        assert code == 0 and err.count("\n") == 1
+        assert "5 pictures not read (.heic 2, .nef 1, .svg 1, no suffix 1; for HEIC: pip" in err
+    code, out, err = run_sample("photos/1/a.HEIC", "photos/1/no_suffix")
+    assert code == 1 and out.startswith("photos/1/no_suffix: ")
+    os.symlink("..", "photos/loop")
+    os.symlink("../elsewhere", "photos/linked")
+    os.mkdir("elsewhere")
+    Path(photos[0]).rename("elsewhere/a.png")
+    os.symlink("../elsewhere", "photos/twice")
+    code, out, err = run_sample("photos")
+    assert code == 1 and "photos/loop: a link to a folder that it lies in: not followed" in err
+    assert (
+        "photos/linked/a.png: " in out
+        and "sample.py: 1 link to a folder searched already; 5 pictures not" in err
+    )
+
+
+def test_two_images_of_one_stem_are_said(photos, run_sample):
+    Path("two").mkdir()
+    for name, photo in (("a.jpg", photos[0]), ("a.png", photos[1]), ("b.png", photos[2])):
+        Path("two", name).write_bytes(Path(photo).read_bytes())
+    for _ in range(2):
+        code, _, err = run_sample("two", "--txt")
+        assert code == 1 and "two/a.png: its captions would go to two/a.txt, where those of" in err
+        assert "1 failed" in err and sorted(Path("two").glob("*.txt")) == [
+            Path("two/a.txt"),
+            Path("two/b.txt"),
+        ]
+    code, _, err = run_sample("two", "--txt", "--out", "c.jsonl", "--overwrite")
+    assert code == 1 and "3 images described" in err and "1 failed, see c.jsonl.errors.jsonl" in err
+    assert len(records("c.jsonl")) == 3 and len(records("c.jsonl.errors.jsonl")) == 1
+
+
+def test_a_run_that_ends_early_keeps_what_it_has(photos, run_sample, monkeypatch):
+    run_sample("photos", "--out", "whole.csv")
+    describe_all = sample.describe_all
+
+    def stop(*args, **kwargs):
+        yield next(describe_all(*args, **kwargs))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sample, "describe_all", stop)
+    options = ["--out", "c.csv", "--sheet", "sheet.png", "--batch-size", 4]
+    code, _, err = run_sample("photos", *options)
+    assert code == 130 and "stopped; the same command resumes from here" in err
+    assert Path("whole.csv").read_bytes().startswith(Path("c.csv").read_bytes())
+    assert Path("c.csv").read_bytes().count(b"photos/") == 4
+    assert Image.open("sheet.png").width > 400
+    assert not list(Path().glob(".*")) and not Path("c.csv.jsonl").exists()
+    monkeypatch.undo()
+    os.chdir(Path("c.csv").parent)
+
+
+def test_help_tells_whose_the_defaults_are(run_sample):
     code, out, _ = run_sample("--help", model=None)
-    assert code == 0
-    for option, default in (("--num-beams", "(3)"), ("--max-length", "(30)"), ("--top-p", "(1.0)")):
-        assert default in out.split(f"\n  {option} ")[1].split("\n  --")[0]
+    assert code == 0 and out.startswith("usage: sample.py IMAGE [IMAGE ...] [options]\n")
+    assert "what is not given is the model's own" in " ".join(out.split())
+    captions = out.partition("\ncaptions:")[2].partition("\nspeed:")[0]
+    assert "--num-beams" in captions and "(3)" not in captions and "(30)" not in captions
+
+
+# --- standard output and error ----------------------------------------------------------------
+
+
+def test_a_terminal_obeys_no_name_and_a_pipe_gets_it(photos, run_sample, monkeypatch):
+    name = "photos/\x1b[31m\x9b.png"
+    Path(photos[0]).rename(name)
+    _, out, _ = run_sample(name)
+    assert out.startswith(f"{name}: ")
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda self: True, raising=False)
+    _, out, _ = run_sample(name)
+    assert out.startswith(r"photos/\x1b[31m\x9b.png: ")
+    _, out, _ = run_sample(name, "--json")
+    assert json.loads(out)["image"] == name and "\x1b" not in out and "\x9b" not in out
+    Path(name).write_bytes(b"no")
+    _, _, err = run_sample(name)
+    assert err.startswith(r"sample.py: photos/\x1b[31m\x9b.png: cannot read")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_standard_output_on_a_full_disk_is_one_line(photos, work):
+    words = [sys.executable, ROOT / "sample.py", photos[0], "--model", work / "run"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr == "sample.py: standard output: cannot write: no space left on device\n"
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_closed_stream_is_no_traceback(photos, run_sample, monkeypatch, capfd, closed):
+    run_sample(photos[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, closed, None)
+        patch.setattr(sys, "argv", [*sys.argv[:2], "--out", "c.jsonl", *sys.argv[2:]])
+        with pytest.raises(SystemExit) as ended:
+            sample.main()
+    assert ended.value.code == 0 and len(records("c.jsonl")) == 1
+    capfd.readouterr()
+    if closed == "stdout":
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", None)
+            patch.setattr(sys, "argv", ["sample.py", photos[0]])
+            with pytest.raises(SystemExit) as ended:
+                sample.main()
+        assert ended.value.code == 2 and "name --out or --txt" in capfd.readouterr().err
 
 
 def test_a_reader_that_has_had_enough_ends_it_quietly(photos, work):
@@ -210,7 +366,7 @@ def test_two_processes_give_the_same_file(photos, work, run_sample):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     assert same_captions(Path("c.jsonl"), Path("alone.jsonl"))
-    assert [error["image"] for error in records("c.errors.jsonl")] == ["photos/0/zz.jpg"]
+    assert [error["image"] for error in records("c.jsonl.errors.jsonl")] == ["photos/0/zz.jpg"]
     assert done.returncode == 1 and "9 images described" in done.stderr
     assert not list(Path().glob("*.part-*"))
 
