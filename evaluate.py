@@ -24,7 +24,7 @@ from smile.bulk import Model, describe_all, fingerprint
 from smile.captioner import Captioner
 from smile.checkpoint import is_run
 from smile.config import DataConfig, load_config
-from smile.data.layouts import SPLITS
+from smile.data.splits import SPLITS
 from smile.device import pick_device
 from smile.distributed import World
 from smile.errors import UserError, first_few

@@ -7,7 +7,10 @@ import pytest
 from PIL import Image
 
 from smile.data import layouts, load_examples
-from smile.data.layouts import SPLITS, flickr8k, folder, karpathy
+from smile.data.flickr8k import load as flickr8k
+from smile.data.folder import load as folder
+from smile.data.karpathy import load as karpathy
+from smile.data.splits import SPLITS
 from smile.errors import UserError
 
 

@@ -7,12 +7,13 @@ only training needs.
 from collections.abc import Sequence
 
 from smile.config import DataConfig
-from smile.data import layouts
+from smile.data import flickr8k, folder, karpathy
 from smile.data.batches import Batch, Broken, CaptionDataset, Collate, Draw, EpochBatches, Example
 from smile.data.captions import clean_caption
 from smile.data.images import EvalTransform, Photo, open_image
 from smile.data.picture_files import IMAGE_SUFFIXES
 from smile.data.shapes import make_scenes
+from smile.data.splits import SPLITS
 from smile.errors import UserError
 
 __all__ = [
@@ -38,20 +39,20 @@ def load_examples(data: DataConfig, split: str, *, image_size: int = 224) -> Seq
     `image_size` is the side at which scenes of the format "shapes" are drawn. Raises UserError
     where data are missing or amiss, and says where to get them.
     """
-    if split not in layouts.SPLITS:
-        raise ValueError(f"split must be one of {', '.join(layouts.SPLITS)}, not {split!r}")
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     match data.format:
         case "shapes":
             count = {"train": data.num_train, "val": data.num_val, "test": data.num_test}[split]
             return make_scenes(split, count, seed=data.seed, image_size=image_size)
         case "flickr8k":
-            return layouts.flickr8k(data.root, split, max_words=data.max_words)
+            return flickr8k.load(data.root, split, max_words=data.max_words)
         case "karpathy":
-            return layouts.karpathy(
+            return karpathy.load(
                 data.root, split, annotations=data.annotations, max_words=data.max_words
             )
         case "folder":
-            return layouts.folder(
+            return folder.load(
                 data.root,
                 split,
                 val_fraction=data.val_fraction,

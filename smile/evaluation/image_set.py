@@ -11,7 +11,7 @@ from PIL import Image
 
 from smile.config import DataConfig
 from smile.data import Example, Photo, load_examples
-from smile.data.layouts import karpathy_ids
+from smile.data.karpathy import karpathy_ids
 from smile.data.shapes import Scene
 from smile.errors import UserError, first_few
 

@@ -10,7 +10,7 @@ from typing import Any
 from smile.checkpoint import CONFIG, LAST_FOLDER, MLE_FOLDER, is_run
 from smile.config import SETTINGS, Config, config_to_toml, load_config
 from smile.data import Example
-from smile.data.layouts import SPLITS
+from smile.data.splits import SPLITS
 from smile.errors import UserError, first_few
 from smile.files import expect, show, write_text, writing
 from smile.training.comparison import COMPARISON

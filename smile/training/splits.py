@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from smile.config import Config
 from smile.data import Broken, Example, load_examples
 from smile.data.batches import read_picture
-from smile.data.layouts import SPLITS, EmptySplit
+from smile.data.splits import SPLITS, EmptySplit
 from smile.distributed import World
 from smile.errors import UserError, first_few
 from smile.training.checks import check_captions

@@ -1,0 +1,45 @@
+"""Training, validation and test: what people call them, and a split by a hash of names."""
+
+import hashlib
+from collections.abc import Iterable
+
+from smile.errors import UserError
+
+SPLITS = ("train", "val", "test")
+# What people call the splits. "restval" is Karpathy's: COCO validation images used for training.
+SPLIT_OF = {
+    **{"train": "train", "training": "train", "restval": "train"},
+    **{"val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"},
+}
+
+
+class EmptySplit(UserError):
+    """A split has no images; the data are there, and right otherwise."""
+
+
+def split_of(name: object, *, where: str) -> str:
+    """Translate a split's name as written in a file to train, val or test."""
+    split = SPLIT_OF.get(name.strip().lower()) if isinstance(name, str) else None
+    if split is None:
+        raise UserError(f"{where}: unknown split {name!r}; expected one of {', '.join(SPLIT_OF)}")
+    return split
+
+
+def hash_splits(names: Iterable[str], val_fraction: float, test_fraction: float) -> dict[str, str]:
+    """Split by a hash of the name, so that adding images moves no other from its split.
+
+    A small folder may have no name below a fraction; the nearest one is then taken, so that a split
+    with a fraction above 0 is never empty.
+    """
+    place = {
+        name: int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
+        for name in names
+    }
+    order = sorted(place, key=place.__getitem__)
+    num_val = sum(x < val_fraction for x in place.values()) or int(val_fraction > 0)
+    num_test = sum(val_fraction <= x < val_fraction + test_fraction for x in place.values())
+    num_test = num_test or int(test_fraction > 0)
+    train = len(order) - num_val - num_test
+    return dict(
+        zip(order, ["val"] * num_val + ["test"] * num_test + ["train"] * train, strict=False)
+    )
