@@ -2,8 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+LONGEST_SHOWN = 300  # characters of a name or a reason in a list of them
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all control characters but the line end
 
 
@@ -29,10 +30,16 @@ def counted(count: int, noun: str, plural: str = "") -> str:
     return f"{count} {noun if count == 1 else plural or noun + 's'}"
 
 
-def first_few(problems: list[str], count: int = 3) -> str:
-    """The first `count` problems in order, and how many more there are."""
+def first_few(problems: Sequence[str], count: int = 3) -> str:
+    """The first `count` problems in order, each on one line and not too long; how many more."""
     more = f"; and {len(problems) - count} more" if len(problems) > count else ""
-    return "; ".join(sorted(problems)[:count]) + more
+    return "; ".join(brief(problem) for problem in sorted(problems)[:count]) + more
+
+
+def brief(text: str) -> str:
+    """A stranger's text, such as a file's name, as a message can hold it: cut, and on one line."""
+    text = text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
+    return text.replace("\n", "\\n")
 
 
 def nearest(given: object, valid: Iterable[str]) -> str:

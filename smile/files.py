@@ -137,8 +137,12 @@ def check_regular(path: str | Path) -> None:
         raise UserError(f"{path}: not a regular file (a pipe or a device?)")
 
 
-def read_text(path: str | Path, *, largest: int = LARGEST_TEXT) -> str:
+def read_text(path: str | Path, *, largest: int = LARGEST_TEXT, keep_bytes: bool = False) -> str:
     """The text of a UTF-8 file, without a byte order mark.
+
+    Args:
+        keep_bytes: let bytes that are not UTF-8 through, as Python does in the names of files; the
+            caller looks for them with `half_pairs`.
 
     Raises:
         UserError: there is no such file, it has more than `largest` bytes, or is not UTF-8.
@@ -150,7 +154,7 @@ def read_text(path: str | Path, *, largest: int = LARGEST_TEXT) -> str:
     if len(data) > largest:
         raise UserError(f"{path}: more than {largest} bytes, too many for such a file")
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-8-sig", "surrogateescape" if keep_bytes else "strict")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: not UTF-8 text (byte {error.start} is {data[error.start]:#04x}): "
