@@ -14,7 +14,7 @@ from smile.config import DataConfig
 from smile.data.shapes import Object, Scene
 from smile.errors import UserError
 from smile.evaluation.caption_files import read_captions
-from smile.evaluation.image_set import ImageIndex, ImageSet, read_references
+from smile.evaluation.image_set import ImageIndex, ImageSet
 from smile.evaluation.java import meteor_from_statistics
 from smile.evaluation.measured import Averaged, LeftOut, Missing, average
 from smile.evaluation.models import ClipJudge, Gpt2Judge, Weights
@@ -90,11 +90,11 @@ GOOD = [{"image": f"{i}.png", "caption": "x"} for i in (1, 2, 3)]
         ("a.jsonl", lines(*GOOD, {"image": "9.png", "caption": "x"}), "1 of 4 captions are of .*9"),
         ("a.jsonl", lines(*GOOD, GOOD[0]), "1 of 4 captions are of images that had one before.*1"),
         ("a.jsonl", lines(*GOOD[:1]), "2 of 3 images of .* have no caption: .*2.png"),
-        ("a.jsonl", lines({"image": "1.png"}), 'found {"image": "1.png"}, expected'),
-        ("a.jsonl", lines({"image": True, "caption": "x"}), "expected"),
-        ("a.jsonl", lines({"image": "1.png", "captions": []}), "expected"),
+        ("a.jsonl", lines({"image": "1.png"}), "line 1: no caption: found only image, expected"),
+        ("a.jsonl", lines({"image": True, "caption": "x"}), "image: found true, expected text"),
+        ("a.jsonl", lines({"image": "1.png", "captions": []}), "line 1: no caption; if"),
         ("a.jsonl", '{"image": "1.png"\n', "line 1: not JSON"),
-        ("a.json", '["a", "b"]', 'caption 1: found "a"'),
+        ("a.json", '["a", "b"]', 'item 1: found "a"'),
         ("a.json", "", "no captions in it"),
         (
             "a.jsonl",
@@ -114,16 +114,19 @@ def test_a_wrong_file_of_captions_is_one_line(refs, tmp_path, name, text, said):
     ("content", "said"),
     [
         ({"a.jpg": [], "b.jpg": ["x"]}, "1 of 2 images have no reference: a.jpg"),
-        ({"a.jpg": "a text"}, "expected"),
-        ([], "expected"),
-        ({}, "expected"),
-        ({"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 2}]}, "expected"),
+        ({"a.jpg": 3}, '"a.jpg": found 3, expected'),
+        ([], "no captions in it; expected"),
+        ({}, "no captions in it; expected"),
+        (
+            {"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 2}]},
+            "annotations 1: there is no image of the id 2",
+        ),
     ],
 )
 def test_a_wrong_file_of_references(tmp_path, content, said):
     (tmp_path / "refs.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=said):
-        read_references(tmp_path / "refs.json")
+        ImageSet.from_references(tmp_path / "refs.json")
 
 
 def test_an_ambiguous_end_of_a_path_is_nobodys_name():

@@ -46,7 +46,13 @@ def load_examples(data: DataConfig, split: str, *, image_size: int = 224) -> Seq
             count = {"train": data.num_train, "val": data.num_val, "test": data.num_test}[split]
             return make_scenes(split, count, seed=data.seed, image_size=image_size)
         case "flickr8k":
-            return flickr8k.load(data.root, split, max_words=data.max_words)
+            return flickr8k.load(
+                data.root,
+                split,
+                val_fraction=data.val_fraction,
+                test_fraction=data.test_fraction,
+                max_words=data.max_words,
+            )
         case "karpathy":
             return karpathy.load(
                 data.root, split, annotations=data.annotations, max_words=data.max_words
@@ -55,6 +61,7 @@ def load_examples(data: DataConfig, split: str, *, image_size: int = 224) -> Seq
             return folder.load(
                 data.root,
                 split,
+                annotations=data.annotations,
                 val_fraction=data.val_fraction,
                 test_fraction=data.test_fraction,
                 max_words=data.max_words,

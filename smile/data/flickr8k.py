@@ -3,21 +3,24 @@
 import os
 from pathlib import Path
 
+from smile.data.caption_table import read_table, text_of
 from smile.data.images import Photo
 from smile.data.layouts import (
     KAGGLE_FLICKR8K,
+    Found,
     Layout,
-    csv_rows,
     data_folder,
-    grouped,
     image_folder,
     lines,
-    named,
+    path_of,
     photos,
     refuse_duplicates,
 )
-from smile.data.splits import SPLITS, EmptySplit
-from smile.errors import UserError
+from smile.data.notices import say_once
+from smile.data.picture_files import is_image
+from smile.data.places import Places, nfc
+from smile.data.splits import SPLITS, EmptySplit, hash_splits
+from smile.errors import UserError, first_few
 
 _LISTS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip"
 LAYOUT = Layout(
@@ -27,42 +30,72 @@ LAYOUT = Layout(
 )
 
 
-def load(root: str | os.PathLike[str], split: str, *, max_words: int = 50) -> list[Photo]:
+def load(
+    root: str | os.PathLike[str],
+    split: str,
+    *,
+    val_fraction: float = 0.05,
+    test_fraction: float = 0.05,
+    max_words: int = 50,
+) -> list[Photo]:
     """Flickr8k in Kaggle's layout (captions.txt) or the original one (Flickr8k.token.txt).
 
-    Both need the official split lists. Raises UserError where anything is amiss.
+    The official split lists say which image belongs where; without them a hash of its name does.
+    Raises UserError where anything is amiss.
     """
     root = data_folder(root, LAYOUT)
-    names = _flickr8k_split(root, split)
-    if (annotations := root / "captions.txt").is_file():
-        captions = grouped(named(row, where) for where, row in csv_rows(annotations))
-    elif (annotations := root / "Flickr8k.token.txt").is_file():
-        captions = grouped(_token_lines(annotations))
+    names = _listed(root, split)  # before the captions: lists are short
+    annotations, captions = _captions(root)
+    if names is None:
+        names = _hashed(root, captions, split, val_fraction, test_fraction)
+    images = image_folder(root)
+    places = Places(root, images)
+    return photos(
+        {
+            name: Found(captions.get(nfc(name), []), places.find(name, images) or "")
+            for name in names
+        },
+        split=split,
+        folder=images,
+        annotations=annotations,
+        layout=LAYOUT,
+        places=places,
+        max_words=max_words,
+    )
+
+
+def _captions(root: Path) -> tuple[Path, dict[str, list[str]]]:
+    """The file of captions, and the captions of each image in its order."""
+    captions: dict[str, list[str]] = {}
+    if os.path.isfile(annotations := root / "captions.txt"):
+        for row in read_table(annotations):
+            captions.setdefault(nfc(path_of(row)), []).extend(row.captions or [""])
+    elif os.path.isfile(annotations := root / "Flickr8k.token.txt"):
+        for name, caption in _token_lines(annotations):
+            captions.setdefault(nfc(name), []).append(caption)
     else:
         raise UserError(
             f"{root}: neither captions.txt nor Flickr8k.token.txt is there; "
             f"expected {LAYOUT.expected}; get it from {LAYOUT.source}"
         )
-    return photos(
-        {name: captions.get(name, []) for name in names},
-        split=split,
-        images=image_folder(root),
-        annotations=annotations,
-        layout=LAYOUT,
-        max_words=max_words,
-    )
+    return annotations, captions
 
 
-def _flickr8k_split(root: Path, split: str) -> list[str]:
-    """The image names of one split, after checking that no name stands twice in the three lists."""
+def _listed(root: Path, split: str) -> list[str] | None:
+    """The image names of one split; None where there are no split lists.
+
+    No name may stand twice in the three lists.
+    """
     lists = dict(
         zip(SPLITS, (f"Flickr_8k.{s}Images.txt" for s in ("train", "dev", "test")), strict=True)
     )
-    absent = [name for name in lists.values() if not (root / name).is_file()]
+    absent = [name for name in lists.values() if not os.path.isfile(root / name)]
+    if len(absent) == len(lists):
+        return None
     if absent:
         raise UserError(
             f"{root}: the official split lists are missing: {', '.join(absent)}; "
-            f"put them there from {_LISTS}"
+            f"put them there from {_LISTS}, or take all three away to split by a hash of the names"
         )
     names = {key: lines(root / name) for key, name in lists.items()}
     refuse_duplicates(
@@ -74,14 +107,39 @@ def _flickr8k_split(root: Path, split: str) -> list[str]:
     return names[split]
 
 
-def _token_lines(path: Path) -> list[tuple[str, list[str]]]:
-    """Read `NAME.jpg#0<tab>caption` lines into (name, [caption])."""
-    rows = []
+def _hashed(
+    root: Path, captions: dict[str, list[str]], split: str, val: float, test: float
+) -> list[str]:
+    """The image names of one split by their hash, in the order of the file."""
+    # Flickr8k.token.txt has captions of one "….jpg.1" that never had a picture.
+    strange = [name for name in captions if not is_image(name)]
+    splits = hash_splits(captions.keys() - {*strange}, val, test)
+    left_out = f"; left out are {first_few(strange)}, no picture's name" if strange else ""
+    say_once(
+        f"{root}: no official split lists there ({_LISTS} has them): split by a hash of the names, "
+        f"data.val_fraction {val:g}, data.test_fraction {test:g}{left_out}",
+        topic=f"hash {root}",
+    )
+    names = [name for name in captions if splits.get(name) == split]
+    if not names:
+        raise EmptySplit(
+            f"{root}: the {split} split is empty, of {len(splits)} images in all; change "
+            "data.val_fraction and data.test_fraction, or add the official split lists"
+        )
+    return names
+
+
+def _token_lines(path: Path) -> list[tuple[str, str]]:
+    """`NAME.jpg#0<tab>caption` lines as (name, caption)."""
+    keys, rows = [], []
     for line in lines(path):
         key, tab, caption = line.partition("\t")
         name, hash_sign, _ = key.partition("#")
         if not tab or not hash_sign:
-            raise UserError(f"{path}: expected NAME.jpg#0<tab>caption on each line, found {line!r}")
-        rows.append((key, name, [caption]))
-    refuse_duplicates((key for key, _, _ in rows), where=str(path))
-    return [(name, caption) for _, name, caption in rows]
+            raise UserError(
+                f"{path}: expected NAME.jpg#0<tab>caption on each line, found {line[:80]!r}"
+            )
+        keys.append(key)
+        rows.append((name, text_of(caption, f"{path}, {key}")))
+    refuse_duplicates(keys, where=str(path))
+    return rows

@@ -1,52 +1,97 @@
 """Anyone's own folder of pictures: a table of captions in it, or a text beside each picture."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 
+from smile.data.batches import Broken
+from smile.data.caption_table import is_csv, read_table
 from smile.data.images import Photo
-from smile.data.layouts import Layout, csv_rows, data_folder, few, json_rows, lines, named, photos
-from smile.data.picture_files import IMAGE_SUFFIXES
+from smile.data.layouts import (
+    Found,
+    Layout,
+    captions_of,
+    data_folder,
+    image_folder,
+    path_of,
+    photos,
+)
+from smile.data.notices import say_once
+from smile.data.picture_files import is_image
+from smile.data.places import Places, nfc
 from smile.data.splits import SPLIT_OF, SPLITS, EmptySplit, hash_splits, split_of
-from smile.errors import UserError
+from smile.data.walk import walk
+from smile.errors import UserError, brief, first_few
+from smile.files import reading
 
 LAYOUT = Layout(
-    'captions.jsonl with {"image": "a.jpg", "caption": "..."} on each line, or captions.csv with '
-    "the header image,caption, or a.txt beside each a.jpg with one caption per line",
+    'captions.jsonl with {"image": "a.jpg", "caption": "..."} on each line, or captions.json with '
+    "a list of those or COCO's annotations, or captions.csv with the header image,caption, or "
+    "a.txt (or a.caption) beside each a.jpg with one caption per line",
     "your own images and captions",
 )
+
+_TABLES = tuple(
+    f"{stem}.{kind}"
+    for stem in ("captions", "metadata")
+    for kind in ("jsonl", "json", "csv", "tsv")
+)
+_KAGGLE_TABLE = "captions.txt"  # a CSV, unless it is the text beside a captions.jpg
+_TABLE_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv")
+# Beside tables lie BLIP's references for scoring and what sample.py writes beside captions.
+_NO_TABLE = {"gt", "run", "errors"}
+_TEXT_SUFFIXES = (".txt", ".caption")
+_ABOUT = ("readme", "license", "licence")  # texts that are no captions
+# Where COCO's pictures lie whose annotations give only their names.
+_COCO_FOLDERS = tuple(f"{split}{year}" for year in (2014, 2017) for split in SPLITS)
 
 
 @dataclass
 class _Entry:
-    """What a folder says of one image; `split` is None where it does not say."""
+    """What a folder says of one image.
 
-    captions: list[str] = field(default_factory=list)
-    split: str | None = None
+    key: its name below the folder, accents coded in one way: what is sorted and hashed, so that
+        order and splits are the same on every machine.
+    path: its file; "" if there is none. split: "" where the folder does not say.
+    """
+
+    key: str
+    path: str
+    captions: list[str]
+    split: str = ""
 
 
 def load(
     root: str | os.PathLike[str],
     split: str,
     *,
+    annotations: str | os.PathLike[str] = "",
     val_fraction: float = 0.05,
     test_fraction: float = 0.05,
     max_words: int = 50,
 ) -> list[Photo]:
-    """A folder with captions.jsonl, captions.csv, or one .txt beside each image.
+    """A folder with a table of captions, or with a .txt or .caption beside each image.
 
-    Names are relative to the file that gives them. The Hugging Face hub's form works too
-    (metadata.jsonl or .csv, `file_name`, `text`). An image belongs to the split its `split` field
-    names, else to the train/, val/ or test/ subfolder it lies in, else to one that a hash of its
-    name decides. Raises UserError where anything is amiss.
+    The table is the one that `annotations` names, else captions.* or metadata.* in the folder or in
+    its split subfolders, else those of a name with the split in it (captions_train2014.json,
+    coco_karpathy_val.json). Its names are looked for beside it, then in `root`, then from the
+    current folder. An image belongs to the split its `split` field names, else to the one in the
+    table's name, else to the train/, val/ or test/ subfolder it lies in, else to one that a hash of
+    its name decides. Raises UserError where anything is amiss.
     """
     root = data_folder(root, LAYOUT)
-    places = _split_folders(root)
-    tables = [table for place in (root, *places) if (table := _table(place))]
-    entries = _table_entries(root, tables) if tables else _text_entries(root)
-    splits = _splits_of(entries, places, root, val_fraction, test_fraction)
-    chosen = {name: entries[name].captions for name in sorted(entries) if splits[name] == split}
+    subfolders = _split_folders(root)
+    tables = _tables(root, subfolders, annotations)
+    places = Places(root, image_folder(root), *subfolders, *(root / f for f in _COCO_FOLDERS))
+    entries: dict[str, _Entry] = {}
+    for entry in _table_entries(root, tables, places) if tables else _text_entries(root):
+        while entry.key in entries:  # two files whose names differ only in how accents are coded
+            entry.key += " "
+        entries[entry.key] = entry
+    splits = _splits_of(entries, subfolders, root, val_fraction, test_fraction)
+    chosen = [entries[key] for key in sorted(entries) if splits[key] == split]
     if not chosen:
         raise EmptySplit(
             f"{root}: the {split} split is empty, of {len(entries)} images in all; name it in a "
@@ -54,11 +99,12 @@ def load(
             f"data.test_fraction; expected {LAYOUT.expected}"
         )
     return photos(
-        chosen,
+        {entry.key: Found(entry.captions, entry.path) for entry in chosen},
         split=split,
-        images=root,
-        annotations=tables[0] if len(tables) == 1 else root,
+        folder=root,
+        annotations=next(iter(tables)) if len(tables) == 1 else root,
         layout=LAYOUT,
+        places=places,
         max_words=max_words,
     )
 
@@ -66,95 +112,194 @@ def load(
 def _split_folders(root: Path) -> dict[Path, str]:
     """The train, val and test subfolders; none unless there are at least two of them."""
     folders = {
-        path: SPLIT_OF[path.name]
-        for path in sorted(root.iterdir())
-        if path.name in SPLIT_OF and path.is_dir()
+        path: SPLIT_OF[path.name.lower()]
+        for path in _inside(root)
+        if path.name.lower() in SPLIT_OF and os.path.isdir(path)
     }
     return folders if len(set(folders.values())) > 1 else {}
 
 
+def _inside(place: Path) -> list[Path]:
+    with reading(place):
+        return sorted(place.iterdir())
+
+
+# Tables -------------------------------------------------------------------------------------------
+
+
+def _tables(
+    root: Path, subfolders: Iterable[Path], annotations: str | os.PathLike[str]
+) -> dict[Path, str]:
+    """The tables of captions, each with the split that its name says, "" if it says none."""
+    if annotations:
+        for path in (Path(annotations), root / annotations):
+            if os.path.isfile(path):
+                return {path: ""}
+        raise UserError(f"data.annotations: there is no {annotations}, nor one in {root}")
+    tables = [table for place in (root, *subfolders) if (table := _table(place))]
+    if tables:
+        return dict.fromkeys(tables, "")
+    named = _tables_by_split(root) or _tables_by_split(root / "annotations")
+    return named if len(set(named.values())) > 1 else dict.fromkeys(named, "")
+
+
 def _table(place: Path) -> Path | None:
-    """The annotation file of a folder, if it has one."""
-    names = [f"{stem}.{kind}" for stem in ("captions", "metadata") for kind in ("jsonl", "csv")]
-    found = [place / name for name in names if (place / name).is_file()]
+    """The table of a folder, if it has one that is called captions or metadata."""
+    found = [place / name for name in _TABLES if os.path.isfile(place / name)]
+    if is_csv(place / _KAGGLE_TABLE):
+        found.append(place / _KAGGLE_TABLE)
     if len(found) > 1:
+        names = first_few([path.name for path in found])
         raise UserError(
-            f"{place}: several annotation files, {few([path.name for path in found])}; keep one"
+            f"{place}: several annotation files, {names}; keep one, or name one with data.annotations"
         )
     return found[0] if found else None
 
 
-def _table_entries(root: Path, tables: list[Path]) -> dict[str, _Entry]:
-    """Gather the rows of all annotation files by image name, relative to `root`."""
+def _tables_by_split(place: Path) -> dict[Path, str]:
+    """The tables of a folder whose names say a split, as the public data sets' do."""
+    found = {}
+    for path in _inside(place) if os.path.isdir(place) else ():
+        words = re.findall("[a-z]+", path.stem.lower())
+        splits = {SPLIT_OF[word] for word in words if word in SPLIT_OF}
+        if path.suffix.lower() in _TABLE_SUFFIXES and len(splits) == 1 and not _NO_TABLE & {*words}:
+            found[path] = splits.pop()
+    captions = {path: split for path, split in found.items() if "caption" in path.stem.lower()}
+    return captions or found  # beside COCO's captions lie instances, keypoints, …
+
+
+def _table_entries(root: Path, tables: Mapping[Path, str], places: Places) -> Iterator[_Entry]:
+    """The images of all tables, each once, with the captions of all its rows."""
     entries: dict[str, _Entry] = {}
-    for table in tables:
-        inside = table.parent.relative_to(root)
-        rows = json_rows(table) if table.suffix == ".jsonl" else csv_rows(table)
-        for where, row in rows:
-            name, captions = named(row, where)
-            split = split_of(row["split"], where=where) if row.get("split") else None
-            entry = entries.setdefault((inside / name).as_posix(), _Entry(split=split))
-            if entry.split != split:
-                raise UserError(f"{where}: {name} is in {split} here and in {entry.split} before")
-            entry.captions += captions
-    return entries
+    for table, split in tables.items():
+        finder = _Finder(root, table, places)
+        for row in read_table(table):
+            key, path = finder.find(path_of(row))
+            split_here = split_of(row.split, where=row.where) if row.split else split
+            entry = entries.setdefault(path or key, _Entry(key, path, [], split_here))
+            if entry.split != split_here:
+                raise UserError(
+                    f"{row.where}: {brief(path_of(row))} is in {split_here or 'no split'} here and "
+                    f"in {entry.split or 'no split'} before"
+                )
+            entry.captions += row.captions or [""]
+    return iter(entries.values())
 
 
-def _text_entries(root: Path) -> dict[str, _Entry]:
-    """Pair each image under `root` with the .txt of its stem; neither may stand alone."""
-    images: list[Path] = []
-    texts: set[Path] = set()
-    for place, folders, files in os.walk(root):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for path in (Path(place, name) for name in sorted(files) if not name.startswith(".")):
-            if path.suffix.lower() in IMAGE_SUFFIXES:
-                images.append(path)
-            elif path.suffix.lower() == ".txt" and path.stem.lower() not in ("readme", "license"):
-                texts.add(path)
-    bare = [path for path in images if path.with_suffix(".txt") not in texts]
+class _Finder:
+    """Finds the image of a table's row, and the key by which it is known below the root."""
+
+    def __init__(self, root: Path, table: Path, places: Places) -> None:
+        self.root = os.path.join(os.path.abspath(root), "")
+        self.inside = ""
+        if table.parent.is_relative_to(root):
+            self.inside = table.parent.relative_to(root).as_posix()
+        self.table_folder = table.parent
+        self.folders = [root, image_folder(root), *(root / name for name in _COCO_FOLDERS)]
+        self.places = places
+        self.known: dict[str, tuple[str, str]] = {}
+
+    def find(self, name: str) -> tuple[str, str]:
+        """(key, path); the path is "" where there is no such file."""
+        if name not in self.known:
+            self.known[name] = self._find(name)
+        return self.known[name]
+
+    def _find(self, name: str) -> tuple[str, str]:
+        beside_table = _key(self.inside, name)
+        if path := self.places.find(name, self.table_folder):
+            return beside_table, path
+        if path := self.places.find(name, *self.folders):
+            return _key("", name), path
+        if path := self.places.find(name, ""):  # as sample.py writes it
+            below = os.path.abspath(path)
+            if below.startswith(self.root):
+                return _key("", below.removeprefix(self.root)), path
+            return _key("", name), path
+        return beside_table, ""
+
+
+def _key(inside: str, name: str) -> str:
+    return nfc((PurePosixPath(inside) / name.replace(os.sep, "/")).as_posix())
+
+
+# Texts beside the images --------------------------------------------------------------------------
+
+
+def _text_entries(root: Path) -> Iterator[_Entry]:
+    """Pair each image under `root` with the text of its stem; neither may stand alone."""
+    images: list[str] = []
+    texts: dict[str, str] = {}  # by path without suffix
+    others: list[str] = []
+    for path in walk(str(root)):
+        if isinstance(path, Broken):
+            say_once(f"{path.name}: {path.reason}", topic=f"walk {path.name}")
+            continue
+        stem, suffix = os.path.splitext(path)
+        if is_image(path):
+            images.append(path)
+        elif suffix.lower() not in _TEXT_SUFFIXES:
+            others.append(path)
+        elif os.path.basename(stem).lower() not in _ABOUT:
+            if stem in texts:
+                raise UserError(f"{texts[stem]} and {path}: two texts for one image: keep one")
+            texts[stem] = path
+    _check_pairs(root, images, texts, others)
+    for path in images:
+        key = _key("", os.path.relpath(path, root))
+        yield _Entry(key, path, captions_of(Path(texts[os.path.splitext(path)[0]])))
+
+
+def _check_pairs(
+    root: Path, images: list[str], texts: Mapping[str, str], others: list[str]
+) -> None:
+    def below(paths: Iterable[str]) -> str:
+        return first_few([os.path.relpath(path, root) for path in paths])
+
+    bare = [path for path in images if os.path.splitext(path)[0] not in texts]
     if not images or len(bare) == len(images):
         found = f"{len(images)} images and no captions" if images else "no images"
-        raise UserError(f"{root}: {found}; expected {LAYOUT.expected}")
+        left = [*others, *texts.values()]
+        beside = f"; not understood: {below(left)}" if left else ""
+        raise UserError(f"{root}: {found}{beside}; expected {LAYOUT.expected}")
     if bare:
         raise UserError(
-            f"{root}: {len(bare)} of {len(images)} images have no .txt beside them: "
-            f"{few([path.relative_to(root).as_posix() for path in bare])}; add it or move them out"
+            f"{root}: {len(bare)} of {len(images)} images have no .txt or .caption beside them: "
+            f"{below(bare)}; add it or move them out"
         )
-    stray = texts - {path.with_suffix(".txt") for path in images}
-    if stray:
+    stems = {os.path.splitext(path)[0] for path in images}
+    if stray := [text for stem, text in texts.items() if stem not in stems]:
         raise UserError(
-            f"{root}: {len(stray)} of {len(texts)} .txt files have no image beside them: "
-            f"{few(sorted(path.relative_to(root).as_posix() for path in stray))}"
+            f"{root}: {len(stray)} of {len(texts)} texts have no image beside them: {below(stray)}"
         )
-    return {
-        path.relative_to(root).as_posix(): _Entry(lines(path.with_suffix(".txt")))
-        for path in images
-    }
+
+
+# Splits -------------------------------------------------------------------------------------------
 
 
 def _splits_of(
     entries: Mapping[str, _Entry],
-    places: Mapping[Path, str],
+    subfolders: Mapping[Path, str],
     root: Path,
     val_fraction: float,
     test_fraction: float,
 ) -> dict[str, str]:
-    """Give each image its split: its own field, else its subfolder, else a hash of its name."""
-    unsaid = [name for name, entry in entries.items() if entry.split is None]
+    """Give each image its split: its own, else its subfolder's, else that of its name's hash."""
+    unsaid = [key for key, entry in entries.items() if not entry.split]
     if len(unsaid) < len(entries):
         if unsaid:
             raise UserError(
                 f"{root}: {len(unsaid)} of {len(entries)} images have no split where others do: "
-                f"{few(unsaid)}; give every row one of {', '.join(SPLITS)}, or none"
+                f"{first_few(unsaid)}; give every row one of {', '.join(SPLITS)}, or none"
             )
-        return {name: entry.split for name, entry in entries.items()}
-    if not places:
+        return {key: entry.split for key, entry in entries.items()}
+    if not subfolders:
         return hash_splits(entries, val_fraction, test_fraction)
-    folder_splits = {place.name: split for place, split in places.items()}
-    outside = [name for name in entries if name.partition("/")[0] not in folder_splits]
+    folder_splits = {place.name: split for place, split in subfolders.items()}
+    outside = [key for key in entries if key.partition("/")[0] not in folder_splits]
     if outside:
         raise UserError(
             f"{root}: {len(outside)} of {len(entries)} images lie outside "
-            f"{', '.join(f'{name}/' for name in folder_splits)}: {few(outside)}"
+            f"{', '.join(f'{name}/' for name in folder_splits)}: {first_few(outside)}"
         )
-    return {name: folder_splits[name.partition("/")[0]] for name in entries}
+    return {key: folder_splits[key.partition("/")[0]] for key in entries}

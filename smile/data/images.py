@@ -45,10 +45,14 @@ STRIP = 1_000_000  # pixels worked on at a time, where the whole would take much
 
 @dataclass(frozen=True)
 class Photo:
-    """An image file and its captions, cleaned and without the prompt."""
+    """An image file and its captions, cleaned and without the prompt.
+
+    outside: it lies elsewhere than in the folder of its data set.
+    """
 
     path: str | os.PathLike[str]
     captions: tuple[str, ...] = ()
+    outside: bool = False
 
     @property
     def name(self) -> str:

@@ -1,22 +1,25 @@
 """Karpathy's JSON files: COCO, Flickr8k and Flickr30k with the splits that papers use."""
 
-import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
+from smile.data.caption_table import text_of
 from smile.data.images import Photo
 from smile.data.layouts import (
     KAGGLE_FLICKR8K,
+    Found,
     Layout,
     data_folder,
-    few,
     image_folder,
     photos,
-    read,
     refuse_duplicates,
 )
+from smile.data.places import Places
 from smile.data.splits import EmptySplit, split_of
-from smile.errors import UserError
+from smile.errors import UserError, first_few
+from smile.files import expect, half_pairs, parse_json, read_text, show
 
 _JSON = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 LAYOUT = Layout(
@@ -26,6 +29,15 @@ LAYOUT = Layout(
     "https://www.kaggle.com/datasets/hsankesara/flickr-image-dataset (Flickr30k images), "
     "http://images.cocodataset.org/zips/train2014.zip and val2014.zip (COCO images)",
 )
+
+
+class _Entry(NamedTuple):
+    """An image of the file: its path below the folder of images, and its number in results."""
+
+    name: str
+    split: str
+    captions: list[str]
+    number: str | int | None
 
 
 def load(
@@ -41,60 +53,46 @@ def load(
     dataset_*.json in `root`. "restval" images join train. Raises UserError where anything is amiss.
     """
     root = data_folder(root, LAYOUT)
-    path = _karpathy_file(root, annotations)
-    try:
-        entries = json.loads(read(path))["images"]
-        found = [
-            (
-                os.path.join(entry.get("filepath", ""), entry["filename"]),
-                split_of(entry["split"], where=str(path)),
-                [sentence["raw"] for sentence in entry["sentences"]],
-            )
-            for entry in entries
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: not one of Karpathy's files ({type(error).__name__}: {error}); expected "
-            '{"images": [{"filename", "split", "sentences": [{"raw"}]}]}; '
-            f"get it from {_JSON}"
-        ) from error
-    refuse_duplicates((name for name, _, _ in found), where=str(path))
-    chosen = {name: captions for name, home, captions in found if home == split}
+    path = _file(root, annotations)
+    entries = list(_entries(path))
+    refuse_duplicates((entry.name for entry in entries), where=str(path))
+    chosen = [entry for entry in entries if entry.split == split]
     if not chosen:
-        raise EmptySplit(f"{path}: the {split} split is empty, of {len(found)} images in all")
+        raise EmptySplit(f"{path}: the {split} split is empty, of {len(entries)} images in all")
+    images = image_folder(root)
+    places = Places(root, images, *(root / f"{s}2014" for s in ("train", "val", "test")))
     return photos(
-        chosen,
+        {e.name: Found(e.captions, places.find(e.name, images) or "") for e in chosen},
         split=split,
-        images=image_folder(root),
+        folder=images,
         annotations=path,
         layout=LAYOUT,
+        places=places,
         max_words=max_words,
     )
 
 
 def karpathy_ids(
     root: str | os.PathLike[str], *, annotations: str | os.PathLike[str] = ""
-) -> dict[int, str]:
+) -> dict[str | int, str]:
     """The number by which result files call an image → the name of its photo in `load`.
 
     That is COCO's own (`cocoid`) where the file has it, else Karpathy's `imgid`.
     """
     root = data_folder(root, LAYOUT)
     images = image_folder(root)
-    entries = json.loads(read(_karpathy_file(root, annotations)))["images"]
+    places = Places(root)
     return {
-        entry["cocoid" if "cocoid" in entry else "imgid"]: os.path.join(
-            images, entry.get("filepath", ""), entry["filename"]
-        )
-        for entry in entries
-        if "cocoid" in entry or "imgid" in entry
+        entry.number: places.find(entry.name, images) or os.path.join(images, entry.name)
+        for entry in _entries(_file(root, annotations))
+        if entry.number is not None
     }
 
 
-def _karpathy_file(root: Path, annotations: str | os.PathLike[str]) -> Path:
+def _file(root: Path, annotations: str | os.PathLike[str]) -> Path:
     if annotations:
         for path in (Path(annotations), root / annotations):
-            if path.is_file():
+            if os.path.isfile(path):
                 return path
         raise UserError(
             f"data.annotations: there is no {annotations}, nor one in {root}; "
@@ -103,8 +101,58 @@ def _karpathy_file(root: Path, annotations: str | os.PathLike[str]) -> Path:
     candidates = sorted(root.glob("dataset_*.json"))
     if len(candidates) == 1:
         return candidates[0]
-    found = f"{len(candidates)} of them ({few([path.name for path in candidates])})"
+    found = f"{len(candidates)} of them ({first_few([path.name for path in candidates])})"
     raise UserError(
         f"{root}: expected one dataset_*.json, found {found if candidates else 'none'}; "
         f"name the file with data.annotations, or get it from {LAYOUT.source}"
     )
+
+
+def _entries(path: Path) -> Iterator[_Entry]:
+    """Every image of one of the files, each with all its captions."""
+    content = parse_json(read_text(path), str(path))
+    items = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(items, list) or "annotations" in content:
+        raise UserError(
+            f"{path}: not one of Karpathy's files: expected "
+            '{"images": [{"filename", "split", "sentences": [{"raw"}]}]}, '
+            f"from {_JSON}; data.format = folder reads COCO's annotations and lists of "
+            '{"image", "caption"}'
+        )
+    for number, item in enumerate(items, start=1):
+        where = f"{path}, images {number}"
+        item = expect(item, dict, where=where)
+        sentences = _need(item, "sentences", list, where)
+        yield _Entry(
+            name=_name(item, where),
+            split=split_of(_need(item, "split", str, where), where=where),
+            captions=[_raw(sentence, f"{where}, sentences") for sentence in sentences],
+            number=_number(item, where),
+        )
+
+
+def _name(item: dict[str, Any], where: str) -> str:
+    folder = expect(item.get("filepath", ""), str, where=f"{where}, filepath")
+    name = os.path.join(folder, _need(item, "filename", str, where))
+    if half := half_pairs(name):
+        raise UserError(f"{where}, filename: {half} in {name!r} is no character")
+    return name
+
+
+def _raw(sentence: Any, where: str) -> str:
+    return text_of(_need(expect(sentence, dict, where=where), "raw", str, where), where)
+
+
+def _number(item: dict[str, Any], where: str) -> str | int | None:
+    number = item.get("cocoid", item.get("imgid"))
+    if number is None or (isinstance(number, str | int) and not isinstance(number, bool)):
+        return number
+    raise UserError(f"{where}, cocoid: found {show(number)}, expected a whole number")
+
+
+def _need(item: dict[str, Any], key: str, kind: type, where: str) -> Any:
+    if key not in item:
+        raise UserError(
+            f"{where}: no {key}, so not one of Karpathy's files, which come from {_JSON}"
+        )
+    return expect(item[key], kind, where=f"{where}, {key}")

@@ -28,13 +28,11 @@ def split_of(name: object, *, where: str) -> str:
 def hash_splits(names: Iterable[str], val_fraction: float, test_fraction: float) -> dict[str, str]:
     """Split by a hash of the name, so that adding images moves no other from its split.
 
+    Names may hold bytes that are not UTF-8, as Python writes them.
     A small folder may have no name below a fraction; the nearest one is then taken, so that a split
     with a fraction above 0 is never empty.
     """
-    place = {
-        name: int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest()) / 2**64
-        for name in names
-    }
+    place = {name: _fraction(name) for name in names}
     order = sorted(place, key=place.__getitem__)
     num_val = sum(x < val_fraction for x in place.values()) or int(val_fraction > 0)
     num_test = sum(val_fraction <= x < val_fraction + test_fraction for x in place.values())
@@ -43,3 +41,9 @@ def hash_splits(names: Iterable[str], val_fraction: float, test_fraction: float)
     return dict(
         zip(order, ["val"] * num_val + ["test"] * num_test + ["train"] * train, strict=False)
     )
+
+
+def _fraction(name: str) -> float:
+    """A number from 0 to 1 that looks random and is always the same for a name."""
+    digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64

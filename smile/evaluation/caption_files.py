@@ -1,29 +1,19 @@
 """Captions made elsewhere: read, and laid beside the images they belong to.
 
-Any of these forms, told by what stands in them:
-
-    [{"image_id": 391895, "caption": "..."}, ...]          the COCO results format
-    {"image": "a.jpg", "caption": "..."}                   a line per image
-    {"image": "a.jpg", "captions": [{"text": "..."}, ...]} what sample.py --json and --out write
-    image,caption,logprob                                  what sample.py --out captions.csv writes
+Their forms are those of `smile.data.caption_table`. Of several captions of an image the best is
+scored, which the file must tell by log-probabilities, as `sample.py`'s do; `sample.py` writes the
+best first.
 """
 
-import csv
-import io
-import json
 from pathlib import Path
-from typing import Any
 
+from smile.data.caption_table import read_table
 from smile.errors import UserError, first_few
 from smile.evaluation.image_set import ImageSet
 
-__all__ = ["is_caption_file", "read_captions"]
+__all__ = ["find_captions", "is_caption_file", "read_captions"]
 
-SUFFIXES = (".json", ".jsonl", ".csv")
-FORM = (
-    '{"image": "a.jpg", "caption": "..."} on each line, sample.py\'s own lines, or a list of '
-    '{"image_id": 1, "caption": "..."}'
-)
+SUFFIXES = (".json", ".jsonl", ".csv", ".tsv")
 
 
 def is_caption_file(source: str | Path) -> bool:
@@ -37,82 +27,60 @@ def read_captions(path: str | Path, images: ImageSet) -> list[str]:
     Captions of further images of the split, beyond a set's limit, are left out.
 
     Raises:
-        UserError: the file is of the wrong form, names an image that is not in the split or one
-            twice, or lacks one.
+        UserError: the file is of the wrong form, names an image that is not in the split, has
+            several captions of one without saying which is best, or lacks one.
     """
-    rows = _rows(Path(path))
+    found = find_captions(path, images)
+    missing = [
+        name
+        for number, name in zip(images.numbers, images.names, strict=True)
+        if number not in found
+    ]
+    if missing:
+        raise UserError(
+            f"{path}: {len(missing)} of {len(images.names)} images of {images.title} have no "
+            f"caption: {first_few(missing)}; add them, empty ones if there is nothing to say, or "
+            "score the others alone with --only-captioned"
+        )
+    return [found[number] for number in images.numbers]
+
+
+def find_captions(path: str | Path, images: ImageSet) -> dict[int, str]:
+    """The captions of a file by the number of their image in the whole split.
+
+    Raises:
+        UserError: as in `read_captions`, but that images may lack captions.
+    """
+    rows = read_table(path)
     found: dict[int, str] = {}
-    unknown, twice = [], []
-    for key, caption in rows:
-        number = images.index.find(key)
+    scored: set[int] = set()
+    unknown, several = [], []
+    for row in rows:
+        number = images.index.find(row.image)
+        if not row.captions:
+            raise UserError(
+                f"{row.where}: no caption; if there is nothing to say, write an empty text"
+            )
         if number is None:
-            unknown.append(str(key))
-        elif number in found:
-            twice.append(str(key))
-        else:
-            found[number] = caption
+            unknown.append(str(row.image))
+            continue
+        if number in found:
+            if not (row.scored and number in scored):
+                several.append(str(row.image))
+            continue
+        if row.scored:
+            scored.add(number)
+        elif len(row.captions) > 1:
+            several.append(str(row.image))
+        found[number] = row.captions[0]
     if unknown:
         raise UserError(
             f"{path}: {len(unknown)} of {len(rows)} captions are of images that are not in "
             f"{images.title}: {first_few(unknown)}; is it another split or data set?"
         )
-    if twice:
+    if several:
         raise UserError(
-            f"{path}: {len(twice)} of {len(rows)} captions are of images that had one before: "
-            f"{first_few(twice)}; keep one for each"
+            f"{path}: {len(several)} of {len(rows)} captions are of images that had one before: "
+            f"{first_few(several)}; keep one for each (or give their logprob, the best first)"
         )
-    missing = [name for number, name in enumerate(images.names) if number not in found]
-    if missing:
-        raise UserError(
-            f"{path}: {len(missing)} of {len(images.names)} images of {images.title} have no "
-            f"caption: {first_few(missing)}; add them, empty ones if there is nothing to say"
-        )
-    return [found[number] for number in range(len(images.names))]
-
-
-def _rows(path: Path) -> list[tuple[str | int, str]]:
-    """(image, caption) of every row of a file."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error})") from error
-    if path.suffix.lower() == ".csv":
-        rows = list(csv.DictReader(io.StringIO(text)))
-    elif text.lstrip().startswith("["):
-        rows = _json(text, f"{path}")
-    else:
-        lines = enumerate(text.split("\n"), start=1)
-        rows = [_json(line, f"{path}, line {number}") for number, line in lines if line.strip()]
-    if not rows:
-        raise UserError(f"{path}: no captions in it; expected {FORM}")
-    return [_row(row, f"{path}, caption {number}") for number, row in enumerate(rows, start=1)]
-
-
-def _json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON ({error}); expected {FORM}") from error
-
-
-def _row(row: Any, where: str) -> tuple[str | int, str]:
-    """The image and the caption of one record."""
-    try:
-        key = row["image"] if "image" in row else row["image_id"]
-        caption = row["caption"] if "caption" in row else _best(row["captions"], where)
-    except (KeyError, TypeError, IndexError):
-        key = caption = None
-    if not isinstance(key, str | int) or isinstance(key, bool) or not isinstance(caption, str):
-        found = json.dumps(row, ensure_ascii=False)[:80]
-        raise UserError(f"{where}: found {found}, expected {FORM}")
-    return key, caption
-
-
-def _best(captions: list[dict], where: str) -> str:
-    """The best caption of a record of sample.py's."""
-    models = sorted({caption["model"] for caption in captions if "model" in caption})
-    if len(models) > 1:
-        raise UserError(f"{where}: captions of several models ({', '.join(models)}): keep one's")
-    return captions[0]["text"]
+    return found

@@ -11,18 +11,19 @@ from PIL import Image
 
 from smile.config import DataConfig
 from smile.data import Example, Photo, load_examples
+from smile.data.caption_table import read_table
 from smile.data.karpathy import karpathy_ids
+from smile.data.layouts import image_folder, remark_outside
+from smile.data.places import Places, nfc
 from smile.data.shapes import Scene
 from smile.errors import UserError, first_few
 
-__all__ = ["ImageIndex", "ImageSet", "read_references", "same_images", "thumbnail"]
+__all__ = ["ImageIndex", "ImageSet", "same_images", "thumbnail"]
 
 _ALL_WORDS = 10**9  # references are never cut short, whatever a run trained on
 
-REFERENCES_FORM = (
-    '{"a.jpg": ["a caption", ...], ...} or COCO\'s {"images": [{"id", "file_name"}], '
-    '"annotations": [{"image_id", "caption"}]}'
-)
+_ENDS = 16  # folders of a path by which it may be called without those before
+_DIGITS = 20  # of an image's number
 
 
 class ImageIndex:
@@ -32,7 +33,7 @@ class ImageIndex:
     and a longer path to it, as another machine wrote it, is tried by its ends.
     """
 
-    def __init__(self, names: Sequence[str], ids: Mapping[int, str] | None = None) -> None:
+    def __init__(self, names: Sequence[str], ids: Mapping[str | int, str] | None = None) -> None:
         self.numbers: dict[str | int, int | None] = {}
         for number, name in enumerate(names):
             for end in _ends(name):
@@ -47,20 +48,23 @@ class ImageIndex:
         """The image's number in the set, or None."""
         if (found := self.numbers.get(key)) is not None:
             return found
-        if isinstance(key, str) and key.isdecimal() and int(key) in self.numbers:
-            return self.numbers[int(key)]
-        for end in _ends(str(key)):
-            if (found := self.numbers.get(end)) is not None:
-                return found
-        return None
+        ends: list[str | int] = [*_ends(str(key))]
+        if isinstance(key, str) and key.isdecimal() and len(key) <= _DIGITS:
+            ends.insert(0, int(key))
+        found = (self.numbers.get(end) for end in ends)
+        return next((number for number in found if number is not None), None)
 
 
 def _ends(name: str) -> list[str]:
-    """A path, each of its ends from long to short, and the file's name without suffix."""
-    parts = [part for part in name.replace(os.sep, "/").split("/") if part]
-    ends = ["/".join(parts[start:]) for start in range(len(parts))]
+    """A path, each of its ends from long to short, and the file's name without suffix.
+
+    However its accents are coded: the disk, the data set and the captions may differ in that.
+    """
+    parts = [part for part in nfc(name).replace(os.sep, "/").split("/") if part]
+    starts = range(max(0, len(parts) - _ENDS), len(parts))
+    ends = ["/".join(parts[start:]) for start in (0, *starts)]
     stem = os.path.splitext(parts[-1])[0] if parts else ""
-    return ends + [stem] * (stem not in ("", *ends))
+    return list(dict.fromkeys(ends + [stem] * bool(stem)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +72,15 @@ class ImageSet:
     """Images with references, in a fixed order.
 
     examples: `name`, `captions` (the references, without the prompt) and `read()` of each.
-    index: finds images of the whole split, of which `examples` may be the first few.
+    numbers: of the examples in the whole split, which they may be a part of.
+    index: finds the numbers of images of the whole split.
     num_in_split: how many images the whole split has.
     data: what describes the data set; None where there are only references.
     """
 
     title: str
     examples: Sequence[Example]
+    numbers: Sequence[int]
     index: ImageIndex
     num_in_split: int
     data: DataConfig | None = None
@@ -96,6 +102,7 @@ class ImageSet:
         return cls(
             title=f"{data.format} {split}",
             examples=examples[:limit],
+            numbers=range(len(examples))[:limit],
             index=ImageIndex([example.name for example in examples], ids),
             num_in_split=len(examples),
             data=data,
@@ -103,21 +110,31 @@ class ImageSet:
 
     @classmethod
     def from_references(cls, path: str | Path, *, limit: int | None = None) -> "ImageSet":
-        """The images of a references file; they are looked for from here and beside that file.
+        """The images of a file of references, a table as training takes.
+
+        They are looked for beside that file and then from here; scores of texts do without them.
 
         Raises:
             UserError: the file is of the wrong form, or an image has no reference.
         """
-        references, ids = read_references(path)
-        places = {name: _place(name, Path(path).parent) for name in references}
-        photos = [Photo(places[name], tuple(texts)) for name, texts in references.items()]
+        photos, ids = _read_references(Path(path))
         return cls(
             title=str(path),
             examples=photos[:limit],
-            index=ImageIndex(
-                [photo.name for photo in photos], {key: places[name] for key, name in ids.items()}
-            ),
+            numbers=range(len(photos))[:limit],
+            index=ImageIndex([photo.name for photo in photos], ids),
             num_in_split=len(photos),
+        )
+
+    def part(self, numbers: Sequence[int]) -> "ImageSet":
+        """The images of these numbers in the whole split, as far as they are in this set."""
+        wanted = set(numbers)
+        pairs = zip(self.numbers, self.examples, strict=True)
+        kept = [(number, example) for number, example in pairs if number in wanted]
+        return replace(
+            self,
+            examples=[example for _, example in kept],
+            numbers=[number for number, _ in kept],
         )
 
     @property
@@ -188,61 +205,33 @@ def thumbnail(example: Example, side: int) -> Image.Image | None:
     return image
 
 
-# References -----------------------------------------------------------------------------------
-
-
-def read_references(path: str | Path) -> tuple[dict[str, list[str]], dict[int, str]]:
-    """A file of references: image → its captions, and image → name for those known by number.
+def _read_references(path: Path) -> tuple[list[Photo], dict[str | int, str]]:
+    """The images of a file of references, and the names of those known by number.
 
     Raises:
         UserError: the file is of the wrong form, or an image has no reference.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-        content = _lines(text) if Path(path).suffix == ".jsonl" else json.loads(text)
-    except OSError as error:
-        raise UserError(f"--references {path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"--references {path}: not JSON ({error})") from error
-    try:
-        references, ids = _coco(content) if "annotations" in content else (content, {})
-        well_formed = isinstance(references, dict) and all(
-            isinstance(texts, list) and all(isinstance(text, str) for text in texts)
-            for texts in references.values()
-        )
-    except (KeyError, TypeError, AttributeError):
-        well_formed = False
-    if not well_formed or not references:
-        raise UserError(f"--references {path}: expected {REFERENCES_FORM}")
+    places, beside = Places(path.parent), path.parent
+    folders = (beside, image_folder(beside), "")
+    references: dict[str, list[str]] = {}
+    outside: dict[str, bool] = {}
+    ids: dict[str | int, str] = {}
+    for row in read_table(path):
+        name = str(row.image)
+        if found := places.find(name, *folders):
+            name, outside[found] = found, places.is_outside(found)
+        references.setdefault(name, []).extend(row.captions)
+        if row.number is not None:
+            ids[row.number] = name
     bare = [name for name, texts in references.items() if not any(map(str.strip, texts))]
     if bare:
         raise UserError(
-            f"--references {path}: {len(bare)} of {len(references)} images have no reference: "
+            f"{path}: {len(bare)} of {len(references)} images have no reference: "
             f"{first_few(bare)}; give each at least one"
         )
-    return references, ids
-
-
-def _lines(text: str) -> dict[str, list[str]]:
-    """A training folder's captions.jsonl: {"image", "caption" or "captions"} on each line."""
-    references: dict[str, list[str]] = {}
-    for line in filter(str.strip, text.split("\n")):
-        row = json.loads(line)
-        captions = row["captions"] if "captions" in row else [row["caption"]]
-        references.setdefault(row["image"], []).extend(captions)
-    return references
-
-
-def _coco(content: dict) -> tuple[dict[str, list[str]], dict[int, str]]:
-    """COCO's file of annotations."""
-    ids = {image["id"]: image["file_name"] for image in content["images"]}
-    references: dict[str, list[str]] = {name: [] for name in ids.values()}
-    for annotation in content["annotations"]:
-        references[ids[annotation["image_id"]]].append(annotation["caption"])
-    return references, ids
-
-
-def _place(name: str, folder: Path) -> str:
-    """Where the image is: as named, or beside the file that names it; else just its name."""
-    beside = folder / name
-    return str(beside) if not os.path.isfile(name) and beside.is_file() else name
+    photos = [
+        Photo(name, tuple(texts), outside=outside.get(name, False))
+        for name, texts in references.items()
+    ]
+    remark_outside(photos, path)
+    return photos, ids

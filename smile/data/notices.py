@@ -1,0 +1,20 @@
+"""Remarks about data that are no errors: one line on standard error, and each only once."""
+
+import os
+import sys
+
+from smile.errors import printable
+
+_said: set[str] = set()
+
+
+def say_once(text: str, *, topic: str) -> None:
+    """Prints a remark unless there was one on its topic; of several processes the first one does.
+
+    A data set is read once for each split, and would repeat itself.
+    """
+    if topic in _said or os.environ.get("RANK", "0") != "0":
+        return
+    _said.add(topic)
+    script = os.path.basename(sys.argv[0]) or "smile"
+    print(f"{script}: {printable(text)}", file=sys.stderr)

@@ -1,0 +1,130 @@
+"""Where the pictures lie that a table names.
+
+One listing per folder answers for all its names: COCO has 123 000 pictures. Where nothing is called
+exactly so, a name that differs only in how its accents are coded will do (Unicode's NFC and NFD:
+macOS and Linux write them differently, and tables travel).
+"""
+
+import errno
+import os
+import unicodedata
+from functools import cached_property
+from pathlib import Path
+
+from smile.errors import UserError
+
+__all__ = ["Places", "nfc"]
+
+LONGEST_PATH = 4096  # characters; no system takes a longer one
+_NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
+
+
+def nfc(name: str) -> str:
+    """A name with its accents coded in the one way that is compared."""
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+class _Names:
+    """Names in a folder, each with whether it is a link, found however their accents are coded."""
+
+    def __init__(self) -> None:
+        self.links: dict[str, bool] = {}
+
+    def spelled(self, name: str) -> str | None:
+        """`name` as it stands here; None where it does not."""
+        return name if name in self.links else self._by_nfc.get(nfc(name))
+
+    @cached_property
+    def _by_nfc(self) -> dict[str, str]:
+        return {nfc(name): name for name in sorted(self.links, reverse=True)}
+
+
+class _Listing:
+    """A folder's files and folders."""
+
+    def __init__(self) -> None:
+        self.files = _Names()
+        self.folders = _Names()
+
+
+class Places:
+    """Finds files by the names that tables give them.
+
+    Args:
+        homes: the folders that pictures are expected in; those elsewhere are told by `is_outside`.
+            Where one is a link, what it leads to is a home.
+    """
+
+    def __init__(self, *homes: str | Path) -> None:
+        self._homes = [os.path.join(os.path.realpath(home), "") for home in homes]
+        self._listings: dict[str, _Listing] = {}
+        self._real: dict[str, str] = {}
+
+    def find(self, name: str, *folders: str | Path) -> str | None:
+        """The path of the file that `name` means in the first of `folders` that has it, else None.
+
+        The path is spelled as it is on the disk; the folder "" is the current one.
+
+        Raises:
+            UserError: a folder cannot be listed.
+        """
+        found = (self._spell(os.fspath(folder), name) for folder in folders)
+        return next((path for path in found if path), None)
+
+    def is_outside(self, path: str) -> bool:
+        """Whether a file lies elsewhere than in the homes, by way of a link too."""
+        place, name = os.path.split(path)
+        if self._listing(place).files.links.get(name, True):  # a link, or not looked at yet
+            real = os.path.realpath(path)
+        else:
+            if place not in self._real:
+                self._real[place] = os.path.realpath(place)
+            real = os.path.join(self._real[place], name)
+        return not real.startswith(tuple(self._homes))
+
+    def _spell(self, folder: str, name: str) -> str | None:
+        path = os.path.join(folder, name)
+        if len(path) > LONGEST_PATH:
+            return None
+        place, file = os.path.split(path)
+        found = self._listing(place).files.spelled(file)
+        if found is None and not name.isascii():
+            place = self._spell_folder(folder, os.path.dirname(name))
+            found = self._listing(place).files.spelled(file)
+        return None if found is None else os.path.join(place, found)
+
+    def _spell_folder(self, start: str, name: str) -> str:
+        """A folder's path with the parts of `name` spelled as they are on the disk."""
+        path = os.path.join(start, os.sep) if os.path.isabs(name) else start
+        for part in name.split(os.sep):
+            if part:
+                path = os.path.join(path, self._listing(path).folders.spelled(part) or part)
+        return path
+
+    def _listing(self, place: str) -> _Listing:
+        if place not in self._listings:
+            self._listings[place] = _list(place)
+        return self._listings[place]
+
+
+def _list(place: str) -> _Listing:
+    listing = _Listing()
+    try:
+        with os.scandir(place or ".") as entries:
+            for entry in entries:
+                kind = listing.folders if _is_folder(entry) else listing.files
+                kind.links[entry.name] = entry.is_symlink()
+    except ValueError:  # a zero byte, which no name holds
+        pass
+    except OSError as error:
+        if error.errno not in _NOT_THERE:
+            raise UserError(f"{place}: cannot be listed: {error.strerror}") from error
+    return listing
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether it leads to a folder; a link in a circle or into a closed folder does not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
