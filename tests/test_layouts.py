@@ -1,6 +1,8 @@
 """Each data layout on files written here, and what is said when they are wrong."""
 
 import json
+import os
+import unicodedata
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +12,8 @@ from smile.data import layouts, load_examples
 from smile.data.flickr8k import load as flickr8k
 from smile.data.folder import load as folder
 from smile.data.karpathy import load as karpathy
-from smile.data.splits import SPLITS
+from smile.data.places import nfc
+from smile.data.splits import SPLITS, hash_splits
 from smile.errors import UserError
 
 
@@ -390,6 +393,180 @@ def test_bad_json_lines_are_refused(tmp_path, rows, message):
     (tmp_path / "captions.jsonl").write_text(rows)
     with pytest.raises(UserError, match=message):
         folder(tmp_path, "train", val_fraction=0, test_fraction=0)
+
+
+ROWS = [{"image": f"{name}.jpg", "caption": f"thing {name}"} for name in "abc"]
+THINGS = {f"{name}.jpg": (f"thing {name}",) for name in "abc"}
+
+
+def data_folder(root, files, *, images="abc", place=""):
+    for name in images:
+        touch(root / place / f"{name}.jpg")
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text, encoding="utf-8")
+    return root
+
+
+def test_kaggles_folder_without_its_lists(tmp_path, capsys):
+    table = "image,caption\n" + "".join(f"{r['image']},{r['caption']}\n" for r in ROWS)
+    data_folder(tmp_path, {"captions.txt": table}, place="Images")
+    as_folder = loaded(tmp_path)
+    assert merged(as_folder) == {f"Images/{name}": texts for name, texts in THINGS.items()}
+    assert capsys.readouterr().err == ""
+    for split in SPLITS:
+        assert by_name(flickr8k(tmp_path, split), tmp_path) == as_folder[split]
+    (said,) = capsys.readouterr().err.splitlines()  # once for all splits
+    assert "no official split lists" in said and "data.val_fraction 0.05" in said
+
+
+def test_the_captions_without_a_picture_are_left_out_aloud(kaggle, capsys):
+    for path in kaggle.glob("*Images.txt"):
+        path.unlink()
+    with (kaggle / "captions.txt").open("a") as file:
+        file.write("x.jpg.1,nowhere\n")
+    names = {photo.name for split in SPLITS for photo in flickr8k(kaggle, split)}
+    assert names == {str(kaggle / "images" / f"{name}.jpg") for name in "abcd"}
+    assert "left out are x.jpg.1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".caption", ".TXT", ".Caption"])
+def test_other_suffixes_of_texts(tmp_path, suffix):
+    data_folder(tmp_path, {f"{name}{suffix}": f"thing {name}" for name in "abc"})
+    assert merged(loaded(tmp_path)) == THINGS
+    (tmp_path / "a.txt").write_text("another thing")
+    with pytest.raises(UserError, match=r"a\.txt.*two texts for one image"):
+        folder(tmp_path, "train")
+
+
+@pytest.mark.parametrize("names", [("Train", "VAL"), ("TRAIN", "Validation"), ("train", "Test")])
+def test_split_folders_in_capitals(tmp_path, names):
+    for place, name in zip(names, "ab", strict=True):
+        data_folder(tmp_path, {f"{place}/{name}.txt": "thing"}, images=name, place=place)
+    found = loaded(tmp_path)
+    assert found.pop("train") == {f"{names[0]}/a.jpg": ("thing",)}
+    assert [*found.values()] == [{f"{names[1]}/b.jpg": ("thing",)}]
+
+
+def test_linked_folders_are_followed_and_circles_said(tmp_path, capsys):
+    for place, name in zip(("one", "two"), "ab", strict=True):
+        data_folder(tmp_path / "store", {f"{place}/{name}.txt": "thing"}, images=name, place=place)
+    root = tmp_path / "linked"
+    root.mkdir()
+    (root / "train").symlink_to("../store/one")
+    (root / "val").symlink_to("../store/two")
+    assert loaded(root) == {"train": {"train/a.jpg": ("thing",)}, "val": {"val/b.jpg": ("thing",)}}
+    assert capsys.readouterr().err == ""  # a linked split is the data set's own
+    (tmp_path / "store" / "one" / "again").symlink_to(tmp_path / "linked")
+    assert loaded(root)["train"] == {"train/a.jpg": ("thing",)}
+    assert "train/again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("names", "key"),
+    [
+        (("captions_train2014.json", "captions_val2014.json"), "caption"),
+        (("coco_karpathy_train.json", "coco_karpathy_val.json"), "caption"),
+        (("train.csv", "dev.csv"), ","),
+        (("annotations/captions_train2017.json", "annotations/captions_val2017.json"), ""),
+    ],
+)
+def test_tables_whose_names_say_their_split(tmp_path, names, key):
+    def table(row):
+        if key == ",":
+            return f"image,caption\n{row['image']},{row['caption']}\n"
+        if key:
+            return json.dumps([row | {"image_id": 1}])
+        image = {"id": 7, "file_name": row["image"]}
+        annotation = {"image_id": 7, "caption": row["caption"]}
+        return json.dumps({"images": [image], "annotations": [annotation]})
+
+    files = {name: table(row) for name, row in zip(names, ROWS, strict=False)}
+    others = {"coco_karpathy_val_gt.json": "{}", "annotations/instances_train2014.json": "{}"}
+    data_folder(tmp_path, files | others, images="ab", place="train2017" if not key else "")
+    prefix = "" if key else "train2017/"
+    assert loaded(tmp_path) == {
+        "train": {f"{prefix}a.jpg": ("thing a",)},
+        "val": {f"{prefix}b.jpg": ("thing b",)},
+    }
+
+
+def test_one_such_table_alone_is_split_by_hash(tmp_path):
+    data_folder(tmp_path, {"captions_train2014.json": json.dumps(ROWS), "val_log.csv": "x"})
+    splits = loaded(tmp_path)
+    assert merged(splits) == THINGS and splits.keys() == {*SPLITS}
+
+
+def test_a_table_may_be_named_and_lie_elsewhere(tmp_path, capsys):
+    root = data_folder(tmp_path / "pictures", {"notes.csv": "a,b"})
+    table = tmp_path / "lists" / "mine.json"
+    table.parent.mkdir()
+    table.write_text(json.dumps(ROWS))
+    found = {s: by_name(folder(root, s, annotations=table), root) for s in SPLITS}
+    assert merged(found) == THINGS and capsys.readouterr().err == ""
+    with pytest.raises(UserError, match=r"data\.annotations: there is no other\.json"):
+        folder(root, "train", annotations="other.json")
+    table.write_text(json.dumps([{"image": "../away.jpg", "caption": "x"}]))
+    touch(tmp_path / "away.jpg")
+    for _ in range(2):
+        (photo,) = folder(root, "train", annotations=table, val_fraction=0, test_fraction=0)
+        assert photo.outside
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "outside its folder" in said and "away.jpg" in said
+
+
+def test_what_sample_wrote_can_be_trained_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    captions = [{"text": "A thing", "logprob": -1.5, "tokens": [["a", -1.0]]}, {"text": "Two"}]
+    lines = [json.dumps({"image": f"photos/{n}.jpg", "captions": captions}) for n in "abc"]
+    rest = {"captions.errors.jsonl": "{}", "captions.jsonl.run.json": "{}"}
+    root = data_folder(tmp_path / "photos", {"captions.jsonl": "\n".join(lines)} | rest)
+    from_here = {s: {p.path: p.captions for p in folder("photos", s)} for s in SPLITS}
+    assert merged(from_here) == {f"photos/{n}.jpg": ("a thing", "two") for n in "abc"}
+    plain = [json.dumps({"image": f"{n}.jpg", "caption": "a"}) for n in "abc"]
+    (root / "captions.jsonl").write_text("\n".join(plain))
+    for split in SPLITS:  # the same splits, whichever way the images are named
+        assert {p.path for p in folder("photos", split)} == from_here[split].keys()
+
+
+ODD_NAMES = [unicodedata.normalize("NFD", "é"), os.fsdecode(b"\xff"), "x" * 236, "a\nb", "b c"]
+
+
+@pytest.mark.parametrize("kind", ["texts", "table"])
+def test_odd_names_keep_their_split(tmp_path, kind):
+    """Of another coding, not UTF-8, 240 bytes long, with a line break."""
+    files = {}
+    for number, name in enumerate(ODD_NAMES):
+        touch(tmp_path / f"{name}.jpg")
+        files[f"{name}.txt"] = f"thing {number}"
+    if kind == "texts":
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+    else:
+        rows = [
+            json.dumps({"image": unicodedata.normalize("NFC", f"{name}.jpg"), "caption": text})
+            for name, text in zip(ODD_NAMES, files.values(), strict=True)
+        ]
+        (tmp_path / "captions.jsonl").write_text("\n".join(rows))
+    splits = loaded(tmp_path, val_fraction=0.3, test_fraction=0.3)
+    expected = hash_splits([f"{nfc(name)}.jpg" for name in ODD_NAMES], 0.3, 0.3)
+    assert {name: split for split, photos in splits.items() for name in photos} == {
+        f"{name}.jpg": expected[f"{nfc(name)}.jpg"] for name in ODD_NAMES
+    }
+
+
+def test_a_caption_of_megabytes_is_refused(tmp_path):
+    data_folder(tmp_path, {"a.txt": "x" * 5_000_000}, images="a")
+    with pytest.raises(UserError, match=r"a\.txt: a caption of 5000000 characters, expected at mo"):
+        folder(tmp_path, "train")
+
+
+def test_what_is_not_understood_is_named(tmp_path):
+    data_folder(tmp_path, {"captions.xml": "<a/>", "a.jpg.text": "a thing"})
+    with pytest.raises(
+        UserError, match=r"3 images and no captions; not understood: a\.jpg\.text; "
+    ):
+        folder(tmp_path, "train")
 
 
 def test_a_folder_without_annotations_says_what_was_expected(tmp_path):

@@ -28,8 +28,8 @@ from smile.files import reading
 
 LAYOUT = Layout(
     'captions.jsonl with {"image": "a.jpg", "caption": "..."} on each line, or captions.json with '
-    "a list of those or COCO's annotations, or captions.csv with the header image,caption, or "
-    "a.txt (or a.caption) beside each a.jpg with one caption per line",
+    "a list of those or COCO's annotations, or captions.csv with the header image,caption (or any "
+    "of them by the name in data.annotations), or a.txt or a.caption beside each a.jpg",
     "your own images and captions",
 )
 
@@ -96,7 +96,7 @@ def load(
         raise EmptySplit(
             f"{root}: the {split} split is empty, of {len(entries)} images in all; name it in a "
             f'"split" field, make a {split}/ subfolder, or change data.val_fraction and '
-            f"data.test_fraction; expected {LAYOUT.expected}"
+            "data.test_fraction"
         )
     return photos(
         {entry.key: Found(entry.captions, entry.path) for entry in chosen},
@@ -112,16 +112,16 @@ def load(
 def _split_folders(root: Path) -> dict[Path, str]:
     """The train, val and test subfolders; none unless there are at least two of them."""
     folders = {
-        path: SPLIT_OF[path.name.lower()]
-        for path in _inside(root)
-        if path.name.lower() in SPLIT_OF and os.path.isdir(path)
+        root / name: SPLIT_OF[name.lower()]
+        for name in _listing(root)
+        if name.lower() in SPLIT_OF and os.path.isdir(root / name)
     }
     return folders if len(set(folders.values())) > 1 else {}
 
 
-def _inside(place: Path) -> list[Path]:
+def _listing(place: Path) -> list[str]:
     with reading(place):
-        return sorted(place.iterdir())
+        return sorted(os.listdir(place))
 
 
 # Tables -------------------------------------------------------------------------------------------
@@ -139,8 +139,7 @@ def _tables(
     tables = [table for place in (root, *subfolders) if (table := _table(place))]
     if tables:
         return dict.fromkeys(tables, "")
-    named = _tables_by_split(root) or _tables_by_split(root / "annotations")
-    return named if len(set(named.values())) > 1 else dict.fromkeys(named, "")
+    return _tables_by_split(root) or _tables_by_split(root / "annotations")
 
 
 def _table(place: Path) -> Path | None:
@@ -151,21 +150,28 @@ def _table(place: Path) -> Path | None:
     if len(found) > 1:
         names = first_few([path.name for path in found])
         raise UserError(
-            f"{place}: several annotation files, {names}; keep one, or name one with data.annotations"
+            f"{place}: several annotation files, {names}; keep one, or name it in data.annotations"
         )
     return found[0] if found else None
 
 
 def _tables_by_split(place: Path) -> dict[Path, str]:
-    """The tables of a folder whose names say a split, as the public data sets' do."""
+    """The tables of a folder whose names say a split, as the public data sets' do.
+
+    One alone says nothing of the others, and may be no table unless it is called captions.
+    """
     found = {}
-    for path in _inside(place) if os.path.isdir(place) else ():
+    for name in _listing(place) if os.path.isdir(place) else ():
+        path = place / name
         words = re.findall("[a-z]+", path.stem.lower())
         splits = {SPLIT_OF[word] for word in words if word in SPLIT_OF}
         if path.suffix.lower() in _TABLE_SUFFIXES and len(splits) == 1 and not _NO_TABLE & {*words}:
             found[path] = splits.pop()
     captions = {path: split for path, split in found.items() if "caption" in path.stem.lower()}
-    return captions or found  # beside COCO's captions lie instances, keypoints, …
+    chosen = captions or found  # beside COCO's captions lie instances, keypoints, …
+    if len(set(chosen.values())) > 1:
+        return chosen
+    return dict.fromkeys(captions, "")
 
 
 def _table_entries(root: Path, tables: Mapping[Path, str], places: Places) -> Iterator[_Entry]:
@@ -231,7 +237,8 @@ def _text_entries(root: Path) -> Iterator[_Entry]:
     images: list[str] = []
     texts: dict[str, str] = {}  # by path without suffix
     others: list[str] = []
-    for path in walk(str(root)):
+    repeated: list[str] = []
+    for path in walk(str(root), repeated=repeated):
         if isinstance(path, Broken):
             say_once(f"{path.name}: {path.reason}", topic=f"walk {path.name}")
             continue
@@ -244,6 +251,8 @@ def _text_entries(root: Path) -> Iterator[_Entry]:
             if stem in texts:
                 raise UserError(f"{texts[stem]} and {path}: two texts for one image: keep one")
             texts[stem] = path
+    for path in repeated:
+        say_once(f"{path}: leads to a folder that was read already", topic=f"walk {path}")
     _check_pairs(root, images, texts, others)
     for path in images:
         key = _key("", os.path.relpath(path, root))
