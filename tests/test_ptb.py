@@ -1,11 +1,14 @@
 """Our tokenizer gives the words of pycocoevalcap's: Stanford CoreNLP 3.4.1, less punctuation."""
 
 import json
+import random
+import re
+import time
 from pathlib import Path
 
 import pytest
 
-from smile.metrics import tokenize, tokenize_all
+from smile.metrics import ptb, tokenize, tokenize_all
 
 GOLDEN = Path(__file__).parent / "golden" / "coco_metrics.json"
 
@@ -60,3 +63,48 @@ def test_words(caption, words):
 def test_tokens_hold_no_space():
     caption = '<a href="x"> call (555) 555-1234 1 1/2'
     assert all(token and not any(map(str.isspace, token)) for token in tokenize(caption))
+
+
+def plain_tokenize(caption: str) -> list[str]:
+    """The definition: at each place the first of the longest matches of all rules, no shortcut."""
+    caption = caption.translate(ptb._CHARACTERS)
+    caption = ptb._ENTITY.sub(lambda m: ptb._ENTITIES.get(m[1].lower(), " "), caption)
+    over_spaces = re.search(r"<\S[^<>]*\s[^<>]*>|[.)] \d|\b[A-Za-z]\. [A-Z]", caption)
+    tokens = []
+    for text in [caption] if over_spaces else caption.split():
+        start = 0
+        while start < len(text):
+            if text[start].isspace():
+                start += 1
+                continue
+            matches = [match for rule in ptb._RULES if (match := rule.match(text, start))]
+            best = max(matches, key=re.Match.end)
+            start = best.end(1)
+            if (token := best[1].lower()) not in ptb._REMOVED:
+                token = ptb._RENAMED.get(token, token)
+                tokens += token.replace("(", "-lrb-").replace(")", "-rrb-").split()
+    return tokens
+
+
+PIECES = (
+    *("a", "A", "n", "t", "1", "é", "U.", "st.", "can", "not", "www", "www.", "com", ".com/", "/b"),
+    *".-_@/<>'\u2019&#:;=()!?,+$*\"|[]\\%",
+    *(" ", " ", "http://", "x=", "&amp;", "\t"),
+)
+
+
+def test_no_shortcut_changes_a_token():
+    rng = random.Random(0)
+    for _ in range(300):
+        text = "".join(rng.choices(PIECES, k=rng.randint(1, 25))) * rng.choice([1, 1, 2, 3])
+        assert tokenize(text) == plain_tokenize(text), text
+
+
+@pytest.mark.parametrize(
+    "text", ["1U." * 4000, "www.11." * 2000, "é_www." * 2500, "<a" + " a" * 15_000]
+)
+def test_time_grows_with_the_length_and_no_faster(text):
+    """Each took seconds, and four times as long for twice the text."""
+    start = time.process_time()
+    tokenize(text)
+    assert time.process_time() - start < 1.5

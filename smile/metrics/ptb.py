@@ -9,7 +9,10 @@ At each place in the text every rule below is tried; the longest match wins, and
 among equals. What a rule's second group matches helps it win but is left for the next token: that
 is how "isn't" becomes "is" + "n't" although "isn" would be the longer word.
 
-Whitespace ends nearly every token, so a piece between spaces is tokenised once and remembered.
+Whitespace ends nearly every token, so a piece between spaces is tokenised once and remembered. Time
+grows with a text's length only: a rule that may read far ahead in vain is not tried again inside
+what it has read (`_AHEAD`).
+
 Captions are tokenised one by one. pycocoevalcap feeds them all as one text, in which the next
 line's first word can decide whether a caption that ends in one letter ("vitamin c.") keeps its full
 stop; here captions do not depend on their neighbours.
@@ -68,6 +71,10 @@ _L = r"[a-z\x80-\u2018\u201a-\uffff]"
 _A = r"[0-9a-z\x80-\u2018\u201a-\uffff]"
 _NAME = rf"(?:[dlno]{_Q}|(?-i:[A-HJ-XZ]){_Q}){_L}{{2,}}"  # o'clock, l'oreal, K'nex
 _ADDRESS = rf"{_A}+(?:[._-]{_A}+)*"
+_MAIL = rf"{_ADDRESS}(?:@{_ADDRESS})+"
+_WWW = rf"www(?:\.{_A}{{2,}})+"
+_SITE = rf"(?:{_A}+\.)+(?:com|net|org|edu)"
+_PAGE = rf"/[^\s\"<>()]+(?:{_A}|/)"
 
 _RULES = [
     re.compile(rule, re.IGNORECASE)
@@ -100,9 +107,10 @@ _RULES = [
         rf"({_A}+(?:-{_L}+)?(?:/{_A}+(?:-{_L}+)?){{1,2}})",  # and/or
         r"((?-i:[A-Z]+(?:[&+][A-Z]+)+|[A-Z]{1,3}\$)|c\+\+|[cf]#)",
         # The web: addresses, tags, faces.
-        rf"({_ADDRESS}(?:@{_ADDRESS})+|@(?:_|{_L})(?:_|{_A})*|#{_L}+|&#\d+;)",
+        rf"({_MAIL}|@(?:_|{_L})(?:_|{_A})*|#{_L}+|&#\d+;)",
         r"""((?-i:https?)://[^\s"<>()]+[^\s"<>()\[\]{}.,:;!?'\u2019])""",
-        rf"((?:www(?:\.{_A}{{2,}})+|(?:{_A}+\.)+(?:com|net|org|edu))/[^\s\"<>()]+(?:{_A}|/))",
+        rf"({_WWW}{_PAGE})",
+        rf"({_SITE}{_PAGE})",
         rf"""(</?{_L}{_A}*(?:\ +{_L}+(?:=(?:"[^"<>]*"|'[^'<>]*'|[^\s<>"']+))?)*\ */?>|<![^<>]*>)""",
         rf"([<>]?[:;=]['*]?-?(?:[]()\[|{{\\dp03]|(?-i:O))(?!{_A}))",
         # Everything else.
@@ -111,8 +119,17 @@ _RULES = [
     )
 ]
 
+_BEGINNINGS = {_MAIL: _ADDRESS, f"({_WWW}": _WWW, f"({_SITE}": rf"{_A}+(?:\.{_A}+)*"}
+# The beginnings of three rules, None for the others. Each ends at the same place wherever inside it
+# one starts: where a rule has failed once, for what comes after that place, it fails at all starts
+# before it.
+_AHEAD = [
+    next((re.compile(ahead, re.I) for begins, ahead in _BEGINNINGS.items() if begins in rule), None)
+    for rule in (rule.pattern for rule in _RULES)
+]
+
 # Only here do rules look over a space; captions without any are cut at every space first.
-_STRETCHES = re.compile(r"<\S[^<>]*\s[^<>]*>|[.)] \d|\b[A-Za-z]\. [A-Z]")
+_STRETCHES = re.compile(r"<\S(?=[^<>]*>)[^<>]*\s|[.)] \d|\b[A-Za-z]\. [A-Z]")
 _ENTITIES = {"amp": "&", "lt": " < ", "gt": " > ", **dict.fromkeys(("quot", "apos"), " ' ")}
 _ENTITY = re.compile(r"&(amp|lt|gt|quot|apos|nbsp|mdash|ndash);", re.IGNORECASE)
 
@@ -177,11 +194,19 @@ def tokenize_all(captions: Iterable[str]) -> list[list[str]]:
 def _tokens(text: str) -> tuple[str, ...]:
     tokens = []
     start = 0
+    dead = [0] * len(_RULES)  # the place before which a rule cannot match
     while start < len(text):
         if text[start].isspace():
             start += 1
             continue
-        matches = [match for rule in _RULES if (match := rule.match(text, start))]
+        matches = []
+        for number, rule in enumerate(_RULES):
+            if start < dead[number]:
+                continue
+            if match := rule.match(text, start):
+                matches.append(match)
+            elif (ahead := _AHEAD[number]) and (read := ahead.match(text, start)):
+                dead[number] = read.end()
         best = max(matches, key=re.Match.end)  # the first of the longest
         start = best.end(1)
         if (token := best[1].lower()) not in _REMOVED:
