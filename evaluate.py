@@ -12,9 +12,9 @@ for anything but one run. A metric that cannot be computed is shown as missing, 
 """
 
 import argparse
-import hashlib
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,15 +27,18 @@ from smile.config import DataConfig, load_config
 from smile.data.splits import SPLITS
 from smile.device import pick_device
 from smile.distributed import World
-from smile.errors import UserError, first_few
+from smile.errors import UserError, first_few, printable
 from smile.evaluation.caption_files import is_caption_file, read_captions
-from smile.evaluation.image_set import ImageSet, same_images
-from smile.evaluation.models import ClipJudge, Gpt2Judge, RetrievalJudge, Weights
-from smile.evaluation.report import write_report
+from smile.evaluation.image_set import ImageSet, lies_outside, same_images
+from smile.evaluation.models import NONE, ClipJudge, Gpt2Judge, RetrievalJudge, Weights
+from smile.evaluation.report import check_folder, write_report
 from smile.evaluation.rows import System, make_rows
 from smile.evaluation.scoring import Family, Trial, human_outcomes, score
 from smile.evaluation.table import published_table, table
+from smile.files import sha256
 from smile.metrics import Bootstrap
+from smile.metrics.clip import load_clip
+from smile.metrics.gpt2 import load_gpt2
 from smile.options import (
     Parser,
     add_caption_options,
@@ -51,6 +54,7 @@ from smile.options import (
 from smile.pretrained import add_model_options, default_source, load
 from smile.version import __version__
 
+MOST_DRAWN = 500_000_000  # images in all draws of the bootstrap: 1 GB
 HUMAN = "human"
 HUMAN_NOTE = (
     "each reference in turn against the image's others, and the mean of the turns; "
@@ -60,6 +64,8 @@ HUMAN_NOTE = (
 
 def main() -> None:
     args = parse_args()
+    if sys.stdout:  # names of files may hold any bytes
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         evaluate(args)
     except UserError as error:
@@ -77,17 +83,22 @@ def evaluate(args: argparse.Namespace) -> None:
     caption_settings(args)  # what is impossible is refused before anything is loaded
     sources = find_sources(args)
     names = labels(sources)
+    # Whatever is wrong shows before any captioning.
+    folder = out_folder(args, sources, names)
+    check_folder(folder)
     captioners = {name: load_captioner(args, name) for name in sources if is_model(args, name)}
     images = find_images(args, captioners)
-    models = find_models(args, images) if world.rank == 0 else {}
-    # Files first: what is wrong with them shows before any captioning.
+    check_draws(args, images)
     said = {s: read(args, s, images) for s in sources if s not in captioners}
+    judges = find_judges(args) if world.rank == 0 else None
+    images = only_captioned(args, images, said)
     for source, captioner in captioners.items():
         said[source] = describe(args, source, captioner.to(device), images, world)
-    said = {label: said[source] for label, source in zip(names, sources, strict=True)}
+    images = images.part(known_of_all(said))
     if world.rank == 0:
-        systems = score_all(args, images, said, models)
-        report(args, images, systems, out_folder(args, sources, names))
+        labelled = {label: said[source] for label, source in zip(names, sources, strict=True)}
+        systems = score_all(args, images, labelled, judges.families(images))
+        report(args, images, systems, folder)
     world.leave()
 
 
@@ -103,7 +114,7 @@ def parse_args() -> argparse.Namespace:
         help="a run folder or anything else that sample.py takes (default: the newest run)",
     )
     what.add_argument(
-        "--captions", metavar="FILE", help="captions made elsewhere: .json, .jsonl or .csv"
+        "--captions", metavar="FILE", help="captions made elsewhere: .json, .jsonl, .csv or .tsv"
     )
     what.add_argument(
         "--compare",
@@ -142,11 +153,23 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--references",
-        metavar="FILE.json",
-        help="instead of a data set: image -> list of captions, or COCO's file of annotations",
+        metavar="FILE",
+        help="instead of a data set: image -> list of captions (.json), COCO's file of "
+        "annotations, or any table that training reads (.jsonl, .csv)",
     )
     group.add_argument("--split", choices=SPLITS, default="test", help="(test)")
     group.add_argument("--limit", type=whole_number(1), metavar="N", help="the first N images only")
+    group.add_argument(
+        "--only-captioned",
+        action="store_true",
+        help="leave out images of which a file of captions has none (they are an error)",
+    )
+    group.add_argument(
+        "--embed-outside",
+        action="store_true",
+        help="show also pictures in report.html that lie elsewhere than in the folder of the "
+        "references or of the data set",
+    )
 
 
 def add_metric_options(parser: argparse.ArgumentParser) -> None:
@@ -183,7 +206,7 @@ def find_sources(args: argparse.Namespace) -> list[str]:
     if args.human:
         return [HUMAN]
     if args.captions and not is_caption_file(args.captions):
-        raise UserError(f"--captions {args.captions}: expected a .json, .jsonl or .csv file")
+        raise UserError(f"--captions {args.captions}: expected a .json, .jsonl, .csv or .tsv file")
     if args.captions or args.compare:
         return args.compare or [args.captions]
     if args.model:
@@ -201,7 +224,7 @@ def load_captioner(args: argparse.Namespace, source: str) -> Captioner:
     return load(source, model_config=args.model_config, vocab=args.vocab)
 
 
-def find_images(args: argparse.Namespace, captioners: dict[str, Captioner]) -> ImageSet:
+def find_images(args: argparse.Namespace, models: Iterable[str]) -> ImageSet:
     """The data set or references named, or the data set that the runs were trained on."""
     for change in args.set:
         if not change.strip().startswith("data."):
@@ -209,11 +232,11 @@ def find_images(args: argparse.Namespace, captioners: dict[str, Captioner]) -> I
                             "change how captions are written")  # fmt: skip
     if args.references:
         if args.data or args.set:
-            raise UserError("--references is for where there is no data set: leave out the others")
+            raise UserError("--references cannot go with --data or --set: give one or the other")
         return ImageSet.from_references(args.references, limit=args.limit)
     if args.data:
         return load_images(args, load_config(args.data, args.set).data)
-    runs = {name: captioner for name, captioner in captioners.items() if is_run(name)}
+    runs = [name for name in models if is_run(name)]
     if not runs:
         raise UserError(
             "nothing says which images and references: add --data CONFIG.toml or --references FILE"
@@ -227,6 +250,15 @@ def find_images(args: argparse.Namespace, captioners: dict[str, Captioner]) -> I
             "CONFIG.toml, such as a run's own config.toml"
         )
     return sets[0]
+
+
+def check_draws(args: argparse.Namespace, images: ImageSet) -> None:
+    """Raises UserError where the bootstrap would take more memory than anyone wants."""
+    if (num_images := len(images.examples)) * args.draws > MOST_DRAWN:
+        raise UserError(
+            f"--draws {args.draws}: of {num_images} images at most {MOST_DRAWN // num_images} "
+            "can be drawn; 1000 are usual"
+        )
 
 
 def load_images(args: argparse.Namespace, data: DataConfig) -> ImageSet:
@@ -246,21 +278,36 @@ def out_folder(args: argparse.Namespace, sources: list[str], names: list[str]) -
 
 @dataclass(frozen=True)
 class Said:
-    """A caption for each image, and what is known of who wrote them."""
+    """Captions by the number of their image, and what is known of who wrote them."""
 
-    captions: list[str]
+    captions: dict[int, str]
     record: dict
 
 
 def read(args: argparse.Namespace, source: str, images: ImageSet) -> Said:
     """What a file says of each image, or the first of the people who did."""
     if args.human:
-        first = [texts[0] for texts in images.references]
+        first = {n: texts[0] for n, texts in zip(images.numbers, images.references, strict=True)}
         return Said(first, {"source": HUMAN, "note": HUMAN_NOTE})
-    captions = read_captions(source, images)
-    with open(source, "rb") as file:
-        checksum = hashlib.file_digest(file, "sha256").hexdigest()
-    return Said(captions, {"source": source, "sha256": checksum})
+    captions = read_captions(source, images, some_may_lack=args.only_captioned)
+    return Said(captions, {"source": source, "sha256": sha256(source)})
+
+
+def only_captioned(args: argparse.Namespace, images: ImageSet, said: dict[str, Said]) -> ImageSet:
+    """With that option the images of which every file has a caption, else all."""
+    if not args.only_captioned:
+        return images
+    if not said:
+        raise UserError("--only-captioned goes with files of captions, and none is named")
+    return images.part(known_of_all(said))
+
+
+def known_of_all(said: dict[str, Said]) -> list[int]:
+    """The numbers of the images that everybody captioned."""
+    common = set.intersection(*(set(one.captions) for one in said.values()))
+    if not common:
+        raise UserError(f"there is no image that all of {', '.join(said)} have a caption of")
+    return sorted(common)
 
 
 def describe(
@@ -294,28 +341,51 @@ def describe(
     parts = world.gather((captions, broken))
     captions = {name: text for part, _ in parts for name, text in part.items()}
     if broken := [problem for _, part in parts for problem in part]:
-        raise UserError(
-            f"{len(broken)} of {len(examples)} images cannot be read: {first_few(broken)}; put "
-            "them right, or take them out of the split"
-        )
+        problem = f"{len(broken)} of {len(examples)} images cannot be read: {first_few(broken)}"
+        if images.data is None or not images.data.skip_broken:
+            raise UserError(
+                f"{problem}; put them right, take them out of the split, or leave them out with "
+                "--set data.skip_broken=true"
+            )
+        if world.rank == 0:
+            print(f"evaluate.py: {problem}: left out (data.skip_broken)", file=sys.stderr)
     precision = "bfloat16" if wants_bfloat16(args, captioner) else "float32"
     record = model.record(seed=args.seed) | {"precision": precision}
-    return Said([captions[name] for name in images.names], record)
+    names = zip(images.numbers, images.names, strict=True)
+    return Said({number: captions[name] for number, name in names if name in captions}, record)
 
 
 # Scores -------------------------------------------------------------------------------------------
 
 
-def find_models(args: argparse.Namespace, images: ImageSet) -> dict[str, Family]:
-    """The metrics that ask a model. CLIP and GPT-2 are loaded when they are first asked."""
-    judge = None
+@dataclass(frozen=True)
+class Judges:
+    """The models that metrics ask."""
+
+    clip: Weights
+    gpt2: Weights
+    captioner: Captioner | None
+    name: str
+
+    def families(self, images: ImageSet) -> dict[str, Family]:
+        """The metrics that ask them, of these images."""
+        return {
+            "clip": ClipJudge(images, self.clip),
+            "gpt2": Gpt2Judge(self.gpt2),
+            "judge": RetrievalJudge(images, self.captioner, name=self.name),
+        }
+
+
+def find_judges(args: argparse.Namespace) -> Judges:
+    """Loads the models that were named; CLIP and GPT-2 else when they are first asked."""
+    captioner = None
     if args.judge:
-        judge = prepare(load_captioner(args, args.judge).to(pick_device(args.device)), args)
-    return {
-        "clip": ClipJudge(images, weights(args, "clip", usual="clip-vit-b-32")),
-        "gpt2": Gpt2Judge(weights(args, "gpt2", usual="gpt2")),
-        "judge": RetrievalJudge(images, judge, name=args.judge or ""),
-    }
+        captioner = prepare(load_captioner(args, args.judge).to(pick_device(args.device)), args)
+    clip, gpt2 = weights(args, "clip", "clip-vit-b-32"), weights(args, "gpt2", "gpt2")
+    for judge, load_judge in ((clip, load_clip), (gpt2, load_gpt2)):
+        if judge.asked not in (None, NONE):
+            judge.load(load_judge)
+    return Judges(clip, gpt2, captioner, args.judge or "")
 
 
 def score_all(
@@ -327,24 +397,23 @@ def score_all(
     """Every metric of every system."""
     systems = []
     for label, one in tqdm(said.items(), desc="scores", leave=False, disable=None):
+        captions = [one.captions[number] for number in images.numbers]
         if args.human:
             outcomes = human_outcomes(images)
         else:
             outcomes = score(
                 Trial(
                     images=images,
-                    captions=one.captions,
+                    captions=captions,
                     references=images.references,
                     models=models,
                 )
             )
-        systems.append(
-            System(label=label, captions=one.captions, outcomes=outcomes, record=one.record)
-        )
+        systems.append(System(label=label, captions=captions, outcomes=outcomes, record=one.record))
     return systems
 
 
-def weights(args: argparse.Namespace, kind: str, *, usual: str) -> Weights:
+def weights(args: argparse.Namespace, kind: str, usual: str) -> Weights:
     return Weights(
         option=f"--{kind}",
         usual=usual,
@@ -359,16 +428,32 @@ def report(args: argparse.Namespace, images: ImageSet, systems: list[System], fo
     rows = make_rows(systems, bootstrap)
     names = [system.label for system in systems]
     part = "" if len(images.examples) == images.num_in_split else f" of {images.num_in_split}"
-    print(f"{images.title}: {len(images.examples)}{part} images\n")
+    print(f"{printable(images.title)}: {len(images.examples)}{part} images\n")
     if args.human:
         print(f"{HUMAN}: {HUMAN_NOTE}\n")
-    print(table(rows, names))
+    print(printable(table(rows, names)))
     if args.paper:
-        print("\n" + published_table(rows, names))
+        print("\n" + printable(published_table(rows, names)))
     settings = {"limit": args.limit, "draws": args.draws, "clip": args.clip, "gpt2": args.gpt2}
     settings |= {"judge": args.judge, "split": args.split if images.data else None}
-    paths = write_report(folder, images, systems, rows, settings=settings, published=args.paper)
-    print(f"\n→ {' and '.join(map(str, paths))}")
+    settings |= {"only_captioned": args.only_captioned}
+    paths = write_report(
+        folder,
+        images,
+        systems,
+        rows,
+        settings=settings,
+        published=args.paper,
+        embed_outside=args.embed_outside,
+    )
+    print(printable(f"\n→ {' and '.join(map(str, paths))}"))
+    left_out = sum(lies_outside(example) for example in images.examples)
+    if left_out and not args.embed_outside:
+        print(
+            f"evaluate.py: {left_out} of {len(images.examples)} pictures lie outside the folder of "
+            "the references or data and are left out of report.html: --embed-outside shows them",
+            file=sys.stderr,
+        )
 
 
 if __name__ == "__main__":

@@ -140,12 +140,40 @@ def test_statistics_of_other_images():
 
 
 def test_jackknife_of_a_mean_is_the_textbook_one():
-    scores = np.random.default_rng(0).normal(size=100)
+    scores = 5 + np.random.default_rng(0).normal(size=100)
     without_each = (scores.sum() - scores) / 99
     interval = jackknife(scores.mean(), without_each)
     half = 1.959964 * scores.std(ddof=1) / 10
     assert interval.high - interval.value == pytest.approx(half)
     assert interval.value - interval.low == pytest.approx(half)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.01, 0.5, 5 / 6, 0.999, 1.0])
+@pytest.mark.parametrize("spread", [0.0, 0.1, 1.0])
+def test_no_interval_leaves_the_range_of_its_score(value, spread):
+    without_each = np.clip(value + spread * np.array([-1, 0.5, 1]), 0, 1)
+    share = jackknife(value, without_each, share=True)
+    assert 0 <= share.low <= value <= share.high <= 1
+    assert jackknife(value, without_each).low >= 0  # a count
+    zeros = np.zeros(3)
+    difference = jackknife_compare(0.0, zeros, value, without_each, share=True).difference
+    assert -1 <= difference.low <= value <= difference.high <= 1
+
+
+def test_a_large_samples_share_has_the_usual_interval():
+    words = np.random.default_rng(0).random(5000) < 0.3
+    without_each = (words.sum() - words) / 4999
+    found = jackknife(words.mean(), without_each, share=True)
+    half = 1.96 * math.sqrt(0.3 * 0.7 / 5000)
+    assert found.low == pytest.approx(found.value - half, abs=4e-4)
+    assert found.high == pytest.approx(found.value + half, abs=4e-4)
+
+
+def test_one_image_has_no_interval():
+    bootstrap = Bootstrap(num_images=1, draws=9)
+    for found in (bootstrap.interval(np.ones(1)), jackknife(3, np.zeros(1))):
+        assert math.isnan(found.low) and math.isnan(found.high)
+    assert math.isnan(bootstrap.compare(np.ones(1), np.zeros(1)).difference.low)
 
 
 def test_jackknife_comparison():

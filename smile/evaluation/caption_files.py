@@ -11,7 +11,7 @@ from smile.data.caption_table import read_table
 from smile.errors import UserError, first_few
 from smile.evaluation.image_set import ImageSet
 
-__all__ = ["find_captions", "is_caption_file", "read_captions"]
+__all__ = ["is_caption_file", "read_captions"]
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv")
 
@@ -21,36 +21,32 @@ def is_caption_file(source: str | Path) -> bool:
     return str(source).lower().endswith(SUFFIXES)
 
 
-def read_captions(path: str | Path, images: ImageSet) -> list[str]:
-    """One caption for each image of the set, in its order; captions may be empty.
+def read_captions(
+    path: str | Path, images: ImageSet, *, some_may_lack: bool = False
+) -> dict[int, str]:
+    """A caption for each image of the set, by the image's number; captions may be empty.
 
     Captions of further images of the split, beyond a set's limit, are left out.
 
     Raises:
         UserError: the file is of the wrong form, names an image that is not in the split, has
-            several captions of one without saying which is best, or lacks one.
+            several captions of one without saying which is best, or lacks one unless
+            `some_may_lack`.
     """
-    found = find_captions(path, images)
-    missing = [
-        name
-        for number, name in zip(images.numbers, images.names, strict=True)
-        if number not in found
-    ]
-    if missing:
+    found = _find_captions(path, images)
+    names = dict(zip(images.numbers, images.names, strict=True))
+    missing = [name for number, name in names.items() if number not in found]
+    if missing and not some_may_lack:
         raise UserError(
-            f"{path}: {len(missing)} of {len(images.names)} images of {images.title} have no "
-            f"caption: {first_few(missing)}; add them, empty ones if there is nothing to say, or "
-            "score the others alone with --only-captioned"
+            f"{path}: {len(missing)} of {len(names)} images of {images.title} have no caption: "
+            f"{first_few(missing)}; add them, empty ones if there is nothing to say, or score the "
+            "others alone with --only-captioned"
         )
-    return [found[number] for number in images.numbers]
+    return {number: found[number] for number in names if number in found}
 
 
-def find_captions(path: str | Path, images: ImageSet) -> dict[int, str]:
-    """The captions of a file by the number of their image in the whole split.
-
-    Raises:
-        UserError: as in `read_captions`, but that images may lack captions.
-    """
+def _find_captions(path: str | Path, images: ImageSet) -> dict[int, str]:
+    """The captions of a file by the number of their image in the whole split."""
     rows = read_table(path)
     found: dict[int, str] = {}
     scored: set[int] = set()

@@ -18,6 +18,7 @@ class Metric:
     better: "higher", "lower", or "" where neither is.
     interval: how its 95 % interval comes about, "bootstrap" or "jackknife".
     histogram: whether the images' own scores make a picture.
+    family: what it is called together with others that are missing with it; "" for its title.
     """
 
     key: str
@@ -30,9 +31,16 @@ class Metric:
     better: str = "higher"
     interval: str = "bootstrap"
     histogram: bool = False
+    family: str = ""
 
     def show(self, value: float) -> str:
-        return f"{value:.{self.decimals}f}"
+        """The number as tables show it, never "-0.0"."""
+        return f"{value:z.{self.decimals}f}"
+
+    def show_difference(self, value: float) -> str:
+        """The same with its sign, unless it is shown as 0."""
+        text = self.show(value)
+        return text if text.startswith("-") or not text.strip("0.") else f"+{text}"
 
 
 _PERCENT = {"unit": "%", "scale": 100.0}
@@ -44,6 +52,10 @@ CAPTIONS, REFERENCES, IMAGE, LANGUAGE, TRUTH = (
     "As English",
     "Against the drawn scene (shapes)",
 )
+
+
+_RANKERS = {"clip": "CLIP", "judge": "retrieval by a captioner"}
+_SPELLED = {"others": "nothing else", "color": "colour"}
 
 
 def _bleu(order: int) -> Metric:
@@ -67,6 +79,7 @@ def _recall(judge: str, name: str, rank: int) -> Metric:
         meaning=f"captions whose own image is among the {rank} that {name} ranks first"
         if rank > 1
         else f"captions whose own image is the one that {name} ranks first",
+        family=_RANKERS[judge],
         **_PERCENT,
     )
 
@@ -79,6 +92,7 @@ def _mean_rank(judge: str, name: str) -> Metric:
         meaning=f"where {name} ranks a caption's own image among all, on average; 1 is best",
         better="lower",
         histogram=True,
+        family=_RANKERS[judge],
     )
 
 
@@ -86,9 +100,9 @@ def _truth(kind: str) -> Metric:
     return Metric(
         key=f"true_{kind}",
         group=TRUTH,
-        title=f"true: {'nothing else' if kind == 'others' else kind}",
-        meaning=f"statements about {'what else there is' if kind == 'others' else kind} "
-        "that are true",
+        title=f"true: {_SPELLED.get(kind, kind)}",
+        meaning="statements about "
+        f"{'what else there is' if kind == 'others' else _SPELLED.get(kind, kind)} that are true",
         **_PERCENT,
     )
 
@@ -194,6 +208,7 @@ METRICS = (
         title="CLIPScore",
         meaning="how near CLIP finds caption and image, x 2.5",
         scale=100.0,
+        family="CLIP",
         histogram=True,
     ),
     Metric(
@@ -202,6 +217,7 @@ METRICS = (
         title="RefCLIPScore",
         meaning="harmonic mean of that and the nearness to the best reference",
         scale=100.0,
+        family="CLIP",
         histogram=True,
     ),
     *(_recall("clip", "CLIP", rank) for rank in (1, 5, 10)),

@@ -18,7 +18,7 @@ from smile.data.places import Places, nfc
 from smile.data.shapes import Scene
 from smile.errors import UserError, first_few
 
-__all__ = ["ImageIndex", "ImageSet", "same_images", "thumbnail"]
+__all__ = ["ImageIndex", "ImageSet", "lies_outside", "same_images", "thumbnail"]
 
 _ALL_WORDS = 10**9  # references are never cut short, whatever a run trained on
 
@@ -191,6 +191,11 @@ class ImageSet:
 def same_images(sets: Iterable[ImageSet]) -> bool:
     """Whether all sets hold the same images with the same references in the same order."""
     return len({image_set.fingerprint() for image_set in sets}) == 1
+
+
+def lies_outside(example: Example) -> bool:
+    """Whether it is a picture elsewhere than in the folder of its data set or references."""
+    return isinstance(example, Photo) and example.outside
 
 
 def thumbnail(example: Example, side: int) -> Image.Image | None:

@@ -34,7 +34,7 @@ def meteor(captions: Sequence[Sequence[str]], references: Sequence) -> Averaged:
     Raises:
         UserError: pycocoevalcap or Java is missing, or it fails.
     """
-    folder = _pycocoevalcap("METEOR")
+    folder = _pycocoevalcap()
     command = ["java", "-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
     texts = [[" ".join(tokens) for tokens in image] for image in references]
     lines = [
@@ -83,7 +83,7 @@ def spice(captions: Sequence[Sequence[str]], references: Sequence) -> Averaged:
     Raises:
         UserError: pycocoevalcap, Java or Stanford's CoreNLP is missing.
     """
-    folder = _pycocoevalcap("SPICE")
+    folder = _pycocoevalcap()
     jar = folder / "spice" / "lib" / CORENLP
     if not jar.is_file():
         raise UserError(
@@ -103,13 +103,13 @@ def spice(captions: Sequence[Sequence[str]], references: Sequence) -> Averaged:
     return Averaged(np.nan_to_num(per_image), per_image=np.nan_to_num(per_image))
 
 
-def _pycocoevalcap(name: str) -> Path:
+def _pycocoevalcap() -> Path:
     """Where it is installed."""
     found = importlib.util.find_spec("pycocoevalcap")
     if found is None or not found.submodule_search_locations:
-        raise UserError(f"{name} needs pycocoevalcap: pip install pycocoevalcap")
+        raise UserError("needs pycocoevalcap and Java: pip install pycocoevalcap")
     if shutil.which("java") is None:
-        raise UserError(f"{name} needs Java, and there is no `java` on the PATH")
+        raise UserError("needs Java, and there is no `java` on the PATH")
     return Path(found.submodule_search_locations[0])
 
 

@@ -13,9 +13,13 @@ __all__ = ["Averaged", "LeftOut", "Measured", "Missing", "Outcome", "average", "
 
 @dataclass(frozen=True)
 class Missing:
-    """A metric that could not be computed, and why."""
+    """A metric that could not be computed, and why.
+
+    applies: False where it makes no sense of such images, whatever one does.
+    """
 
     reason: str
+    applies: bool = True
 
 
 @dataclass(frozen=True)
@@ -50,19 +54,21 @@ class Averaged:
 class LeftOut:
     """A score that a draw with repeats would change by itself: it is known without each image.
 
-    without_each: (N,) the score with each image left out.
+    without_each: (N,) the score with each image left out. share: it lies between 0 and 1.
     """
 
     value: float
     without_each: np.ndarray
     per_image: np.ndarray | None = None
     note: str = ""
+    share: bool = False
 
     def interval(self, bootstrap: Bootstrap) -> Interval:
-        return jackknife(self.value, self.without_each)
+        return jackknife(self.value, self.without_each, share=self.share)
 
     def compare(self, second: "LeftOut", bootstrap: Bootstrap) -> Comparison:
-        return jackknife_compare(self.value, self.without_each, second.value, second.without_each)
+        scores = (self.value, self.without_each, second.value, second.without_each)
+        return jackknife_compare(*scores, share=self.share)
 
 
 Measured = Averaged | LeftOut
@@ -96,7 +102,7 @@ def average(rounds: Sequence[Outcome]) -> Outcome:
     if isinstance(first, LeftOut):
         value = float(np.mean([measured.value for measured in rounds]))
         without_each = np.mean([measured.without_each for measured in rounds], axis=0)
-        return LeftOut(value, without_each, per_image, first.note)
+        return LeftOut(value, without_each, per_image, first.note, first.share)
 
     width, score = first.sums.shape[1], first.score or mean
 

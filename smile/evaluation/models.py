@@ -7,7 +7,7 @@ earlier download left them in the cache, and missing if not.
 import contextlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -43,13 +43,19 @@ class Weights:
     usual: str
     asked: str | None
     device: torch.device
+    _loaded: list = field(default_factory=list)
 
     def load(self, load: Callable):
-        """The model.
+        """The model, loaded when it is first asked for.
 
         Raises:
             UserError: it was not wanted, or its weights are not at hand.
         """
+        if not self._loaded:
+            self._loaded.append(self._load(load))
+        return self._loaded[0]
+
+    def _load(self, load: Callable):
         if self.asked == NONE:
             raise UserError(f"left out ({self.option} {NONE})")
         if self.asked is not None:
@@ -61,8 +67,7 @@ class Weights:
                 if "downloads are off" not in str(error):
                     raise  # it is there, and damaged
                 raise UserError(
-                    f"{self.usual} is not downloaded; {self.option} {self.usual} downloads it, "
-                    f"{self.option} FOLDER uses a copy"
+                    f"{self.option} {self.usual} downloads it, {self.option} FOLDER uses a copy"
                 ) from error
 
 
@@ -145,7 +150,7 @@ class RetrievalJudge:
 
     def __call__(self, trial: Trial) -> dict[str, Outcome]:
         if self.judge is None:
-            raise UserError("name a captioner to be the judge: --judge RUN (needs no download)")
+            raise UserError("--judge RUN, which needs no download")
         _need_pictures(self.images)
         examples = self.images.at_size(self.judge.config.vit.image_size)
         captions = [clean_caption(caption) for caption in trial.captions]

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import math
+import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,16 +18,16 @@ from tqdm import tqdm
 
 from smile.data import Example
 from smile.errors import UserError
-from smile.evaluation.image_set import ImageSet, thumbnail
+from smile.evaluation.image_set import ImageSet, lies_outside, thumbnail
 from smile.evaluation.published import NOTE, PUBLISHED, PUBLISHED_ROWS
 from smile.evaluation.rows import Row, System
-from smile.evaluation.table import show, show_difference
-from smile.files import write_atomically
+from smile.evaluation.table import not_measured, show, show_difference
+from smile.files import write_atomically, writing
 from smile.metrics import Comparison, Interval
 from smile.pictures import colour_numbers
 from smile.version import NAME, __version__
 
-__all__ = ["as_json", "write_report"]
+__all__ = ["as_json", "check_folder", "write_report"]
 
 VERSION = 1  # of report.json
 THUMBNAIL, QUALITY = 160, 80  # longest side in pixels, and JPEG's quality
@@ -41,8 +42,14 @@ def write_report(
     *,
     settings: dict[str, Any],
     published: bool = False,
+    embed_outside: bool = False,
 ) -> list[Path]:
     """Writes both files into `folder`, each whole or not at all; returns their paths.
+
+    Args:
+        embed_outside: show also pictures that lie elsewhere than in the folder of the data set or
+            of the references. A stranger's list can name any picture of this machine, and a report
+            is made to be handed on.
 
     Raises:
         UserError: they cannot be written.
@@ -51,15 +58,30 @@ def write_report(
     content = as_json(images, systems, rows, settings=settings)
     texts = {
         "report.json": json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
-        "report.html": _html(content, images, rows, published=published),
+        "report.html": _html(
+            content, images, rows, published=published, embed_outside=embed_outside
+        ),
     }
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            write_atomically(folder / name, lambda path, text=text: path.write_text(text, "utf-8"))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write the report: {error.strerror}") from error
+            # Half a surrogate pair (a byte of a file's name) becomes JSON's escape for it.
+            data = text.encode("utf-8", "backslashreplace")
+            write_atomically(folder / name, lambda path, data=data: path.write_bytes(data))
     return [folder / name for name in texts]
+
+
+def check_folder(folder: str | Path) -> None:
+    """Raises UserError unless `write_report` could write there."""
+    folder = Path(folder)
+    for name in ("report.json", "report.html"):
+        if os.path.isdir(folder / name):
+            raise UserError(f"{folder / name}: it is a folder, expected a file to write")
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not os.path.isdir(there):
+        raise UserError(f"--out {folder}: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"--out {folder}: {there} may not be written: name another folder")
 
 
 # report.json --------------------------------------------------------------------------------------
@@ -121,7 +143,7 @@ def _image_as_json(
     number: int, example: Example, systems: Sequence[System], rows: Sequence[Row]
 ) -> dict[str, Any]:
     return {
-        "image": example.name.encode("utf-8", "replace").decode(),
+        "image": example.name,
         "references": list(example.captions),
         "systems": {
             system.label: {
@@ -157,12 +179,20 @@ def _versions() -> dict[str, str]:
 
 
 def _html(
-    content: dict[str, Any], images: ImageSet, rows: Sequence[Row], *, published: bool
+    content: dict[str, Any],
+    images: ImageSet,
+    rows: Sequence[Row],
+    *,
+    published: bool,
+    embed_outside: bool,
 ) -> str:
     """The page: a template, and in it all data as JSON that its script shows."""
     shown = content | {
+        "not_measured": not_measured(rows),
         "thumbnails": [
-            _data_uri(thumbnail(example, THUMBNAIL))
+            ""
+            if lies_outside(example) and not embed_outside
+            else _data_uri(thumbnail(example, THUMBNAIL))
             for example in tqdm(
                 images.examples, desc="thumbnails", unit=" images", leave=False, disable=None
             )

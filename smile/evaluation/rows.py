@@ -45,12 +45,21 @@ class Row:
     cells: list[Cell]
     comparisons: list[Comparison | None]
 
+    @property
+    def missing(self) -> str:
+        """Why every system lacks the metric, "" where one has it."""
+        if any(cell.interval is not None for cell in self.cells):
+            return ""
+        return "; ".join(dict.fromkeys(cell.missing for cell in self.cells))
+
 
 def make_rows(systems: Sequence[System], bootstrap: Bootstrap) -> list[Row]:
-    """A row for every metric of the catalogue, in its order."""
+    """A row for every metric of the catalogue that applies to the images, in its order."""
     rows = []
     for metric in METRICS:
         first, *others = (system.outcomes[metric.key] for system in systems)
+        if isinstance(first, Missing) and not first.applies:
+            continue
         comparisons = [_compare(metric, first, other, bootstrap) for other in others]
         cells = [_cell(metric, outcome, bootstrap) for outcome in (first, *others)]
         rows.append(Row(metric=metric, cells=cells, comparisons=comparisons))

@@ -20,6 +20,7 @@ from smile.metrics import (
     References,
     bleu,
     bleu_from_counts,
+    can_weigh,
     caption_statistics,
     cider,
     cider_d,
@@ -97,7 +98,9 @@ def _statistics(trial: Trial) -> dict[str, Outcome]:
     return {
         "length": Averaged(stats.lengths, per_image=stats.lengths),
         "distinct_words": LeftOut(stats.distinct_words, stats.distinct_words_without_each()),
-        "distinct_ratio": LeftOut(stats.distinct_ratio, stats.distinct_ratio_without_each()),
+        "distinct_ratio": LeftOut(
+            stats.distinct_ratio, stats.distinct_ratio_without_each(), share=True
+        ),
         "tail_repeats": Averaged(stats.tail_repeats, per_image=stats.tail_repeats),
         "empty": Averaged(empty, note=f"{empty.sum()} of {len(empty)}" if empty.any() else ""),
     }
@@ -119,7 +122,13 @@ def _text_scores(trial: Trial) -> dict[str, Outcome]:
         f"bleu_{order}": Averaged(found.counts, partial(_bleu_of, order), one.per_image)
         for order, one in enumerate(found.scores, start=1)
     }
-    for key, metric in (("rouge_l", rouge_l), ("cider_d", cider_d), ("cider", cider)):
+    metrics = {"rouge_l": rouge_l}
+    if can_weigh(trial.candidates.references):
+        metrics |= {"cider_d": cider_d, "cider": cider}
+    else:
+        why = Missing("CIDEr needs at least two images that are described in different words")
+        outcomes |= {"cider_d": why, "cider": why}
+    for key, metric in metrics.items():
         per_image = metric(trial.candidates).per_image
         outcomes[key] = Averaged(per_image, per_image=per_image)
     return outcomes
@@ -150,7 +159,8 @@ TRUTH_KEYS = ("true_share", "statements", *(f"true_{k}" for k in STATEMENT_KINDS
 
 def _truth(trial: Trial) -> dict[str, Outcome]:
     if not trial.images.are_scenes:
-        raise UserError("only drawn scenes (data.format shapes) are known so exactly")
+        why = "only drawn scenes (data.format shapes) are known so exactly"
+        return dict.fromkeys(TRUTH_KEYS, Missing(why, applies=False))
     return true_share_by_kind(trial.captions, trial.images.examples)
 
 

@@ -11,7 +11,7 @@ from smile.evaluation.published import NOTE, PUBLISHED, PUBLISHED_ROWS
 from smile.evaluation.rows import Row
 from smile.metrics import Comparison, Interval
 
-__all__ = ["published_table", "table"]
+__all__ = ["not_measured", "published_table", "show", "show_difference", "table"]
 
 TITLE = 24
 GAP = "  "
@@ -19,34 +19,47 @@ LEAST_MEANING = 36  # columns; narrower than that it would be all line breaks
 
 
 def table(rows: Sequence[Row], labels: Sequence[str], *, width: int | None = None) -> str:
-    """Every row: values with 95 % intervals, differences from the first system, the meaning.
+    """Every measured row: values with 95 % intervals, differences from the first, the meaning.
 
-    Metrics that are missing in every system for the same reason share one entry.
+    The last lines name the metrics that no system has, with the reason.
     """
-    cells = {row.metric.key: [*_cells(row), *_differences(row)] for row in rows}
+    measured = [row for row in rows if not row.missing]
+    cells = {row.metric.key: [*_cells(row), *_differences(row)] for row in measured}
     heads = [*labels, *(f"{label} - {labels[0]}" for label in labels[1:])]
     widths = [
-        max(len(head), *(len(cells[row.metric.key][i]) for row in rows))
+        max(len(head), *(len(cells[row.metric.key][i]) for row in measured))
         for i, head in enumerate(heads)
     ]
     width = width or shutil.get_terminal_size((140, 40)).columns
     left = TITLE + sum(len(GAP) + w for w in widths)
     meaning = max(LEAST_MEANING, width - left - len(GAP))
     lines = [_line(TITLE, "", [_join(heads, widths)], "what it means")]
-    for group, members in groupby(rows, key=lambda row: row.metric.group):
+    before = ""
+    for group, members in groupby(measured, key=lambda row: row.metric.group):
         lines.append(f"\n{group}")
-        for reason, some in groupby(members, key=_missing_everywhere):
-            if reason:
-                lines += _missing(list(some), reason, left + len(GAP) + meaning)
-                continue
-            for row in some:
-                wrapped = textwrap.wrap(_meaning(row), meaning)
-                values = [_join(cells[row.metric.key], widths)]
-                lines.append(_line(TITLE, row.metric.title, values, wrapped[0]))
-                lines += [" " * (left + len(GAP)) + more for more in wrapped[1:]]
-                lines += _reasons(row, labels)
+        for row in members:
+            text, note = row.metric.meaning, _note(row)
+            wrapped = textwrap.wrap(
+                f"{text} ({note})" if note not in ("", before) else text, meaning
+            )
+            before = note
+            values = [_join(cells[row.metric.key], widths)]
+            lines.append(_line(TITLE, row.metric.title, values, wrapped[0]))
+            lines += [" " * (left + len(GAP)) + more for more in wrapped[1:]]
+            lines += _reasons(row, labels)
     lines.append("\n[...]: 95 % interval" + "; *: p < 0.05, paired" * (len(labels) > 1))
+    lines += textwrap.wrap(not_measured(rows), left + len(GAP) + meaning, break_on_hyphens=False)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def not_measured(rows: Sequence[Row]) -> str:
+    """The metrics that no system has, and what is needed for them; "" where there are none."""
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if row.missing:
+            names.setdefault(row.missing, []).append(row.metric.family or row.metric.title)
+    parts = [f"{', '.join(dict.fromkeys(some))} ({why})" for why, some in names.items()]
+    return f"not measured: {'; '.join(parts)}" if parts else ""
 
 
 def published_table(rows: Sequence[Row], labels: Sequence[str]) -> str:
@@ -58,7 +71,7 @@ def published_table(rows: Sequence[Row], labels: Sequence[str]) -> str:
     for number, (key, title) in enumerate(PUBLISHED_ROWS):
         values = [f"{system.values[number]:g}" for system in PUBLISHED]
         ours = ["-"] * len(labels)
-        if key:
+        if key and key in by_key:
             metric = by_key[key].metric
             ours = [
                 metric.show(cell.interval.value) if cell.interval else "missing"
@@ -105,26 +118,16 @@ def show(metric: Metric, interval: Interval) -> str:
 def show_difference(metric: Metric, comparison: Comparison) -> str:
     """+1.2 [+0.3, +2.0] p 0.012 *, the star where the difference is significant."""
     parts = [comparison.difference.value, comparison.difference.low, comparison.difference.high]
-    value, low, high = (f"{part:+.{metric.decimals}f}" for part in parts)
+    if not any(parts):
+        return "no difference"
+    value, low, high = map(metric.show_difference, parts)
     star = "*" if comparison.significant else " "
     p_value = f"{max(comparison.p_value, 0.001):.3f}"  # 1000 draws tell no smaller ones apart
     return f"{value} [{low}, {high}] p {p_value} {star}"
 
 
-def _meaning(row: Row) -> str:
-    notes = list(dict.fromkeys(cell.note for cell in row.cells if cell.note))
-    return row.metric.meaning + (f" ({'; '.join(notes)})" if notes else "")
-
-
-def _missing_everywhere(row: Row) -> str:
-    """The reason why a metric is missing, where it is so in every system; else ""."""
-    reasons = {cell.missing for cell in row.cells}
-    return reasons.pop() if len(reasons) == 1 else ""
-
-
-def _missing(rows: Sequence[Row], reason: str, width: int) -> list[str]:
-    text = f"{', '.join(row.metric.title for row in rows)}: missing: {reason}"
-    return textwrap.wrap(text, width, subsequent_indent="    ", break_on_hyphens=False)
+def _note(row: Row) -> str:
+    return "; ".join(dict.fromkeys(cell.note for cell in row.cells if cell.note))
 
 
 def _reasons(row: Row, labels: Sequence[str]) -> list[str]:

@@ -7,7 +7,7 @@ bleu(candidates).scores[3].corpus, rouge_l(candidates).corpus, cider_d(candidate
 
 from .bleu import Bleu, bleu, bleu_from_counts
 from .bootstrap import Bootstrap, Comparison, Interval, jackknife, jackknife_compare
-from .cider import cider, cider_d
+from .cider import can_weigh, cider, cider_d
 from .ngrams import Candidates, References
 from .ptb import tokenize, tokenize_all
 from .rouge import rouge_l
@@ -25,6 +25,7 @@ __all__ = [
     "Score",
     "bleu",
     "bleu_from_counts",
+    "can_weigh",
     "caption_statistics",
     "cider",
     "cider_d",

@@ -6,6 +6,10 @@ themselves, for BLEU its counts), and a draw only weights the images in those su
 
 CIDEr's image frequencies stay those of the full set. The number of distinct words must not be
 bootstrapped (a draw with repeats always says fewer), so it gets a jackknife interval.
+
+Bootstrap intervals are percentiles of draws, so they never leave the range of the score. Jackknife
+intervals are normal ones, which could: a count's is cut at 0, and a share's is normal on the scale
+of its log-odds, which keeps it between 0 and 1.
 """
 
 import math
@@ -67,13 +71,13 @@ class Bootstrap:
     def interval(
         self, statistics: np.ndarray, score: Callable[[np.ndarray], np.ndarray] | None = None
     ) -> Interval:
-        """The corpus score and its percentile interval.
+        """The corpus score and its percentile interval, NaN of a single image.
 
         statistics: (N,) per-image scores whose mean is the score, or (N, K) statistics of which
         `score` makes it: (..., K) sums over images → (...).
         """
         value, drawn = self._scores(statistics, score)
-        return Interval(value, *_percentiles(drawn))
+        return Interval(value, *self._percentiles(drawn))
 
     def compare(
         self,
@@ -88,8 +92,15 @@ class Bootstrap:
         # The draws lie around the observed difference; under no difference they would around 0.
         extreme = min((drawn <= 0).sum(), (drawn >= 0).sum())
         p_value = min(1.0, 2 * (int(extreme) + 1) / (len(drawn) + 1))
-        difference = Interval(second_value - first_value, *_percentiles(drawn))
+        difference = Interval(second_value - first_value, *self._percentiles(drawn))
         return Comparison(difference, p_value)
+
+    def _percentiles(self, drawn: np.ndarray) -> tuple[float, float]:
+        """NaN of one image: all its draws are alike, which would look like certainty."""
+        if self._times.shape[1] < 2:
+            return math.nan, math.nan
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        return float(low), float(high)
 
     def _scores(self, statistics, score) -> tuple[float, np.ndarray]:
         statistics = np.asarray(statistics, dtype=np.float64)
@@ -107,31 +118,41 @@ class Bootstrap:
         return float(score(statistics.sum(axis=0))), np.concatenate(blocks)
 
 
-def jackknife(value: float, without_each: np.ndarray) -> Interval:
-    """Normal interval of a score from its values with each image left out, (N,)."""
-    error = _jackknife_error(without_each)
-    return Interval(value, value - _Z * error, value + _Z * error)
+def jackknife(value: float, without_each: np.ndarray, *, share: bool = False) -> Interval:
+    """Interval of a count, or of a share, from its values with each image left out, (N,)."""
+    half = _Z * _jackknife_error(without_each)
+    if math.isnan(half):
+        return Interval(value, half, half)
+    if share and 0 < value < 1:
+        # The error of the log-odds, to first order; so they are normal, and stay below 1.
+        middle, half = math.log(value / (1 - value)), half / (value * (1 - value))
+        low, high = ((1 + math.tanh(odds / 2)) / 2 for odds in (middle - half, middle + half))
+        return Interval(value, min(low, value), max(value, high))  # rounding
+    return Interval(value, max(0.0, value - half), min(value + half, 1.0 if share else math.inf))
 
 
 def jackknife_compare(
-    first: float, first_without: np.ndarray, second: float, second_without: np.ndarray
+    first: float,
+    first_without: np.ndarray,
+    second: float,
+    second_without: np.ndarray,
+    *,
+    share: bool = False,
 ) -> Comparison:
     """Paired test of two such scores on the same images."""
-    without_each = second_without - first_without
-    difference = jackknife(second - first, without_each)
-    error = _jackknife_error(without_each)
-    away = abs(difference.value)
+    value, error = second - first, _jackknife_error(second_without - first_without)
+    most = 1.0 if share else math.inf
+    difference = Interval(value, max(-most, value - _Z * error), min(most, value + _Z * error))
+    away = abs(value)
     if error > 0:
         return Comparison(difference, math.erfc(away / error / math.sqrt(2)))
     return Comparison(difference, 0.0 if away else 1.0)
 
 
 def _jackknife_error(without_each: np.ndarray) -> float:
+    """NaN of one image, which says nothing of others."""
     count = len(without_each)
+    if count < 2:
+        return math.nan
     spread = without_each - without_each.mean()
     return math.sqrt((count - 1) / count * float((spread**2).sum()))
-
-
-def _percentiles(drawn: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return float(low), float(high)

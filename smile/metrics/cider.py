@@ -9,15 +9,23 @@ clipped to the reference's, and captions unlike the reference in length are held
 of width 6. `cider` is the plain cosine of the paper's section 4 (without its stemming); it can be
 gamed by repeating words, which CIDEr-D was made against.
 
-Image frequencies come from the references at hand, so scores of different sets do not compare.
+Image frequencies come from the references at hand, so scores of different sets do not compare, and
+where all images are described in the same words (one image is enough for that) there is no score:
+no word says more than another (`can_weigh`).
 """
 
 import numpy as np
 
-from .ngrams import Candidates, Counts
+from .ngrams import MAX_ORDER, Candidates, Counts, References
 from .score import Score
 
-__all__ = ["cider", "cider_d"]
+__all__ = ["can_weigh", "cider", "cider_d"]
+
+
+def can_weigh(references: References) -> bool:
+    """Whether some n-gram is rarer than others; else every CIDEr of these references is 0."""
+    counts = (references.num_images_with(order) for order in range(1, MAX_ORDER + 1))
+    return any((count < len(references)).any() for count in counts)
 
 
 def cider(candidates: Candidates) -> Score:
