@@ -109,7 +109,7 @@ class DataConfig:
         "shapes", 'layout of the files; "shapes" draws its own and needs none'
     )
     root: str = setting("", "folder that holds the data set")
-    annotations: str = setting("", 'the JSON file; "": the only dataset_*.json in root (karpathy)')
+    annotations: str = setting("", 'the file of captions; "": the one in root (karpathy, folder)')
     prompt: str = setting("a picture of ", "text every caption continues")
     max_tokens: int = setting(40, "longest caption, prompt included, in tokens", minimum=2)
     max_words: int = setting(50, "longest caption, without the prompt, in words", minimum=1)
