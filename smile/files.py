@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ UNFINISHED = ".unfinished-"  # how the names of temporary files begin
 LONGEST_SUFFIX = 16  # of a temporary file, which keeps the suffix that some writers look at
 LARGEST_TEXT = 2**30  # bytes; no text file that this project reads comes near
 SHOWN = 80  # characters of a wrong value that an error quotes
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 
 # Writing ------------------------------------------------------------------------------------------
@@ -260,4 +262,5 @@ def half_pairs(text: str) -> str:
     JSON can say such a thing, but it is no character: no UTF-8 file and no tokenizer takes it. In a
     file's name it stands for a byte that is not UTF-8, and is right.
     """
-    return next((ascii(c)[1:-1] for c in text if "\ud800" <= c <= "\udfff"), "")
+    found = None if text.isascii() else _HALF_PAIR.search(text)
+    return ascii(found[0])[1:-1] if found else ""

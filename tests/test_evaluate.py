@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from kill_bulk import ROOT, make_run
+from PIL import Image
 
 import evaluate
 from smile.checkpoint import load_run
@@ -116,6 +117,7 @@ def test_comparison_with_oneself_finds_nothing(run_evaluate, work):
             assert two is None
         elif same is not None:
             assert same["value"] == 0 and same["p_value"] == 1
+            assert re.search(rf"{re.escape(metric['title'])} .*no difference", out)
         if two is not None:
             assert two["value"] == pytest.approx(both[1] - both[0], abs=1e-5)
             assert two["low"] <= two["value"] <= two["high"] and two["from"] == "one.jsonl"
@@ -160,6 +162,100 @@ def test_the_page_is_one_file_in_which_captions_stay_text(run_evaluate, work):
     assert set(re.findall(r"https?://[^\s\"']+", rest)) == {"http://www.w3.org/2000/svg"}
     assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document\.write|\bsrc=|@import", rest)
     assert "default-src 'none'" in rest
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three pictures with references; the third lies elsewhere. Captions of the first two."""
+    (tmp_path / "refs").mkdir()
+    names = ["0.png", "1.png", "../private.png"]
+    for number, name in enumerate(names):
+        Image.new("RGB", (8, 8), (80 * number, 0, 0)).save(tmp_path / "refs" / name)
+    references = {name: [f"a red photo {number}"] for number, name in enumerate(names)}
+    (tmp_path / "refs" / "refs.json").write_text(json.dumps(references))
+    lines = [json.dumps({"image": name, "caption": "a red photo"}) for name in names[:2]]
+    (tmp_path / "two.jsonl").write_text("\n".join(lines))
+    lines.append(json.dumps({"image": "private.png", "caption": "a red photo"}))
+    (tmp_path / "three.jsonl").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_captions_of_a_part_are_scored_if_asked(run_evaluate, photos):
+    args = ["--compare", photos / "three.jsonl", photos / "two.jsonl", *NO_MODELS, "--draws", "9"]
+    args += ["--references", photos / "refs" / "refs.json", "--out", photos / "out"]
+    code, _, err = run_evaluate(*args, data=False)
+    assert code == 2 and "1 of 3 images" in err and "--only-captioned" in err
+    code, out, _ = run_evaluate(*args, "--only-captioned", data=False)
+    assert code == 0 and "2 of 3 images" in out
+    report = read(photos / "out")
+    assert [Path(image["image"]).name for image in report["per_image"]] == ["0.png", "1.png"]
+    assert report["settings"]["only_captioned"]
+    code, _, err = run_evaluate("--model", "run", "--only-captioned")
+    assert code == 2 and "goes with files of captions" in err
+
+
+def test_pictures_from_elsewhere_are_not_embedded_unless_asked(run_evaluate, photos):
+    args = ["--captions", photos / "three.jsonl", "--references", photos / "refs" / "refs.json"]
+    args += ["--out", photos / "out", "--draws", "9", *NO_MODELS]
+    for more, count in ([], 2), (["--embed-outside"], 3):
+        code, _, err = run_evaluate(*args, *more, data=False)
+        page = (photos / "out" / "report.html").read_text("utf-8")
+        assert code == 0 and page.count("data:image/jpeg;base64") == count
+        assert ("1 of 3 pictures lie outside" in err) == (not more)
+
+
+def test_photos_have_no_rows_of_drawn_scenes(run_evaluate, photos):
+    args = ["--captions", photos / "three.jsonl", "--references", photos / "refs" / "refs.json"]
+    code, out, _ = run_evaluate(*args, "--out", photos / "out", *NO_MODELS, data=False)
+    assert code == 0 and "true" not in out and "drawn" not in out and "missing" not in out
+    last = " ".join(out.partition("not measured: ")[2].split())
+    assert "CLIP (left out (--clip none))" in last and "METEOR, SPICE (needs " in last
+    keys = {metric["key"] for metric in read(photos / "out")["metrics"]}
+    assert "cider_d" in keys and not keys & {"true_share", "true_color", "statements"}
+
+
+def test_unreadable_pictures_are_left_out_if_asked(run_evaluate, photos):
+    rows = [{"image": f"{n}.png", "caption": "a photo", "split": "test"} for n in range(3)]
+    (photos / "refs" / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (photos / "refs" / "2.png").write_text("no picture")
+    config = photos / "d.toml"
+    config.write_text(f'[data]\nformat = "folder"\nroot = "{photos / "refs"}"\n')
+    args = ["--model", "run", "--data", config, "--out", photos / "out", *NO_MODELS]
+    code, _, err = run_evaluate(*args, data=False)
+    assert code == 2 and "1 of 3 images cannot be read" in err and "data.skip_broken=true" in err
+    code, out, err = run_evaluate(*args, "--set", "data.skip_broken=true", data=False)
+    assert code == 0 and "2 of 3 images" in out and "left out (data.skip_broken)" in err
+    assert len(read(photos / "out")["per_image"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["--out", "one.jsonl"], "one.jsonl is no folder"),
+        (["--out", "one.jsonl/below"], "one.jsonl is no folder"),
+        (["--out", "taken"], "taken/report.html: it is a folder"),
+        (["--draws", "99999999"], "--draws 99999999: of 12 images at most"),
+        (["--clip", "nowhere"], "nowhere"),
+        (["--gpt2", "nowhere"], "nowhere"),
+        (["--judge", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_would_fail_later_is_found_before_the_first_caption(
+    run_evaluate, work, monkeypatch, args, said
+):
+    (work / "taken" / "report.html").mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(evaluate, "describe", lambda *_: pytest.fail("captioned"))
+    code, out, err = run_evaluate("--model", "run", *SMALL, *args, data=False)
+    assert code == 2 and said in err.splitlines()[-1] and not out
+
+
+def test_names_that_are_not_utf8_reach_the_report(run_evaluate, photos):
+    name = os.fsdecode(b"\xff\x1b[1m.jsonl")
+    (photos / name).write_bytes((photos / "three.jsonl").read_bytes())
+    args = ["--captions", photos / name, "--references", photos / "refs" / "refs.json"]
+    code, out, _ = run_evaluate(*args, "--out", photos / "out", *NO_MODELS, data=False)
+    assert code == 0 and "\x1b" not in out
+    assert read(photos / "out")["systems"][0]["label"] == name
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,6 +67,13 @@ FORMS = {
         [{"image_id": f"{10 + i}", "caption": text} for i, text in enumerate(SAID, start=1)]
     ),
     "table.csv": "image,caption,logprob\n1.png,one,-1\n2.png,,-1\n3.png,three,-1\n",
+    "best.csv": "image,caption,logprob\n1.png,one,-1\n1.png,worse,-2\n2.png,,-1\n2.png,x,-3\n"
+    "3.png,three,-1\n",
+    "object.json": json.dumps({"1": "one", "2.png": [""], "photos/3": ["three"]}),
+    "excel.csv": "\ufeffFile_Name;Text\r\n1.png;one\r\n2.png;\r\n3.png;three\r\n",
+    "huggingface.jsonl": "\n".join(
+        json.dumps({"file_name": f"{i}.png", "text": text}) for i, text in enumerate(SAID, start=1)
+    ),
 }
 
 
@@ -90,7 +98,11 @@ GOOD = [{"image": f"{i}.png", "caption": "x"} for i in (1, 2, 3)]
     [
         ("a.jsonl", lines(*GOOD, {"image": "9.png", "caption": "x"}), "1 of 4 captions are of .*9"),
         ("a.jsonl", lines(*GOOD, GOOD[0]), "1 of 4 captions are of images that had one before.*1"),
-        ("a.jsonl", lines(*GOOD[:1]), "2 of 3 images of .* have no caption: .*2.png"),
+        ("a.jsonl", lines(*GOOD[:1]), "2 of 3 images of .* have no caption: .*only-captioned"),
+        ("a.jsonl", lines({"image": "1.png", "captions": ["x", "y"]}), "that had one before.*1"),
+        ("a.csv", "image,caption\n1.png,x, y\n", "line 2: more fields"),
+        ("a.csv", "image,caption\n1.png,x\n1.png,y\n", "that had one before.*logprob"),
+        ("a.jsonl", lines({"image": "9" * 40, "caption": "x"}), "1 of 1 captions are of images"),
         ("a.jsonl", lines({"image": "1.png"}), "line 1: no caption: found only image, expected"),
         ("a.jsonl", lines({"image": True, "caption": "x"}), "image: found true, expected text"),
         ("a.jsonl", lines({"image": "1.png", "captions": []}), "line 1: no caption; if"),
@@ -130,6 +142,44 @@ def test_a_wrong_file_of_references(tmp_path, content, said):
         ImageSet.from_references(tmp_path / "refs.json")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("r.json", '{"1.png": ["x", "y"], "3.png": "z"}'),
+        ("r.csv", "filename\tcaption\n1.png\tx\n3.png\tz\n1.png\ty\n"),
+        ("r.jsonl", '{"image": "1.png", "captions": ["x", "y"]}\n{"image": "3.png", "text": "z"}'),
+        ("r.json", '[{"image": "./1.png", "caption": ["x"]}, {"image": "3.png", "caption": "z"},'
+         ' {"image": "1.png", "caption": "y"}]'),
+    ],
+)  # fmt: skip
+def test_every_form_of_references(refs, tmp_path, name, text):
+    path = tmp_path / "photos" / name
+    path.write_text(text)
+    images = ImageSet.from_references(path)
+    assert images.references == [("x", "y"), ("z",)] and images.why_no_pictures() == ""
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_accents_may_be_coded_in_three_ways(tmp_path, form):
+    """On the disk, in the references and in the captions."""
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    on_disk, name, named = (unicodedata.normalize(f, "é.png") for f in (form, other, form))
+    Image.new("RGB", (8, 8)).save(tmp_path / on_disk)
+    (tmp_path / "r.json").write_text(json.dumps({name: ["a"], "b.png": ["b"]}))
+    (tmp_path / "c.json").write_text(json.dumps({named: "x", "b": "y"}))
+    images = ImageSet.from_references(tmp_path / "r.json")
+    assert Path(images.examples[0].path).is_file()
+    assert [*read_captions(tmp_path / "c.json", images).values()] == ["x", "y"]
+
+
+def test_a_part_keeps_its_numbers(refs, tmp_path):
+    (tmp_path / "lines.jsonl").write_text(FORMS["lines.jsonl"])
+    part = refs.part([0, 2])
+    assert part.names == [refs.names[0], refs.names[2]] and part.num_in_split == 3
+    assert read_captions(tmp_path / "lines.jsonl", part) == {0: "one", 2: "three"}
+    assert part.part([2, 1]).names == [refs.names[2]]
+
+
 def test_an_ambiguous_end_of_a_path_is_nobodys_name():
     index = ImageIndex(["x/0/a.png", "x/1/a.png", "x/1/b.png"])
     assert index.find("a.png") is None and index.find("a") is None
@@ -167,9 +217,21 @@ def test_references_without_a_data_set(refs):
     assert outcomes["rouge_l"].per_image[1] == 0  # the empty caption scores, and counts
     assert "no training captions" in outcomes["novel"].reason
     assert "drawn scenes" in outcomes["true_share"].reason
+    assert not outcomes["true_share"].applies and outcomes["novel"].applies
     assert refs.why_no_pictures() == ""
     Path(refs.examples[0].path).unlink()
     assert "1 of 3 images are not there" in refs.why_no_pictures()
+
+
+@pytest.mark.parametrize("references", [[["a dog"]], [["a dog"], ["a dog"]], [["a"], ["a"]]])
+def test_cider_cannot_weigh_words_that_all_images_share(refs, references):
+    images = refs.part(range(len(references)))
+    outcomes = score(Trial(images=images, captions=["a dog"] * len(references),
+                           references=references))  # fmt: skip
+    assert "at least two images" in outcomes["cider_d"].reason == outcomes["cider"].reason
+    assert isinstance(outcomes["rouge_l"], Averaged)
+    two = Trial(images=refs.part([0, 1]), captions=["a dog"] * 2, references=[["a dog"], ["a cat"]])
+    assert score(two)["cider_d"].per_image[0] > 0
 
 
 def scene(*shapes: str) -> Scene:

@@ -209,7 +209,7 @@ def test_one_listing_per_folder(coco, monkeypatch):
         ("{", "not JSON"),
         ("[]", "not one of Karpathy's files"),
         ('{"images": [{"filename": "a.jpg", "split": "val"}]}', "sentences"),
-        (json.dumps({"images": [entry("a.jpg", "vla", "x")]}), "unknown split 'vla'"),
+        (json.dumps({"images": [entry("a.jpg", "vla", "x")]}), "unknown split .vla."),
         (json.dumps({"images": [entry("a.jpg", "val", "x")] * 2}), r"more than once: a\.jpg"),
         (json.dumps({"images": [entry("a.jpg", "val")]}), "1 of 1 val images have no caption"),
     ],
@@ -376,7 +376,7 @@ def test_a_small_folder_has_every_split(tmp_path):
         ('{"image": "a.jpg", "caption": "..."}', r"1 of 1 train images have no caption"),
         ('{"image": "b.jpg", "caption": "x"}', r"1 of 1 train images are not in .*: b\.jpg"),
         ('{"image": "no/a.jpg", "caption": "x"}', r"are not in .*: no/a\.jpg"),
-        ('{"image": "a.jpg", "caption": "x", "split": "tset"}', "line 1: unknown split 'tset'"),
+        ('{"image": "a.jpg", "caption": "x", "split": "tset"}', "line 1: unknown split .tset."),
         (
             '{"image": "a.jpg", "caption": "x", "split": "val"}\n{"image": "a.jpg", "caption": "y",'
             ' "split": "test"}',
@@ -515,6 +515,15 @@ def test_a_table_may_be_named_and_lie_elsewhere(tmp_path, capsys):
     assert "outside its folder" in said and "away.jpg" in said
 
 
+def test_one_image_by_several_names_is_one(tmp_path):
+    names = ["a.jpg", "./a.jpg", "sub/../a.jpg", f"{tmp_path}/a.jpg", "b.jpg", "c.jpg"]
+    lines = [json.dumps({"image": name, "caption": f"thing {n}"}) for n, name in enumerate(names)]
+    (tmp_path / "sub").mkdir()
+    data_folder(tmp_path, {"captions.jsonl": "\n".join(lines)})
+    assert merged(loaded(tmp_path))["a.jpg"] == ("thing 0", "thing 1", "thing 2", "thing 3")
+    assert len(merged(loaded(tmp_path))) == 3
+
+
 def test_what_sample_wrote_can_be_trained_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     captions = [{"text": "A thing", "logprob": -1.5, "tokens": [["a", -1.0]]}, {"text": "Two"}]
@@ -559,6 +568,15 @@ def test_a_caption_of_megabytes_is_refused(tmp_path):
     data_folder(tmp_path, {"a.txt": "x" * 5_000_000}, images="a")
     with pytest.raises(UserError, match=r"a\.txt: a caption of 5000000 characters, expected at mo"):
         folder(tmp_path, "train")
+
+
+def test_captions_that_are_cut_are_counted(tmp_path, capsys):
+    data_folder(tmp_path, {"a.txt": "One two three. Four\nOne two (three)\nfour five six seven"})
+    for name in "bc":
+        (tmp_path / f"{name}.txt").write_text("two words")
+    assert merged(loaded(tmp_path, max_words=3))["a.jpg"][0] == "one two three"
+    (said,) = capsys.readouterr().err.splitlines()
+    assert " 2 " in said and "data.max_words = 3 words" in said
 
 
 def test_what_is_not_understood_is_named(tmp_path):

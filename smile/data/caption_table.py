@@ -100,16 +100,16 @@ def text_of(value: Any, where: str) -> str:
 
 
 def _row(fields: dict[str, Any], where: str, models: set[str]) -> Row:
-    """A row of a CSV or an object of JSON."""
-    fields = {key.strip().lower(): value for key, value in fields.items()}
+    """A row of a CSV or an object of JSON; its keys in lower case."""
     number = fields.get("image_id")
-    image = next((fields[key] for key in IMAGE_KEYS if fields.get(key) is not None), number)
+    image = _first_of(fields, IMAGE_KEYS)
+    if image is None:
+        image = number
     if image is None or image == "":
         raise UserError(f"{where}: no image named: {_keys(fields)}, expected image or file_name")
-    caption_key = next((key for key in CAPTION_KEYS if key in fields), None)
-    if caption_key is None:
+    if not any(key in fields for key in CAPTION_KEYS):
         raise UserError(f"{where}: no caption: {_keys(fields)}, expected caption, captions or text")
-    captions, scored = _captions(fields[caption_key], where, models)
+    captions, scored = _captions(_first_of(fields, CAPTION_KEYS), where, models)
     if "logprob" in fields and fields.get("model"):  # else it may be the model of a car
         models.add(expect(fields["model"], str, where=f"{where}, model"))
     split = fields.get("split")
@@ -121,6 +121,19 @@ def _row(fields: dict[str, Any], where: str, models: set[str]) -> Row:
         split="" if split is None else expect(split, str, where=f"{where}, split"),
         scored=scored or bool(fields.get("logprob")),
     )
+
+
+def _object_row(value: Any, where: str, models: set[str]) -> Row:
+    """A row that JSON gives."""
+    fields = expect(value, dict, where=where)
+    return _row({key.strip().lower(): value for key, value in fields.items()}, where, models)
+
+
+def _first_of(fields: dict[str, Any], keys: Iterable[str]) -> Any:
+    for key in keys:
+        if (value := fields.get(key)) is not None:
+            return value
+    return None
 
 
 def _captions(value: Any, where: str, models: set[str]) -> tuple[tuple[str, ...], bool]:
@@ -152,6 +165,8 @@ def _name(value: Any, where: str) -> str | int:
         raise UserError(
             f"{where}: a name of {len(name)} characters ({name[:40]}…), and no path is that long"
         )
+    if name.isascii():
+        return name
     try:
         return os.fsdecode(os.fsencode(name))
     except UnicodeEncodeError as error:
@@ -172,16 +187,14 @@ def _json_rows(path: Path, models: set[str]) -> Iterator[Row]:
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 where = f"{path}, line {number}"
-                content = parse_json(line, where, unique=True)
-                yield _row(expect(content, dict, where=where), where, models)
+                yield _object_row(parse_json(line, where, unique=True), where, models)
         return
     if not text.strip():
         return
     content = parse_json(text, str(path), unique=True)
     if isinstance(content, list):
         for number, item in enumerate(content, start=1):
-            where = f"{path}, item {number}"
-            yield _row(expect(item, dict, where=where), where, models)
+            yield _object_row(item, f"{path}, item {number}", models)
         return
     expect(content, dict, where=str(path))
     if "annotations" in content:
@@ -192,7 +205,7 @@ def _json_rows(path: Path, models: set[str]) -> Iterator[Row]:
             "read with data.format = karpathy"
         )
     elif {*IMAGE_KEYS} & {*content} and {*CAPTION_KEYS} & {*content}:
-        yield _row(content, str(path), models)
+        yield _object_row(content, str(path), models)
     else:
         for name, value in content.items():
             where = f"{path}, {show(name)}"

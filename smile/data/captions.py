@@ -3,6 +3,11 @@
 _TO_SPACE = str.maketrans(dict.fromkeys('.!"()*#:;~', " "))
 
 
+def clean_words(text: str) -> list[str]:
+    """All words of `text` in BLIP's training form."""
+    return text.lower().translate(_TO_SPACE).split()
+
+
 def clean_caption(text: str, max_words: int = 50) -> str:
     """Return `text` in BLIP's training form.
 
@@ -10,4 +15,4 @@ def clean_caption(text: str, max_words: int = 50) -> str:
     the first `max_words` words. Commas, apostrophes and hyphens stay: the tokenizer knows them.
     The result is "" where nothing is left; the loaders refuse such a caption.
     """
-    return " ".join(text.lower().translate(_TO_SPACE).split()[:max_words])
+    return " ".join(clean_words(text)[:max_words])

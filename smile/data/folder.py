@@ -182,7 +182,8 @@ def _table_entries(root: Path, tables: Mapping[Path, str], places: Places) -> It
         for row in read_table(table):
             key, path = finder.find(path_of(row))
             split_here = split_of(row.split, where=row.where) if row.split else split
-            entry = entries.setdefault(path or key, _Entry(key, path, [], split_here))
+            known_as = places.identity(path) if path else key
+            entry = entries.setdefault(known_as, _Entry(key, path, [], split_here))
             if entry.split != split_here:
                 raise UserError(
                     f"{row.where}: {brief(path_of(row))} is in {split_here or 'no split'} here and "

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from smile.data.caption_table import Row, text_of
-from smile.data.captions import clean_caption
+from smile.data.captions import clean_words
 from smile.data.images import Photo
 from smile.data.notices import say_once
 from smile.data.places import Places
@@ -59,9 +59,9 @@ def photos(
         folder: where the files were looked for, for messages.
         annotations: what names them, for messages.
     """
+    words = {name: [clean_words(text) for text in image.captions] for name, image in images.items()}
     cleaned = {
-        name: tuple(clean_caption(text, max_words) for text in image.captions)
-        for name, image in images.items()
+        name: tuple(" ".join(text[:max_words]) for text in texts) for name, texts in words.items()
     }
     bare = [name for name, texts in cleaned.items() if not texts or not all(texts)]
     if bare:
@@ -74,6 +74,12 @@ def photos(
         raise UserError(
             f"{annotations}: {len(missing)} of {len(images)} {split} images are not in {folder}: "
             f"{first_few(missing)}; expected {layout.expected}; they come from {layout.source}"
+        )
+    if cut := sum(len(text) > max_words for texts in words.values() for text in texts):
+        say_once(
+            f"{annotations}: {cut} {split} captions of more than data.max_words = {max_words} "
+            "words are cut there",
+            topic=f"cut {annotations} {split}",
         )
     found = [
         Photo(image.path, cleaned[name], outside=places.is_outside(image.path))

@@ -74,13 +74,16 @@ class Places:
     def is_outside(self, path: str) -> bool:
         """Whether a file lies elsewhere than in the homes, by way of a link too."""
         place, name = os.path.split(path)
-        if self._listing(place).files.links.get(name, True):  # a link, or not looked at yet
-            real = os.path.realpath(path)
-        else:
-            if place not in self._real:
-                self._real[place] = os.path.realpath(place)
-            real = os.path.join(self._real[place], name)
+        is_link = self._listing(place).files.links.get(name, True)  # True: not looked at yet
+        real = os.path.realpath(path) if is_link else self.identity(path)
         return not real.startswith(tuple(self._homes))
+
+    def identity(self, path: str) -> str:
+        """The same for all paths to one file but for links to the file itself."""
+        place, name = os.path.split(path)
+        if place not in self._real:
+            self._real[place] = os.path.realpath(place)
+        return os.path.join(self._real[place], name)
 
     def _spell(self, folder: str, name: str) -> str | None:
         path = os.path.join(folder, name)

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable
 
 from smile.errors import UserError
+from smile.files import show
 
 SPLITS = ("train", "val", "test")
 # What people call the splits. "restval" is Karpathy's: COCO validation images used for training.
@@ -21,7 +22,7 @@ def split_of(name: object, *, where: str) -> str:
     """Translate a split's name as written in a file to train, val or test."""
     split = SPLIT_OF.get(name.strip().lower()) if isinstance(name, str) else None
     if split is None:
-        raise UserError(f"{where}: unknown split {name!r}; expected one of {', '.join(SPLIT_OF)}")
+        raise UserError(f"{where}: unknown split {show(name)}, expected {', '.join(SPLIT_OF)}")
     return split
 
 

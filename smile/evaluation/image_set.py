@@ -221,10 +221,12 @@ def _read_references(path: Path) -> tuple[list[Photo], dict[str | int, str]]:
     references: dict[str, list[str]] = {}
     outside: dict[str, bool] = {}
     ids: dict[str | int, str] = {}
+    names: dict[str, str] = {}  # of each file the first, which is kept
     for row in read_table(path):
         name = str(row.image)
         if found := places.find(name, *folders):
-            name, outside[found] = found, places.is_outside(found)
+            name = names.setdefault(places.identity(found), found)
+            outside[name] = places.is_outside(found)
         references.setdefault(name, []).extend(row.captions)
         if row.number is not None:
             ids[row.number] = name

@@ -126,7 +126,7 @@ def _text_scores(trial: Trial) -> dict[str, Outcome]:
     if can_weigh(trial.candidates.references):
         metrics |= {"cider_d": cider_d, "cider": cider}
     else:
-        why = Missing("CIDEr needs at least two images that are described in different words")
+        why = Missing("needs at least two images that are described in different words")
         outcomes |= {"cider_d": why, "cider": why}
     for key, metric in metrics.items():
         per_image = metric(trial.candidates).per_image
