@@ -185,6 +185,9 @@ def test_an_ambiguous_end_of_a_path_is_nobodys_name():
     assert index.find("a.png") is None and index.find("a") is None
     assert index.find("/far/away/x/1/a.png") == index.find("1/a.png") == 1
     assert index.find("b") == 2 and index.find("c.png") is None
+    nfc, nfd = (unicodedata.normalize(form, "é.png") for form in ("NFC", "NFD"))
+    for name, other in ((nfc, nfd), (nfd, nfc)):
+        assert ImageIndex([name]).find(other) == ImageIndex([f"x/{name}"]).find(other) == 0
 
 
 def test_karpathys_numbers_name_his_images(tmp_path):
