@@ -27,15 +27,15 @@ from smile.config import DataConfig, load_config
 from smile.data.splits import SPLITS
 from smile.device import pick_device
 from smile.distributed import World
-from smile.errors import UserError, first_few, printable
+from smile.errors import UserError, counted, first_few, printable
 from smile.evaluation.caption_files import is_caption_file, read_captions
 from smile.evaluation.image_set import ImageSet, lies_outside, same_images
 from smile.evaluation.models import NONE, ClipJudge, Gpt2Judge, RetrievalJudge, Weights
-from smile.evaluation.report import check_folder, write_report
+from smile.evaluation.report import FILES, write_report
 from smile.evaluation.rows import System, make_rows
 from smile.evaluation.scoring import Family, Trial, human_outcomes, score
 from smile.evaluation.table import published_table, table
-from smile.files import sha256
+from smile.files import check_writable, sha256
 from smile.metrics import Bootstrap
 from smile.metrics.clip import load_clip
 from smile.metrics.gpt2 import load_gpt2
@@ -85,7 +85,8 @@ def evaluate(args: argparse.Namespace) -> None:
     names = labels(sources)
     # Whatever is wrong shows before any captioning.
     folder = out_folder(args, sources, names)
-    check_folder(folder)
+    for name in FILES:
+        check_writable(folder / name)
     captioners = {name: load_captioner(args, name) for name in sources if is_model(args, name)}
     images = find_images(args, captioners)
     check_draws(args, images)
@@ -427,8 +428,9 @@ def report(args: argparse.Namespace, images: ImageSet, systems: list[System], fo
     bootstrap = Bootstrap(num_images=len(images.examples), draws=args.draws)
     rows = make_rows(systems, bootstrap)
     names = [system.label for system in systems]
-    part = "" if len(images.examples) == images.num_in_split else f" of {images.num_in_split}"
-    print(f"{printable(images.title)}: {len(images.examples)}{part} images\n")
+    number, of = len(images.examples), images.num_in_split
+    size = counted(of, "image") if number == of else f"{number} of {counted(of, 'image')}"
+    print(f"{printable(images.title)}: {size}\n")
     if args.human:
         print(f"{HUMAN}: {HUMAN_NOTE}\n")
     print(printable(table(rows, names)))

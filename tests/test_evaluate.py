@@ -231,8 +231,8 @@ def test_unreadable_pictures_are_left_out_if_asked(run_evaluate, photos):
 @pytest.mark.parametrize(
     ("args", "said"),
     [
-        (["--out", "one.jsonl"], "one.jsonl is no folder"),
-        (["--out", "one.jsonl/below"], "one.jsonl is no folder"),
+        (["--out", "one.jsonl"], "one.jsonl/report.json: cannot write: not a directory"),
+        (["--out", "one.jsonl/below"], "below/report.json: cannot write: not a directory"),
         (["--out", "taken"], "taken/report.html: it is a folder"),
         (["--draws", "99999999"], "--draws 99999999: of 12 images at most"),
         (["--clip", "nowhere"], "nowhere"),

@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import math
-import os
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,7 +16,6 @@ from PIL import Image
 from tqdm import tqdm
 
 from smile.data import Example
-from smile.errors import UserError
 from smile.evaluation.image_set import ImageSet, lies_outside, thumbnail
 from smile.evaluation.published import NOTE, PUBLISHED, PUBLISHED_ROWS
 from smile.evaluation.rows import Row, System
@@ -27,8 +25,9 @@ from smile.metrics import Comparison, Interval
 from smile.pictures import colour_numbers
 from smile.version import NAME, __version__
 
-__all__ = ["as_json", "check_folder", "write_report"]
+__all__ = ["FILES", "as_json", "write_report"]
 
+FILES = ("report.json", "report.html")
 VERSION = 1  # of report.json
 THUMBNAIL, QUALITY = 160, 80  # longest side in pixels, and JPEG's quality
 PACKAGES = ("torch", "numpy", "pillow", "tokenizers", "pycocoevalcap")
@@ -56,32 +55,17 @@ def write_report(
     """
     folder = Path(folder)
     content = as_json(images, systems, rows, settings=settings)
-    texts = {
-        "report.json": json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
-        "report.html": _html(
-            content, images, rows, published=published, embed_outside=embed_outside
-        ),
-    }
+    texts = (
+        json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
+        _html(content, images, rows, published=published, embed_outside=embed_outside),
+    )
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
+        for name, text in zip(FILES, texts, strict=True):
             # Half a surrogate pair (a byte of a file's name) becomes JSON's escape for it.
             data = text.encode("utf-8", "backslashreplace")
             write_atomically(folder / name, lambda path, data=data: path.write_bytes(data))
-    return [folder / name for name in texts]
-
-
-def check_folder(folder: str | Path) -> None:
-    """Raises UserError unless `write_report` could write there."""
-    folder = Path(folder)
-    for name in ("report.json", "report.html"):
-        if os.path.isdir(folder / name):
-            raise UserError(f"{folder / name}: it is a folder, expected a file to write")
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-    if not os.path.isdir(there):
-        raise UserError(f"--out {folder}: {there} is no folder")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"--out {folder}: {there} may not be written: name another folder")
+    return [folder / name for name in FILES]
 
 
 # report.json --------------------------------------------------------------------------------------
