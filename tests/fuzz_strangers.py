@@ -257,6 +257,16 @@ def data_folder(layout: str) -> Callable[[Path], None]:
             (folder / "captions.jsonl").write_text("\n".join(lines))
         elif layout == "csv":
             (folder / "captions.csv").write_text("image,caption\n" + csv)
+        elif layout == "kaggle":  # without split lists
+            (folder / "captions.txt").write_text("image,caption\n" + csv)
+        elif layout == "blip":
+            rows = [{"image": name, "caption": text, "image_id": name} for name, text in rows]
+            (folder / "captions.json").write_text(json.dumps(rows))
+        elif layout == "coco":
+            images = [{"id": number, "file_name": name} for number, name in enumerate(names)]
+            texts = [{"image_id": n % 6, "caption": text} for n, (_, text) in enumerate(rows)]
+            content = {"images": images, "annotations": texts}
+            (folder / "captions_train2014.json").write_text(json.dumps(content))
         else:
             for name in names:
                 (folder / name).with_suffix(".txt").write_text("\n".join(CAPTIONS[:2]))
@@ -275,6 +285,7 @@ def read_data_folder(layout: str) -> Callable[[Path], object]:
 
 
 def format_of(layout: str) -> str:
+    layout = "flickr8k" if layout == "kaggle" else layout
     return layout if layout in ("flickr8k", "karpathy") else "folder"
 
 
@@ -315,7 +326,7 @@ def choose_checkpoint(folder: Path) -> object:
     return about["processes"], saved.load(number)
 
 
-LAYOUTS = ("flickr8k", "karpathy", "jsonl", "csv", "txt")
+LAYOUTS = ("flickr8k", "kaggle", "karpathy", "jsonl", "csv", "blip", "coco", "txt")
 AREAS = (
     Area("run folder", run_folder, caption_of, sample_with),
     Area("transformers folder", transformers_folder, caption_of, sample_with),

@@ -1,12 +1,18 @@
 """One reader for tables of captions: every form people have, and what no form may hold."""
 
 import json
+import random
+import shutil
+import unicodedata
 
 import pytest
-from fuzz_captions import run
+from mutations import damage
 
+from smile.data import flickr8k, folder, karpathy
 from smile.data.caption_table import LONGEST_CAPTION, read_table
 from smile.errors import UserError
+from smile.evaluation.caption_files import read_captions
+from smile.evaluation.image_set import ImageSet
 
 COCO = {
     "images": [{"id": 1, "file_name": "a.jpg"}, {"id": "k", "file_name": "b.jpg"}],
@@ -152,6 +158,42 @@ def test_bytes_of_a_files_name_are_kept(tmp_path):
         assert read_table(tmp_path / name)[0].image == "\udcff.jpg"
 
 
-def test_whatever_a_table_holds_ends_in_captions_or_one_line():
-    """A short run of fuzz_captions.py; its own seeds found what this keeps from coming back."""
-    assert sum(run(seed) for seed in range(100)) > 50  # some are good
+READINGS = (
+    lambda path: folder.load(path.parent, "train"),
+    lambda path: folder.load(path.parent, "val", annotations=path.name),
+    lambda path: flickr8k.load(path.parent, "train"),
+    lambda path: karpathy.load(path.parent, "train", annotations=path.name),
+    lambda path: karpathy.karpathy_ids(path.parent, annotations=path.name),
+    lambda path: read_captions(path, ImageSet.from_references(path), some_may_lack=True),
+)
+KARPATHYS = {
+    "images": [
+        {"filename": f"{n}.jpg", "split": split, "sentences": [{"raw": "A dog"}], "cocoid": i}
+        for i, (n, split) in enumerate(zip("ab", ("train", "val"), strict=True))
+    ]
+}
+
+
+def test_whatever_a_table_holds_ends_in_captions_or_one_line(tmp_path):
+    """In every form, damaged, and read in every way; `fuzz_strangers.py` tries more for longer."""
+    well = 0
+    forms = {**FORMS, "karpathy.json": json.dumps(KARPATHYS)}
+    for seed in range(60):
+        rng = random.Random(seed)
+        place = tmp_path / str(seed)
+        place.mkdir()
+        for name in ("a.jpg", "b.jpg", unicodedata.normalize("NFD", "é.jpg")):
+            (place / name).touch()
+        name = rng.choice(list(forms))
+        path = place / ("captions." + name.partition(".")[2])
+        path.write_text(forms[name], encoding="utf-8", newline="")
+        done = damage(place, rng)
+        for read in READINGS:
+            try:
+                read(path)
+                well += 1
+            except UserError as error:
+                said = str(error)
+                assert "\n" not in said and 0 < len(said) < 2000, (seed, done, said[:300])
+        shutil.rmtree(place)
+    assert well > 30  # some are read all the same

@@ -198,7 +198,7 @@ def test_a_caption_that_can_be_none_is_refused(run):
     Path("photos/train/0.txt").write_text("x" * 1_000_000)
     status, _, errors = run()
     assert status == 2 and errors.count("\n") == 1
-    assert "photos/train/0.png: a caption of 1000000 characters: expected at most 10000" in errors
+    assert "photos/train/0.txt: a caption of 1000000 characters, expected at most 10000" in errors
 
 
 def test_too_few_images_and_too_long_a_warm_up_are_said(run):

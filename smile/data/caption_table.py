@@ -33,7 +33,7 @@ FORMS = (
     'each line, or a .json with a list of those, {"a.jpg": ["..."]} or COCO\'s annotations'
 )
 
-LONGEST_CAPTION = 10_000  # characters; a page of text has 3000
+LONGEST_CAPTION = 10_000  # characters; one word of a million would take a tokenizer hours
 LONGEST_NAME = 4096  # characters; no system takes a longer path
 _DELIMITERS = ",;\t"
 _FIRST_LINE = 4096  # bytes in which a CSV's header ends

@@ -1,20 +1,17 @@
 """What would otherwise be found out after an epoch, or never, is checked or said before."""
 
 import shlex
-from collections.abc import Iterable
 
 import torch
 
 from smile.captioner import Captioner
 from smile.config import Config, check_relations, num_weights
-from smile.data import Example
 from smile.device import pick_device
 from smile.errors import UserError, counted
 from smile.generate import check_options
 from smile.training.estimate import size, total_memory
 from smile.training.schedule import Phase
 
-LONGEST_CAPTION = 10_000  # characters; one word of a million would take the tokenizer hours
 FEW_IMAGES = 1000  # to learn to describe photos from nothing; Flickr8k's 6000 are about the least
 TRAINED_COPIES = 4  # of each weight: itself, its gradient, and AdamW's two averages
 
@@ -30,17 +27,6 @@ def check_memory(config: Config) -> None:
             f"{size(needed)} to train, but this machine has {size(there)}: lower dim, depth or "
             "mlp_dim"
         )
-
-
-def check_captions(examples: Iterable[Example]) -> None:
-    """Raises UserError where what stands for a caption cannot be one."""
-    for example in examples:
-        longest = max(map(len, example.captions))
-        if longest > LONGEST_CAPTION:
-            raise UserError(
-                f"{example.name}: a caption of {longest} characters: expected at most "
-                f"{LONGEST_CAPTION}"
-            )
 
 
 def check_fit(captioner: Captioner) -> None:
