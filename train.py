@@ -17,7 +17,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,6 @@ from smile.checkpoint import LAST_FOLDER, LOG, MLE_FOLDER, save_run
 from smile.config import Config, describe_config, load_config
 from smile.data import Batch, Broken, Example
 from smile.data.device_augment import augment_batch
-from smile.data.picture_cache import cached, make_cache
 from smile.device import pick_device
 from smile.distributed import World
 from smile.errors import UserError, counted
@@ -43,13 +42,14 @@ from smile.training.checkpoints import Checkpoints
 from smile.training.checks import advice, check_fit
 from smile.training.comparison import COMPARISON, contenders
 from smile.training.console import bar, say, take_any_name
+from smile.training.dry_run import try_out
 from smile.training.ema import WeightAverage
-from smile.training.estimate import Estimate, timed
-from smile.training.features import Features, compute_features, on_one_machine
+from smile.training.features import Features
 from smile.training.folder import claim, leave, resume_command, run_folder
 from smile.training.keeper import Keeper
-from smile.training.loader import NoNextBatch, make_loader, read
+from smile.training.loader import NoNextBatch, in_groups, make_loader, read
 from smile.training.objective import Objective
+from smile.training.once import decode_once, encode_once
 from smile.training.precision import Precision
 from smile.training.report import (
     command_to_try,
@@ -58,6 +58,7 @@ from smile.training.report import (
     draw_comparison,
     draw_epoch,
     epoch_line,
+    out_of_memory,
     summarise,
     summary_line,
 )
@@ -74,7 +75,6 @@ from smile.training.setup import make_captioner, recorded
 from smile.training.signals import Stopped
 from smile.training.speed import (
     give_back_freed_memory,
-    is_frozen,
     prepare,
     train_mode,
     uncompiled,
@@ -167,6 +167,9 @@ def train(args: argparse.Namespace, config: Config, world: World) -> None:
                     trainer.run()
                 except NoNextBatch as error:
                     trainer.keeper.stop(str(error))
+                except torch.OutOfMemoryError as error:  # in the middle of a step: not to be saved
+                    problem = out_of_memory(config.train, trainer.device)
+                    raise UserError(f"{problem}; {trainer.keeper.last_good()}") from error
     finally:
         leave(folder, lock)
 
@@ -296,42 +299,12 @@ class Trainer:
 
     def prepare_data(self) -> None:
         """Decodes all pictures, or computes their features, where this is to be done only once."""
-        data, size = self.config.data, self.config.vit.image_size
-        train, val = self.examples["train"], self.examples["val"]
-        if data.cache:
-            both = [*train, *val]
-            self.world.first(
-                lambda: make_cache(
-                    both,
-                    data.cache,
-                    size=size,
-                    write=write_atomically,
-                    skip_broken=data.skip_broken,
-                    say=self.say,
-                )
-            )
-            both = cached(both, data.cache, size=size)
-            self.pictures = {"train": both[: len(train)], "val": both[len(train) :]}
-        if is_frozen(self.captioner) and not data.augment:
-            self.features = self.frozen_features()
+        said = {"world": self.world, "say": self.say}
+        self.pictures = decode_once(self.captioner, self.examples, **said)
+        self.features = encode_once(
+            self.captioner, self.pictures, folder=self.folder, precision=self.precision, **said
+        )
         self.batches = self.make_loader("train")
-
-    def frozen_features(self) -> dict[str, Features]:
-        """What a frozen encoder makes of all pictures, where one file can hold it for everybody."""
-        if not on_one_machine(self.world):
-            self.say("the frozen encoder runs in every step: several machines cannot map one file")
-            return {}
-        self.captioner.eval()
-        return {
-            split: compute_features(
-                self.captioner,
-                self.pictures[split],
-                folder=self.folder,
-                precision=self.precision,
-                world=self.world,
-            )
-            for split in ("train", "val")
-        }
 
     def run(self) -> None:
         """Trains the epochs that remain, then compares MLE and SMILE on the test images."""
@@ -593,48 +566,9 @@ class Trainer:
 
     def dry_run(self) -> None:
         """One batch through everything, and what that says of a whole run."""
-        config, phase = self.config.train, Phase.of(self.config, 0)
-        lr = phase.learning_rate(config, epoch=0, step=0, steps=self.num_steps)
         self.choose_shown()
-        shown = self.shown["val"]
-        train_mode(self.captioner)
-        batches, data_seconds = timed(lambda: next(in_groups(self.batches, config.accumulate)))
-        self.step(batches, phase, lr)  # the first takes longer, as it sets things up
-        (loss, tokens, images), step_seconds = timed(lambda: self.step(batches, phase, lr))
-        self.captioner.eval()
-        with torch.inference_mode():
-            _, val_seconds = timed(lambda: self.loss(self.objective, batches[0], phase).item())
-        count = min(len(shown), 8 * self.world.size)
-        with uncompiled(self.captioner):
-            captions, caption_seconds = timed(lambda: self.describe(self.captioner, shown[:count]))
-        estimate = Estimate(
-            device=self.device,
-            precision=self.precision.name,
-            parameters=sum(p.numel() for p in self.captioner.parameters()),
-            images=images,
-            captions=self.world.total(sum(int((b.ids[:, :, 0] != 0).sum()) for b in batches)),
-            tokens=max(batch.ids.size(2) for batch in batches),
-            steps=self.num_steps,
-            val_batches=len(self.make_loader("val").batch_sampler),
-            val_captions=len(shown),
-            epochs=config.epochs,
-            workers=config.workers,
-            data_seconds=data_seconds,
-            step_seconds=step_seconds,
-            val_seconds=val_seconds,
-            caption_seconds=caption_seconds / max(count, 1),
-            loss=loss / max(tokens, 1),
-            caption=next(iter(captions.values()), "none: no validation images"),
-        )
-        self.say("\n".join(["dry run: nothing is written", *estimate.lines()]))
+        self.say("\n".join(["dry run: nothing is written", *try_out(self).lines()]))
         self.advise()
-
-
-def in_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """Successive lists of `size` batches, the last one perhaps shorter."""
-    iterator = iter(batches)
-    while group := list(islice(iterator, size)):
-        yield group
 
 
 if __name__ == "__main__":

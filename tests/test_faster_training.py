@@ -15,6 +15,7 @@ from smile.config import load_config
 from smile.data import Draw, load_examples
 from smile.distributed import World
 from smile.errors import UserError
+from smile.training import once
 from smile.training.features import _make_room, on_one_machine
 from smile.training.splits import load_splits
 
@@ -55,7 +56,7 @@ def test_a_frozen_encoder_stays_as_it_was_and_is_computed_once(run, monkeypatch)
     kept, printed = run("kept", *frozen)
     assert "features of 48 images, computed once" in printed
     assert not list(kept.glob(".unfinished*"))
-    monkeypatch.setattr(train, "is_frozen", lambda captioner: False)
+    monkeypatch.setattr(once, "is_frozen", lambda captioner: False)
     anew, printed = run("anew", *frozen)
     assert "features" not in printed
     assert losses(kept) == pytest.approx(losses(anew), rel=1e-5)

@@ -28,6 +28,7 @@ from smile.errors import UserError
 from smile.training import checkpoints as checkpoints_module
 from smile.training.checkpoints import Checkpoints
 from smile.training.console import say
+from smile.training.loader import NoNextBatch, read
 from smile.training.resume import change_of_epochs, check_about, check_same, identity
 from smile.training.schedule import Phase
 from smile.training.signals import Stopped, StopSignals
@@ -191,6 +192,22 @@ def test_a_killed_loader_is_said_and_all_is_saved(run_main, whole, tmp_path, mon
     assert said.startswith("stopped by an error after epoch 1, step ")
     assert command_to_resume.split()[-1] == "--resume"
     assert final_state(out)["progress"]["step"] >= 1
+
+
+def test_what_ends_one_process_s_batches_ends_those_of_all():
+    class Other(World):
+        """Another process, whose loader has died."""
+
+        def largest(self, numbers):
+            return [1.0]
+
+        def gather(self, value):
+            return [value, "a process that reads images was killed"]
+
+    loader = torch.utils.data.DataLoader([1, 2, 3])
+    with pytest.raises(NoNextBatch, match="a process that reads images was killed"):
+        next(read(loader, Other(0, 2)))
+    assert len(list(read(loader, World()))) == 3
 
 
 def test_a_second_ctrl_c_stops_at_once():

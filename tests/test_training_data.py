@@ -6,14 +6,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from several_processes import SMALL
 
 import train
+from smile.config import load_config
+from smile.data import load_examples
 from smile.errors import UserError
 from smile.pretrained import load
 from smile.training import estimate
 from smile.training.checkpoints import Checkpoints
+from smile.training.splits import load_splits
 
 CONFIG = Path(__file__).parent.parent / "configs" / "shapes.toml"
 TINY = (
@@ -233,6 +237,15 @@ def test_a_folder_without_validation_keeps_the_last_epoch(run):
     assert drawn == {"comparison.png", "loss.png"}
 
 
+def test_scenes_can_do_without_validation_too():
+    config = load_config(CONFIG, ["data.num_val=0", "data.num_test=0", "data.num_train=2"])
+    assert {split: len(part) for split, part in load_splits(config).items()} == {
+        "train": 2, "val": 0, "test": 0
+    }  # fmt: skip
+    with pytest.raises(UserError, match=r"data\.num_test = 0: the test split is empty"):
+        load_examples(config.data, "test")
+
+
 def test_fractions_of_zero_train_on_everything(run):
     for split in ("train", "val"):
         for path in Path("photos", split).iterdir():
@@ -266,3 +279,17 @@ def test_a_fine_tuning_is_compared_with_what_it_began_with(run):
     Path("run/comparison.png").unlink()
     status, printed, _ = run("model.init=first", resume=True)
     assert status == 0 and "no captions from before training: first: no such file" in printed
+
+
+# Memory -------------------------------------------------------------------------------------------
+
+
+def test_a_gpu_that_is_too_small_is_said(run, monkeypatch):
+    def too_much(trainer, *args):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(train.Trainer, "step", too_much)
+    status, _, errors = run()
+    assert status == 2 and errors.count("\n") == 1
+    assert "train.batch_size = 5: try 2 with train.accumulate = 4" in errors
+    assert "the last good checkpoint is run/checkpoints/000001.pt" in errors

@@ -44,6 +44,8 @@ def load_examples(data: DataConfig, split: str, *, image_size: int = 224) -> Seq
     match data.format:
         case "shapes":
             count = {"train": data.num_train, "val": data.num_val, "test": data.num_test}[split]
+            if count == 0:
+                raise layouts.EmptySplit(f"data.num_{split} = 0: the {split} split is empty")
             return make_scenes(split, count, seed=data.seed, image_size=image_size)
         case "flickr8k":
             return flickr8k.load(

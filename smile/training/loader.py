@@ -2,7 +2,8 @@
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import torch
 from torch.utils.data import DataLoader
@@ -96,10 +97,18 @@ def read(loader: DataLoader, world: World) -> Iterator[Batch]:
         except (BrokenImage, ReaderKilled) as error:
             failure = error
         if any(world.largest([failure is not None])):
-            raise NoNextBatch(failure or "another process has no next batch") from failure
+            reasons = world.gather("" if failure is None else str(failure))
+            raise NoNextBatch(next(filter(None, reasons))) from failure
         if batch is None:
             return
         yield batch
+
+
+def in_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
+    """Successive lists of `size` batches, the last one perhaps shorter."""
+    iterator = iter(batches)
+    while group := list(islice(iterator, size)):
+        yield group
 
 
 def _notice_deaths_while_waiting() -> None:

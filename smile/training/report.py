@@ -118,6 +118,15 @@ def divergence(*, where: object, loss: float, norm: float, lr: float, config: Tr
     )
 
 
+def out_of_memory(config: TrainConfig, device: object) -> str:
+    """What to say where the device's memory does not hold a step."""
+    return (
+        f"{device} has too little memory for train.batch_size = {config.batch_size}: try "
+        f"{max(1, config.batch_size // 2)} with train.accumulate = {2 * config.accumulate}, which "
+        "learns the same; or raise train.checkpoint_blocks"
+    )
+
+
 def command_to_try(folder: Path, example: Example) -> str:
     """A command that shows what the captioner in `folder` has learned, on such an example."""
     run = shlex.quote(str(folder))

@@ -54,12 +54,17 @@ def choose_shown(
         if split == "val" and not config.data.skip_broken:
             unreadable += find_broken(rest, world=world).values()
         broken += unreadable
-    if broken and not config.data.skip_broken:
+    if not config.data.skip_broken:
+        world.first(lambda: _refuse(broken))
+    return shown, broken
+
+
+def _refuse(broken: list[Broken]) -> None:
+    if broken:
         raise UserError(
             f"{first_few([item.reason for item in broken])}; "
             "replace or remove it, or set data.skip_broken = true"
         )
-    return shown, broken
 
 
 def _first_readable(

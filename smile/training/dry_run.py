@@ -1,0 +1,47 @@
+"""`--dry-run`: one batch through everything, by the trainer's own verbs."""
+
+from typing import Any
+
+import torch
+
+from smile.training.estimate import Estimate, timed
+from smile.training.loader import in_groups, read
+from smile.training.schedule import Phase
+from smile.training.speed import train_mode, uncompiled
+
+
+def try_out(trainer: Any) -> Estimate:
+    """What one batch and a few captions took. `trainer` is train.py's, which need not be kept."""
+    config, phase = trainer.config.train, Phase.of(trainer.config, 0)
+    captioner, world, shown = trainer.captioner, trainer.world, trainer.shown["val"]
+    lr = phase.learning_rate(config, epoch=0, step=0, steps=trainer.num_steps)
+    groups = in_groups(read(trainer.batches, world), config.accumulate)
+    train_mode(captioner)
+    batches, data_seconds = timed(lambda: next(groups))
+    trainer.step(batches, phase, lr)  # the first takes longer, as it sets things up
+    (loss, tokens, images), step_seconds = timed(lambda: trainer.step(batches, phase, lr))
+    captioner.eval()
+    with torch.inference_mode():
+        _, val_seconds = timed(lambda: trainer.loss(trainer.objective, batches[0], phase).item())
+    count = min(len(shown), 8 * world.size)
+    with uncompiled(captioner):
+        captions, caption_seconds = timed(lambda: trainer.describe(captioner, shown[:count]))
+    return Estimate(
+        device=trainer.device,
+        precision=trainer.precision.name,
+        parameters=sum(p.numel() for p in captioner.parameters()),
+        images=images,
+        captions=world.total(sum(int((b.ids[:, :, 0] != 0).sum()) for b in batches)),
+        tokens=max(batch.ids.size(2) for batch in batches),
+        steps=trainer.num_steps,
+        val_batches=len(trainer.make_loader("val").batch_sampler),
+        val_captions=len(shown),
+        epochs=config.epochs,
+        workers=config.workers,
+        data_seconds=data_seconds,
+        step_seconds=step_seconds,
+        val_seconds=val_seconds,
+        caption_seconds=caption_seconds / max(count, 1),
+        loss=loss / max(tokens, 1),
+        caption=next(iter(captions.values()), "none: no validation images"),
+    )

@@ -1,0 +1,72 @@
+"""What need not be made anew in each epoch: pictures decoded, or encoded by a frozen encoder."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from smile.captioner import Captioner
+from smile.data import Example
+from smile.data.picture_cache import cached, make_cache
+from smile.distributed import World
+from smile.files import write_atomically
+from smile.training.features import Features, compute_features, on_one_machine
+from smile.training.precision import Precision
+from smile.training.speed import is_frozen
+
+Splits = dict[str, Sequence[Example]]
+
+
+def decode_once(
+    captioner: Captioner, splits: Splits, *, world: World, say: Callable[[str], None]
+) -> Splits:
+    """The examples to train on and validate with, their pictures in `data.cache` if that is set.
+
+    Raises:
+        UserError: a picture cannot be read (without `data.skip_broken`), or the disk lacks room.
+    """
+    data, size = captioner.config.data, captioner.config.vit.image_size
+    if not data.cache:
+        return splits
+    train, val = splits["train"], splits["val"]
+    both = [*train, *val]
+
+    def make() -> None:
+        make_cache(
+            both,
+            data.cache,
+            size=size,
+            write=write_atomically,
+            skip_broken=data.skip_broken,
+            say=say,
+        )
+
+    world.first(make)
+    both = cached(both, data.cache, size=size)
+    return {"train": both[: len(train)], "val": both[len(train) :]}
+
+
+def encode_once(
+    captioner: Captioner,
+    splits: Splits,
+    *,
+    folder: Path,
+    precision: Precision,
+    world: World,
+    say: Callable[[str], None],
+) -> dict[str, Features]:
+    """What a frozen encoder makes of all pictures, where that is the same in each epoch.
+
+    Nothing where it is not, or where no single file can hold the features for all processes.
+    """
+    if not is_frozen(captioner) or captioner.config.data.augment:
+        return {}
+    if not on_one_machine(world):
+        say("the frozen encoder runs in every step: several machines cannot map one file")
+        return {}
+    captioner.eval()
+    return {
+        split: compute_features(
+            captioner, splits[split], folder=folder, precision=precision, world=world
+        )
+        for split in ("train", "val")
+        if splits[split]
+    }
