@@ -28,10 +28,10 @@ class PastCache:
         self.length = end
         return self.keys[:rows, :, :end], self.values[:rows, :, :end]
 
-    def select(self, rows: Tensor, moved: Tensor, start: int = 0) -> None:
-        """Row i becomes what row `rows[i]` was; only `moved` rows differ, from `start` on."""
+    def move(self, sources: Tensor, rows: Tensor, start: int = 0) -> None:
+        """Each of `rows` becomes, from position `start` on, what its source was."""
         for buffer in (self.keys, self.values):
-            buffer[moved, :, start : self.length] = buffer[rows[moved], :, start : self.length]
+            buffer[rows, :, start : self.length] = buffer[sources, :, start : self.length]
 
 
 class DecoderCache:
@@ -51,21 +51,37 @@ class DecoderCache:
     def spread(self) -> None:
         """After the prompt was read once per image: each image's row becomes `copies` rows."""
         self.prompt_length = self.length
-        images = self.image[0][0].size(0)
-        rows = torch.arange(images, device=self.image[0][0].device).repeat_interleave(self.copies)
-        for past in self.past:
-            past.select(rows, torch.arange(len(rows), device=rows.device))
+        sources = torch.arange(self.num_images).repeat_interleave(self.copies)
+        self._move(sources, torch.arange(len(sources)))
+
+    @property
+    def num_images(self) -> int:
+        """Number of images that are still described."""
+        return self.image[0][0].size(0)
 
     def select(self, rows: Tensor) -> None:
         """Row i becomes what row `rows[i]` was: beams change places, images that are done leave.
 
         Args:
-            rows: `copies` rows for each image that goes on, all of that image, images in order.
+            rows: `copies` rows for each image that goes on, all of that image, images in order; on
+                the CPU, as which of them move is asked here, and a device would be waited for.
         """
-        moved = (rows != torch.arange(len(rows), device=rows.device)).nonzero()[:, 0]
+        moved = (rows != torch.arange(len(rows))).nonzero()[:, 0]
         images = rows[:: self.copies] // self.copies
-        all_stay = len(images) == self.image[0][0].size(0)
-        for past in self.past:
-            past.select(rows, moved, self.prompt_length if all_stay else 0)
+        all_stay = len(images) == self.num_images
+        self._move(rows[moved], moved, self.prompt_length if all_stay else 0)
         if not all_stay:
+            images = images.to(self.device)
             self.image = [(keys[images], values[images]) for keys, values in self.image]
+
+    def _move(self, sources: Tensor, rows: Tensor, start: int = 0) -> None:
+        """Each of `rows` becomes, from position `start` on, what its source was."""
+        if len(rows) == 0:
+            return
+        sources, rows = sources.to(self.device), rows.to(self.device)
+        for past in self.past:
+            past.move(sources, rows, start)
+
+    @property
+    def device(self) -> torch.device:
+        return self.image[0][0].device

@@ -14,6 +14,7 @@ Only the last position goes through the head, and images that are done leave the
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -170,11 +171,13 @@ def _extend(
         logits = state.logits.float()
         logprobs = logits.log_softmax(dim=-1)
         words = pick(constrain(logits, state.ids, sep_id=sep_id, options=options), rows)
-        state.append(words, logprobs.gather(1, words[:, None]))
+        spoken = logprobs.gather(1, words[:, None])[:, 0]
+        state.append(words, words.tolist(), spoken.tolist())
         full = state.ids.size(1) == options.max_length
-        for slot, (row, ended) in enumerate(zip(rows, (words == sep_id).tolist(), strict=True)):
+        for slot, row in enumerate(rows):
+            said, logprob = state.texts[slot]
+            ended = said[-1] == sep_id
             if (ended or full) and row not in found:
-                said, logprob = state.said(slot)
                 score = sum(logprob) / (state.ids.size(1) - ended) ** options.length_penalty
                 found[row] = Hypothesis(said[:-1] if ended else said, score, logprob)
         # An image leaves when all its captions are done: until then its rows stay together.
@@ -210,30 +213,54 @@ def beam_search(
         logprobs = state.logits.float().log_softmax(dim=-1)
         scores = constrain(logprobs, state.ids, sep_id=sep_id, options=options)
         scores = (scores + totals.view(-1, 1)).view(len(images), -1)
-        ranked, places = scores.topk(2 * beams, dim=1)
-        candidates = zip(ranked.tolist(), places.tolist(), strict=True)
-
-        length, vocabulary, going = state.ids.size(1), logprobs.size(1), []
-        for slot, (image, (ranks, where)) in enumerate(zip(images, candidates, strict=True)):
-            # A place among an image's scores is its beam (and so its row) and the word after it.
-            steps = [
-                (total, slot * beams + place // vocabulary, place % vocabulary)
-                for total, place in zip(ranks, where, strict=True)
-            ]
-            kept = finished[image].take(steps, state, logprobs, sep_id)
-            if not finished[image].cannot_improve(ranks[0], length):
+        going = []
+        length = state.ids.size(1)
+        for image, steps in zip(images, _steps(scores, logprobs, beams), strict=True):
+            kept = finished[image].take(steps, state.texts, sep_id)
+            if not finished[image].cannot_improve(steps[0].total, length):
                 going.append((image, kept))
         images = [image for image, _ in going]
         if not images:
             break
-        totals, rows, words = _stacked([step for _, kept in going for step in kept], beams, prompts)
-        state.branch(rows, words, logprobs[rows, words][:, None])
+        steps = [step for _, kept in going for step in kept]
+        state.branch(steps)
         if state.ids.size(1) == options.max_length:
-            for row, total in enumerate(totals.flatten().tolist()):
-                finished[images[row // beams]].add(*state.said(row), total)
+            for row, step in enumerate(steps):
+                finished[images[row // beams]].add(*state.texts[row], step.total)
             break
+        totals = torch.tensor([step.total for step in steps], device=prompts.device)
         state.advance(None)
     return [image.best() for image in finished]
+
+
+class _Step(NamedTuple):
+    """A way to go on: the row to continue, the word, its log-probability, and the sum of all."""
+
+    row: int
+    word: int
+    logprob: float
+    total: float
+
+
+def _steps(scores: Tensor, logprobs: Tensor, beams: int) -> list[list[_Step]]:
+    """(B, beams·V) scores of B images, (B·beams, V) log-probabilities → 2·beams each, best first.
+
+    All that a step has to know of the device's numbers is asked for here, at once: each question
+    would have to wait until the device has caught up.
+    """
+    ranked, places = scores.topk(2 * beams, dim=1)
+    spoken = logprobs.view_as(scores).gather(1, places)
+    vocabulary = logprobs.size(1)
+    numbers = torch.stack([spoken, ranked])
+    columns = (places.tolist(), *numbers.tolist())
+    # A place among an image's scores is its beam (and so its row) and the word after it.
+    return [
+        [
+            _Step(image * beams + place // vocabulary, place % vocabulary, logprob, total)
+            for place, logprob, total in zip(*row, strict=True)
+        ]
+        for image, row in enumerate(zip(*columns, strict=True))
+    ]
 
 
 class _Finished:
@@ -244,18 +271,15 @@ class _Finished:
         self.prompt_length = prompt_length
         self.kept: list[Hypothesis] = []
 
-    def take(self, steps: list, state: "_Rows", logprobs: Tensor, sep_id: int) -> list:
-        """Ends beams at `[SEP]`; returns the num_beams steps that go on.
-
-        A step is (sum of log-probabilities, row it continues, word), best first.
-        """
+    def take(self, steps: list[_Step], texts: list["_Text"], sep_id: int) -> list[_Step]:
+        """Ends beams at `[SEP]`; returns the num_beams steps that go on."""
         beams, going = self.options.num_beams, []
-        for rank, (total, row, word) in enumerate(steps):
-            if word != sep_id:
-                going.append((total, row, word))
+        for rank, step in enumerate(steps):
+            if step.word != sep_id:
+                going.append(step)
             elif rank < beams:
-                said, logprob = state.said(row)
-                self.add(said, [*logprob, logprobs[row, sep_id].item()], total)
+                said, logprobs = texts[step.row]
+                self.add(said, [*logprobs, step.logprob], step.total)
             if len(going) == beams:
                 break
         return going
@@ -290,59 +314,54 @@ class _Finished:
         return min(h.score for h in self.kept)
 
 
-def _stacked(steps: list, beams: int, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(total, row, word) of all images' beams → (B, beams) totals, (B·beams) rows and words."""
-    totals, rows, words = zip(*steps, strict=True)
-    return (
-        torch.tensor(totals, device=like.device).view(-1, beams),
-        torch.tensor(rows, device=like.device),
-        torch.tensor(words, device=like.device),
-    )
-
-
 # What both have in common -------------------------------------------------------------------------
+
+
+_Text = tuple[list[int], list[float]]  # the words after the prompt, and their log-probabilities
 
 
 class _Rows:
     """The captions being written: their words, their log-probabilities, their cache.
 
     `copies` rows for each image, which share its keys and values and, at first, the prompt's.
+    Words are kept twice: `ids` for the model to read, `texts` for us, who need not ask the device.
     """
 
     def __init__(self, model, features: Tensor, prompts: Tensor, *, copies: int, max_length: int):
-        self.model, self.copies = model, copies
-        self.prompt_length = prompts.size(1)
+        self.model = model
         self.cache = model.new_cache(features, max_length=max_length, copies=copies)
         logits = model.logits(model.decode(prompts, None, cache=self.cache)[:, -1])
         self.cache.spread()
         self.logits = logits.repeat_interleave(copies, dim=0)  # (R, V) of each row's next word
         self.ids = prompts.repeat_interleave(copies, dim=0)  # (R, T), prompt included
-        self.logprobs = logits.new_zeros(len(self.ids), 0, dtype=torch.float32)
-        self.parents: list[int] | None = None
+        self.texts: list[_Text] = [([], []) for _ in self.ids]
 
-    def append(self, words: Tensor, logprobs: Tensor) -> None:
-        """Adds a word, (R), and its log-probability, (R, 1), to each row."""
-        self.ids = torch.cat([self.ids, words[:, None]], dim=1)
-        self.logprobs = torch.cat([self.logprobs, logprobs], dim=1)
+    def append(self, ids: Tensor, words: list[int], logprobs: list[float]) -> None:
+        """Adds a word to each row: (R) `ids` on the device, the same `words` for us."""
+        self.ids = torch.cat([self.ids, ids[:, None]], dim=1)
+        self.texts = [
+            ([*said, word], [*before, logprob])
+            for (said, before), word, logprob in zip(self.texts, words, logprobs, strict=True)
+        ]
 
-    def branch(self, rows: Tensor, words: Tensor, logprobs: Tensor) -> None:
-        """Row i becomes row `rows[i]` with a word added; images that have no row any more leave."""
-        self.ids, self.logprobs = self.ids[rows], self.logprobs[rows]
-        self.cache.select(rows)
-        self.append(words, logprobs)
+    def branch(self, steps: list[_Step]) -> None:
+        """Row i goes on as `steps[i]` says; images that have no step any more leave."""
+        rows, words, logprobs, _ = map(list, zip(*steps, strict=True))
+        self._select(rows)
+        self.append(torch.tensor(words, device=self.ids.device), words, logprobs)
 
     def advance(self, rows: list[int] | None) -> None:
         """Reads the last words; with `rows`, only those rows go on."""
         if rows is not None and len(rows) < len(self.ids):
-            kept = torch.tensor(rows, device=self.ids.device)
-            self.ids, self.logprobs = self.ids[kept], self.logprobs[kept]
-            self.cache.select(kept)
+            self._select(rows)
         states = self.model.decode(self.ids[:, -1:], None, cache=self.cache)
         self.logits = self.model.logits(states[:, -1])
 
-    def said(self, row: int) -> tuple[list[int], list[float]]:
-        """The words after the prompt, and their log-probabilities."""
-        return self.ids[row, self.prompt_length :].tolist(), self.logprobs[row].tolist()
+    def _select(self, rows: list[int]) -> None:
+        """Row i becomes what row `rows[i]` was."""
+        self.texts = [self.texts[row] for row in rows]
+        self.ids = self.ids[torch.tensor(rows, device=self.ids.device)]
+        self.cache.select(torch.tensor(rows))
 
 
 def constrain(scores: Tensor, ids: Tensor, *, sep_id: int, options: GenerateConfig) -> Tensor:

@@ -273,3 +273,20 @@ def test_same_captions_as_transformers(settings, tmp_path):
     found = ours.describe(images, prompts="a picture of ", **lengths, **settings)
     ids = [[ours.tokenizer.ids[piece] for piece, _ in captions[0].tokens] for captions in found]
     assert ids == [row[4:20].tolist() for row in expected]
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_beams": 1}], ids=str)
+def test_a_step_asks_for_the_device_s_numbers_once(options, monkeypatch):
+    """However many images and ended captions: each question waits until the device has caught up."""
+    asked = []
+    for name in ("tolist", "item", "__bool__", "__int__", "__float__"):
+        method = getattr(torch.Tensor, name)
+
+        def noting(tensor, method=method, name=name):
+            asked.append(name)
+            return method(tensor)
+
+        monkeypatch.setattr(torch.Tensor, name, noting)
+    found = search(TableModel(9), list(range(8)) * 5, max_length=12, **options)
+    steps = max(len(h.ids) + 1 for [h] in found)
+    assert len(asked) <= 2 * steps  # of one moment: words, and their log-probabilities
