@@ -277,7 +277,7 @@ def test_same_captions_as_transformers(settings, tmp_path):
 
 @pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_beams": 1}], ids=str)
 def test_a_step_asks_for_the_device_s_numbers_once(options, monkeypatch):
-    """However many images and ended captions: each question waits until the device has caught up."""
+    """However many images and ended captions: each question waits for the device to catch up."""
     asked = []
     for name in ("tolist", "item", "__bool__", "__int__", "__float__"):
         method = getattr(torch.Tensor, name)

@@ -13,7 +13,7 @@ from smile.data.captions import clean_caption
 from smile.data.images import EvalTransform, Photo, open_image
 from smile.data.picture_files import IMAGE_SUFFIXES
 from smile.data.shapes import make_scenes
-from smile.data.splits import SPLITS
+from smile.data.splits import SPLITS, EmptySplit
 from smile.errors import UserError
 
 __all__ = [
@@ -45,7 +45,7 @@ def load_examples(data: DataConfig, split: str, *, image_size: int = 224) -> Seq
         case "shapes":
             count = {"train": data.num_train, "val": data.num_val, "test": data.num_test}[split]
             if count == 0:
-                raise layouts.EmptySplit(f"data.num_{split} = 0: the {split} split is empty")
+                raise EmptySplit(f"data.num_{split} = 0: the {split} split is empty")
             return make_scenes(split, count, seed=data.seed, image_size=image_size)
         case "flickr8k":
             return flickr8k.load(

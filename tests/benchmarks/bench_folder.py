@@ -4,7 +4,8 @@
 
 The whole is `sample.py photos/ --out …` in a process of its own, start and model loading included.
 The model alone captions pictures that are in memory already; reading alone decodes and transforms
-all the photos and drops them. The slower of the two is the bottleneck. Options are sample.py's own.
+all the photos and drops them. The slower of the two is the bottleneck. Options are sample.py's own;
+with --tiny and nothing else, pictures and captioner are made on the spot.
 """
 
 import argparse
@@ -14,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import project  # noqa: F401
+from project import ROOT
 
 import smile
 from smile.bulk import Model, read_ahead
@@ -29,18 +32,28 @@ from smile.options import (
     speed,
 )
 
-ROOT = Path(__file__).parent.parent.parent
 IN_MEMORY = 64  # batches that the model alone captions
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    if sys.argv[1:] == ["--tiny"]:
+        with tiny_folder() as words:
+            measure(words)
+    else:
+        measure(sys.argv[1:])
+
+
+def measure(words: list[str]) -> None:
+    """Prints the rates of what these words of sample.py's command line ask for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("photos", help="a folder")
     parser.add_argument("--model", required=True, help="a run folder or weights")
     add_caption_options(parser)
     add_speed_options(parser)
-    args = parser.parse_args()
-    whole, memory, count = time_whole()
+    args = parser.parse_args(words)
+    whole, memory, count = time_whole(words)
     print(
         f"whole: {count / whole:.0f} images/s ({count} in {whole:.0f} s), {memory:.0f} MB at most"
     )
@@ -54,11 +67,23 @@ def main() -> None:
     print(f"the bottleneck is {min(rates, key=rates.get)}")
 
 
-def time_whole() -> tuple[float, float, int]:
+@contextmanager
+def tiny_folder() -> Iterator[list[str]]:
+    """What to caption, by which captioner."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from kill_bulk import make_photos, make_run
+
+    with tempfile.TemporaryDirectory() as folder:
+        make_photos(Path(folder) / "photos", 4)
+        run = make_run(Path(folder) / "run")
+        yield [str(Path(folder) / "photos"), "--model", str(run), "--workers", "0"]
+
+
+def time_whole(words: list[str]) -> tuple[float, float, int]:
     """Seconds of sample.py, the most memory in MB that one of its processes took, and captions."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "captions.jsonl"
-        command = [sys.executable, ROOT / "sample.py", *sys.argv[1:], "--out", out]
+        command = [sys.executable, ROOT / "sample.py", *words, "--out", out]
         started = time.perf_counter()
         process = subprocess.Popen(command)
         _, status, usage = os.wait4(process.pid, 0)

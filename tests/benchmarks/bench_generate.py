@@ -22,7 +22,7 @@ Settings come in order of their value, and each ends after `--seconds` however m
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import project  # noqa: F401
@@ -75,7 +75,7 @@ def main() -> None:
     settings = CUDA_SETTINGS if args.device == "cuda" else CPU_SETTINGS
     machine = Machine(args.device)
     begun = time.perf_counter()
-    models = (None, None)
+    models: tuple = (None, None)
     for setting in TINY_SETTINGS if args.tiny else settings:
         if time.perf_counter() - begun > args.budget:
             print(f"{setting}: left out, as {args.budget:.0f} s have passed", flush=True)
@@ -83,9 +83,9 @@ def main() -> None:
         key = (setting.sizes, setting.image_size)
         if models[0] != key:
             models = (None, None)  # the old ones go before the new ones come
-            models = (key, make_models(setting, args.device))
+            models = (key, make_models(setting, args))
         try:
-            print(compare(setting, *models[1], machine, args), flush=True)
+            print(compare(setting, models[1], machine, args), flush=True)
         except torch.OutOfMemoryError as error:
             print(f"{setting}: {str(error).partition('. ')[0]}", flush=True)
 
@@ -125,35 +125,37 @@ class Machine:
             )
 
     def measure(self) -> None:
-        matmul = matmul_rate("cuda", []) if self.device == "cuda" else packed_rate()
+        matmul = matmul_rate(self.device, []) if self.device == "cuda" else packed_rate()
         self.matmul, self.copy = max(self.matmul, matmul), max(self.copy, copy_rate(self.device))
 
 
-def make_models(setting: Setting, device: str) -> tuple[Captioner, torch.nn.Module]:
+Models = dict[str, torch.nn.Module]
+
+
+def make_models(setting: Setting, args: argparse.Namespace) -> Models:
     """Ours and theirs, as their users have them: packed on the CPU, in bfloat16 on CUDA."""
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
-    theirs = make_theirs(setting.sizes, setting.image_size, device).to(dtype)
+    dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
+    theirs = make_theirs(setting.sizes, setting.image_size, args.device).to(dtype)
     ours = make_ours(theirs, setting.sizes, setting.image_size)
     if can_pack(ours):
         pack(ours)
-    return ours, theirs
+    return {"ours": ours, "theirs": theirs}
 
 
-def compare(setting: Setting, ours, theirs, machine: Machine, args: argparse.Namespace) -> str:
+def compare(setting: Setting, models: Models, machine: Machine, args: argparse.Namespace) -> str:
     """A line about one setting."""
     generator = torch.Generator().manual_seed(0)
     shape = (setting.batch, 3, setting.image_size, setting.image_size)
-    images = torch.randn(shape, generator=generator).to(args.device, next(ours.parameters()).dtype)
+    images = torch.randn(shape, generator=generator).to(args.device, models["theirs"].dtype)
     runs = {
-        "ours": lambda: run_ours(ours, images, setting),
-        "theirs": lambda: run_theirs(theirs, images, setting),
+        who: lambda run=run_theirs if who == "theirs" else run_ours, model=model: run(
+            model, images, setting
+        )
+        for who, model in models.items()
     }
     peaks = {who: peak_memory(call, args.device) for who, call in runs.items()}
-    times, captions = in_turn(
-        runs, rounds=args.rounds, device=args.device, seconds=args.seconds, warm=True
-    )
-    pairs = list(zip(captions["ours"], captions["theirs"], strict=True))
-    same = sum(a == b for a, b in pairs) / len(pairs)
+    times, captions = in_turn(runs, rounds=args.rounds, device=args.device, seconds=args.seconds)
+    same = agreement(captions["ours"], captions["theirs"])
     rates = {who: setting.batch / statistics.median(t) for who, t in times.items()}
     ratio = statistics.median(b / a for a, b in zip(times["ours"], times["theirs"], strict=True))
     if args.device == "cpu":
@@ -165,19 +167,21 @@ def compare(setting: Setting, ours, theirs, machine: Machine, args: argparse.Nam
         f"same captions {same:.0%}; share of floor {share:.2f}"
     )
     if args.device == "cuda":
-        return line + "; memory {ours:.2f} GB, transformers {theirs:.2f} GB".format(
-            **{who: peak / 1e9 for who, peak in peaks.items()}
-        )
+        return f"{line}; memory " + ", ".join(f"{who} {b / 1e9:.2f} GB" for who, b in peaks.items())
     return line + (
         f" ({machine.matmul / 1e9:.0f} GFLOP/s matrix product, {machine.copy / 1e9:.1f} GB/s copy, "
         f"{args.threads} threads)"
     )
 
 
+def agreement(ours: list[list[int]], others: list[list[int]]) -> float:
+    """The share of images of which both say the same."""
+    return sum(a == b for a, b in zip(ours, others, strict=True)) / len(ours)
+
+
 def peak_memory(call: Callable, device: str) -> int:
-    """Bytes allocated on CUDA beside what was there before; this is also the call's warm-up."""
+    """Bytes allocated on CUDA by the first call, at the highest, beside what was there before."""
     if device != "cuda":
-        call()
         return 0
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
@@ -192,16 +196,17 @@ def in_turn(
     rounds: int,
     device: str = "cpu",
     seconds: float = float("inf"),
-    warm: bool = False,
 ) -> tuple[dict, dict]:
-    """Seconds and results of each, run in turn; after one warm-up, unless they are `warm`.
+    """Seconds and results of each, run in turn after one warm-up.
 
     After so many seconds no other round begins.
     """
     times = {who: [] for who in runs}
     results = {}
     begun = time.perf_counter()
-    for counted in _rounds(0 if warm else -1, rounds, begun + seconds):
+    for counted in range(-1, rounds):
+        if counted > 0 and time.perf_counter() > begun + seconds:
+            break
         for who, call in runs.items():
             wait_for(device)
             started = time.perf_counter()
@@ -210,13 +215,6 @@ def in_turn(
             if counted >= 0:
                 times[who].append(time.perf_counter() - started)
     return times, results
-
-
-def _rounds(first: int, rounds: int, end: float) -> Iterator[int]:
-    for number in range(first, rounds):
-        if number > 0 and time.perf_counter() > end:
-            return
-        yield number
 
 
 def search_settings(setting: Setting) -> dict:

@@ -16,7 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from project import ROOT
+
 OURS = """
 import smile
 from PIL import Image
@@ -48,10 +49,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tiny", action="store_true", help="one round of tiny sizes, as a test")
     args = parser.parse_args()
-    sizes, rounds = ("tiny", range(1)) if args.tiny else ("base", range(-1, args.rounds))
+    rounds = range(1) if args.tiny else range(-1, args.rounds)  # the first does not count
     with tempfile.TemporaryDirectory() as folder:
         photo = str(Path(folder) / "photo.png")
-        subprocess.run([sys.executable, "-c", MAKE, folder, photo, sizes], cwd=ROOT, check=True)
+        make_model(folder, photo, tiny=args.tiny)
         weights = (Path(folder) / "model.safetensors").stat().st_size / 1e6
         names = {"folder": folder, "photo": photo}
         declare = "" if torchvision_imports() else DECLARE
@@ -85,16 +86,22 @@ sys.path.insert(0, "tests/benchmarks")
 from blip import BASE, TINY, make_ours, make_theirs
 from smile.export import export_transformers
 from smile.tokenizer import Tokenizer
-folder, photo, sizes = sys.argv[1:]
-sizes = {"base": BASE, "tiny": TINY}[sizes]
+folder, photo, size = sys.argv[1:]
 words = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 words += [f"[unused{i}]" for i in range(99, 994)] + [f"w{i}" for i in range(30522 - 999)]
 words[1037], words[3861], words[1997] = "a", "picture", "of"
-captioner = make_ours(make_theirs(sizes, 384), sizes, 384)
+sizes, pixels = (TINY, 32) if size == "tiny" else (BASE, 384)
+captioner = make_ours(make_theirs(sizes, pixels), sizes, pixels)
 captioner.tokenizer = Tokenizer(words)
 export_transformers(captioner, folder)
 Image.effect_noise((640, 480), 60).convert("RGB").save(photo)
 """
+
+
+def make_model(folder: str, photo: str, *, tiny: bool) -> None:
+    """Writes a model as transformers has it, and a picture; in a process that ends afterwards."""
+    words = [sys.executable, "-c", MAKE, folder, photo, "tiny" if tiny else "base"]
+    subprocess.run(words, cwd=ROOT, check=True)
 
 
 def torchvision_imports() -> bool:

@@ -8,12 +8,10 @@ peak of the process, and what of it is above a process that only imports torch.
 """
 
 import argparse
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
-from bench_load import DECLARE, MAKE, ROOT, TORCH, measure, torchvision_imports
+from bench_load import DECLARE, TORCH, make_model, measure, torchvision_imports
 
 OURS = """
 import smile
@@ -37,12 +35,14 @@ print(processor.decode(ids[0], skip_special_tokens=True).removeprefix("a picture
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="tiny sizes, as a test")
-    sizes = "tiny" if parser.parse_args().tiny else "base"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--tiny", action="store_true", help="one round of tiny sizes, as a test")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         photo = str(Path(folder) / "photo.png")
-        subprocess.run([sys.executable, "-c", MAKE, folder, photo, sizes], cwd=ROOT, check=True)
+        make_model(folder, photo, tiny=args.tiny)
         declare = "" if torchvision_imports() else DECLARE
         programs = {"torch alone": TORCH, "ours": OURS, "transformers": declare + THEIRS}
         peaks = {}

@@ -9,11 +9,10 @@ more one by one, and must agree.
 
 import argparse
 import time
-from pathlib import Path
 
 import numpy as np
-import project  # noqa: F401
 import torch
+from project import ROOT
 
 from smile.captioner import Captioner
 from smile.config import load_config, override
@@ -22,7 +21,7 @@ from smile.metrics.retrieval import log_likelihoods
 from smile.packed import can_pack, pack
 from smile.tokenizer import Tokenizer
 
-SHAPES = Path(__file__).parent.parent.parent / "configs" / "shapes.toml"
+SHAPES = ROOT / "configs" / "shapes.toml"
 
 
 def make_judge(captions: list[str]) -> Captioner:
@@ -51,13 +50,18 @@ def one_by_one(judge: Captioner, image, caption: str) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--captions", type=int, default=1000)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--image-block", type=int)
     parser.add_argument("--caption-block", type=int)
     parser.add_argument("--no-pack", action="store_true", help="leave the judge's layers to torch")
+    parser.add_argument("--tiny", action="store_true", help="one round of tiny sizes, as a test")
     args = parser.parse_args()
+    if args.tiny:
+        args.captions = args.images = 10
     count = max(args.captions, args.images)
     scenes = make_scenes("test", count, seed=0, image_size=48)
     longest = [max(scene.captions, key=len) for scene in scenes]

@@ -14,10 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+from project import ROOT
 
-import project  # noqa: F401
-from several_processes import trainer_of
+sys.path.insert(0, str(ROOT / "tests"))
+
+from several_processes import SMALL, trainer_of
 
 from smile.config import load_config
 from smile.distributed import World
@@ -38,8 +39,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--tiny", action="store_true", help="one round of tiny sizes, as a test")
     args = parser.parse_args()
-    config = load_config("configs/shapes.toml", [*FEW, f"train.epochs={args.epochs}"])
+    settings = (*FEW, f"train.epochs={args.epochs}")
+    if args.tiny:
+        args.epochs = 2
+        settings = (*SMALL, "train.epochs=2")
+    config = load_config(ROOT / "configs" / "shapes.toml", settings)
     memory: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         trainer = trainer_of(config, Path(folder), World())
@@ -53,7 +59,7 @@ def main() -> None:
         trainer.finish_epoch = measured
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             trainer.run()
-    for epoch in sorted({1, 2, 5, *range(10, args.epochs + 1, 10)}):
+    for epoch in sorted({1, 2, 5, *range(10, args.epochs + 1, 10)} & set(range(args.epochs + 1))):
         print(f"after epoch {epoch:3}: {memory[epoch - 1]:6.1f} MB")
 
 
