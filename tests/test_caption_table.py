@@ -70,6 +70,8 @@ def test_numbers_splits_and_scored_captions(tmp_path):
     assert row.captions == ("x", "y") and row.scored
     (tmp_path / "a.csv").write_text("image,caption,logprob\na.jpg,x,-1\nb.jpg,y\n")
     assert [row.scored for row in read_table(tmp_path / "a.csv")] == [True, False]
+    (tmp_path / "a.jsonl").write_text('{"image": "a.jpg", "caption": "x", "logprob": 0.0}')
+    assert read_table(tmp_path / "a.jsonl")[0].scored
 
 
 def one(**row) -> str:
@@ -142,10 +144,10 @@ def test_a_wrong_table_is_one_line(tmp_path, name, text, said):
 def test_several_models_are_refused_but_not_models_of_cars(tmp_path):
     both = [{"text": "x", "model": name, "logprob": -1} for name in "ab"]
     (tmp_path / "a.jsonl").write_text(one(caption=both))
-    with pytest.raises(UserError, match=r"captions of several models \(a, b\): keep one"):
+    with pytest.raises(UserError, match=r"captions of several models \(a; b\): keep one"):
         read_table(tmp_path / "a.jsonl")
     (tmp_path / "a.csv").write_text("image,model,caption,logprob\na,m,x,-1\na,n,x,-1\n")
-    with pytest.raises(UserError, match=r"several models \(m, n\)"):
+    with pytest.raises(UserError, match=r"several models \(m; n\)"):
         read_table(tmp_path / "a.csv")
     (tmp_path / "a.csv").write_text("image,model,caption\na,Fiat,x\nb,Audi,x\n")
     assert len(read_table(tmp_path / "a.csv")) == 2

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from smile.errors import UserError
+from smile.errors import UserError, brief, first_few
 from smile.files import expect, half_pairs, parse_json, read_text, show
 
 __all__ = ["FORMS", "LONGEST_CAPTION", "Row", "is_csv", "read_table", "text_of"]
@@ -75,7 +75,7 @@ def read_table(path: str | os.PathLike[str]) -> list[Row]:
     if not rows:
         raise UserError(f"{path}: no captions in it; expected {FORMS}")
     if len(models) > 1:
-        names = ", ".join(sorted(models)[:3]) + ", …" * (len(models) > 3)
+        names = first_few(sorted(models))
         raise UserError(f"{path}: captions of several models ({names}): keep one model's")
     return rows
 
@@ -119,7 +119,7 @@ def _row(fields: dict[str, Any], where: str, models: set[str]) -> Row:
         captions=captions,
         number=number if isinstance(number, str | int) else None,
         split="" if split is None else expect(split, str, where=f"{where}, split"),
-        scored=scored or bool(fields.get("logprob")),
+        scored=scored or fields.get("logprob") not in (None, ""),
     )
 
 
@@ -170,7 +170,7 @@ def _name(value: Any, where: str) -> str | int:
     try:
         return os.fsdecode(os.fsencode(name))
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: {name!r}: no file can be called that") from error
+        raise UserError(f"{where}: {brief(ascii(name))}: no file can be called that") from error
 
 
 def _keys(fields: dict[str, Any]) -> str:
