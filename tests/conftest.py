@@ -10,6 +10,18 @@ import pytest
 import smile.data.augment  # noqa: F401
 import train
 
+# Tests of arithmetic, to be run under other instruction sets too: see CONTRIBUTING.md.
+NUMERIC = (
+    *("attention", "clip", "ema", "faster_training", "generate", "golden", "gpt2", "loss", "model"),
+    *("packed", "retrieval", "several_processes"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem.removeprefix("test_") in NUMERIC:
+            item.add_marker("numeric")
+
 
 @pytest.fixture
 def run_main(monkeypatch, capfd):
