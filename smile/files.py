@@ -164,6 +164,12 @@ def read_text(path: str | Path, *, largest: int = LARGEST_TEXT, keep_bytes: bool
         ) from error
 
 
+def is_web_page(head: bytes) -> bool:
+    """Whether a file that begins so is a page: often a log-in or an error instead of the file."""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    return text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml"))
+
+
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file, in hexadecimal. Raises OSError."""
     with open(path, "rb") as file:
