@@ -7,29 +7,26 @@ everything works offline from then on.
 
 import contextlib
 import hashlib
-import http.client
 import os
+import re
 import shutil
-import socket
-import ssl
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from time import sleep as wait
 from urllib.parse import quote, urlsplit
 
 from tqdm import tqdm
 
+from smile.connection import Answer, Broken, Unreachable, ask, one_line, shown
 from smile.errors import UserError
+from smile.files import is_web_page
+from smile.files import sha256 as sha256_of
 
 CHUNK = 1 << 20
 TRIES = 5  # connections made for one file before giving up
-TIMEOUT = 30  # seconds without a byte
-# No use in trying again: no such host, nothing listens there, or it is not who it says it is.
-UNREACHABLE = (socket.gaierror, ConnectionRefusedError, ssl.SSLCertVerificationError)
+VERSION = re.compile(r"[\x20-\x7e]{1,500}")  # a mark that can be kept and sent back
 
 
 def fetch(
@@ -55,7 +52,7 @@ def fetch(
     if not target.exists():
         if _offline():
             raise UserError(
-                f"{url} is needed, but downloads are off ({_offline()}): {_advice(target)}"
+                f"{shown(url)} is needed, but downloads are off ({_offline()}): {_advice(target)}"
             )
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +116,7 @@ def _hub_problem(error: Exception, where: dict) -> str:
     repo, name, kind = where["repo_id"], where["filename"], where["repo_type"]
     if isinstance(error, errors.HFValidationError):
         return f"{repo!r} is no repository of the Hugging Face hub: expected OWNER/NAME"
-    url = hf_hub_url(**where)
+    url = shown(hf_hub_url(**where))
     page = url.partition("/resolve/")[0]
     match error:
         case errors.GatedRepoError():
@@ -140,7 +137,7 @@ def _hub_problem(error: Exception, where: dict) -> str:
     if isinstance(error, errors.OfflineModeIsEnabled):
         reason = f"is needed, but downloads are off ({_offline() or 'HF_HUB_OFFLINE is set'})"
     else:
-        reason = f"cannot be downloaded, {_one_line(error)}"
+        reason = f"cannot be downloaded, {one_line(error)}"
     return (
         f"{url} {reason}: run `hf download {repo} {name}{option}` where there is a connection and "
         f"copy its cache folder {folder} into {constants.HF_HUB_CACHE}, "
@@ -148,28 +145,29 @@ def _hub_problem(error: Exception, where: dict) -> str:
     )
 
 
-def _one_line(error: BaseException) -> str:
-    """The innermost reason, which is what the person at the screen can act on."""
-    while isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
-        error = error.reason
-    return " ".join(str(error).split()) or type(error).__name__
-
-
 # --- places and messages -----------------------------------------------------------------------
 
 
 def _place(url: str, folder: str | Path | None) -> Path:
-    """Where the file of an address is kept; two addresses never share a place in the cache."""
-    parts = urlsplit(url)
+    """Where the file of an address is kept; two addresses never share a place in the cache.
+
+    Neither a name and password in the address nor what follows its `?`, where keys often stand, is
+    part of it.
+    """
+    try:
+        parts = urlsplit(url)
+        host = f"{parts.hostname}:{parts.port}" if parts.port else parts.hostname or ""
+    except ValueError:
+        parts, host = urlsplit(""), ""
     names = [quote(name, safe=" +,=@%") for name in parts.path.split("/") if name]
-    if parts.scheme not in ("http", "https") or not names or {".", ".."} & set(names):
-        raise UserError(f"{url!r} is no address of a file: expected https://HOST/.../FILE")
+    if parts.scheme not in ("http", "https") or not host or not names or {".", ".."} & set(names):
+        raise UserError(f"{shown(url)!r} is no address of a file: expected https://HOST/.../FILE")
     if parts.query:
-        names[-1] += quote(f"?{parts.query}", safe="")
+        names[-1] += "%3F" + hashlib.sha256(parts.query.encode()).hexdigest()[:16]
     if folder is not None:
         return Path(folder).expanduser() / names[-1]
     cache = os.environ.get("SMILE_CACHE") or "~/.cache/smile"
-    return Path(cache).expanduser().joinpath(quote(parts.netloc, safe=""), *names)
+    return Path(cache).expanduser().joinpath(quote(host, safe=""), *names)
 
 
 def _offline() -> str:
@@ -185,8 +183,8 @@ def _advice(target: Path) -> str:
 
 
 def _announce(url: str, size: int | None, place: Path) -> None:
-    amount = "unknown size" if size is None else f"{size / 1e6:,.1f} MB"
-    print(f"downloading {url} ({amount}) to {place}", file=sys.stderr)
+    amount = "unknown size: a cut would go unnoticed" if size is None else f"{size / 1e6:,.1f} MB"
+    print(f"downloading {shown(url)} ({amount}) to {place}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -226,7 +224,11 @@ class _Part:
     @property
     def version(self) -> str:
         """The server's mark of the version begun, "" where there is none to go on with."""
-        return self._note.read_text("utf-8") if self._note.exists() and self.path.exists() else ""
+        try:
+            mark = self._note.read_text("ascii") if self.path.exists() else ""
+        except (FileNotFoundError, UnicodeDecodeError):
+            return ""
+        return mark if VERSION.fullmatch(mark) else ""
 
     @property
     def size(self) -> int:
@@ -249,83 +251,64 @@ class _Part:
         self._note.unlink(missing_ok=True)
 
 
-class _Broken(Exception):
-    """The connection failed in a way that may pass."""
-
-
 def _download(url: str, target: Path, *, sha256: str | None, size: int | None) -> None:
     part = _Part(target)
     said = False
     for attempt in range(TRIES):
-        time.sleep(max(0, attempt - 1))  # the first retry comes at once, then ever more slowly
+        wait(max(0, attempt - 1))  # the first retry comes at once, then ever more slowly
         try:
-            with _open(url, part) as response:
-                total = _begin(url, part, response, size)
+            with ask(url, _headers(part)) as answer:
+                total = _begin(url, part, answer, size)
                 if not said:
                     _announce(url, total, target)
                     said = True
-                _receive(url, part, response, total)
+                _receive(url, part, answer, total)
             break
-        except _Broken as error:
+        except Unreachable as error:
+            raise UserError(
+                f"{shown(url)} cannot be reached, {error}: check the connection, "
+                f"or {_advice(target)}"
+            ) from error
+        except Broken as error:
             reason = error
     else:
         kept = f"; the {part.size / 1e6:,.1f} MB so far are kept for the next try" * bool(part.size)
         raise UserError(
-            f"{url} cannot be downloaded, {reason}{kept}: try again, or {_advice(target)}"
+            f"{shown(url)} cannot be downloaded, {reason}{kept}: try again, or {_advice(target)}"
         )
     _check(url, part, sha256)
     part.finish()
 
 
-def _open(url: str, part: _Part) -> http.client.HTTPResponse:
+def _headers(part: _Part) -> dict[str, str]:
     """Asks for the file, or the rest of it if it is still the version that was begun."""
     headers = {"User-Agent": "smile-captioning", "Accept-Encoding": "identity"}
     if part.size:
         headers |= {"Range": f"bytes={part.size}-", "If-Range": part.version}
-    try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416:  # nothing lies beyond what we have, so that is not this file's start
-            part.discard()
-            raise _Broken("the server has less than was downloaded before") from error
-        if error.code in (408, 429) or error.code >= 500:
-            raise _Broken(f"the server answers {error.code} {error.reason}") from error
-        raise UserError(
-            f"{url} cannot be downloaded, the server answers {error.code} {error.reason}: "
-            "check the address; if the file has moved, give a local file's path instead"
-        ) from error
-    except (OSError, http.client.HTTPException) as error:
-        if isinstance(getattr(error, "reason", None), UNREACHABLE):
-            raise UserError(
-                f"{url} cannot be reached, {_one_line(error)}: check the connection, "
-                f"or {_advice(part.target)}"
-            ) from error
-        raise _Broken(_one_line(error)) from error
+    return headers
 
 
-def _begin(url: str, part: _Part, response, size: int | None) -> int | None:
-    """Makes `part` what the response continues; returns the whole file's size, None if unknown."""
-    if response.headers.get_content_type() == "text/html":
-        raise UserError(
-            f"{url} is a web page, not a file: open it in a browser, "
-            "then give the downloaded file's path instead"
-        )
-    version = _version(response)
-    length = response.headers.get("Content-Length")
-    total = int(length) if length is not None and length.isdecimal() else None
-    if response.status == 206:
-        span, _, whole = response.headers.get("Content-Range", "").partition("/")
-        if not span.startswith(f"bytes {part.size}-") or version not in ("", part.version):
+def _begin(url: str, part: _Part, answer: Answer, size: int | None) -> int | None:
+    """Makes `part` what the answer continues; returns the whole file's size, None if unknown."""
+    if answer.status == 416:  # nothing lies beyond what we have, so that is not this file's start
+        part.discard()
+        raise Broken("the server has less than was downloaded before")
+    if answer.headers.get_content_type() == "text/html":
+        raise UserError(_web_page(url))
+    version = _version(answer)
+    total = answer.number(answer.headers.get("Content-Length"))
+    if answer.status == 206:
+        span, _, whole = answer.headers.get("Content-Range", "").partition("/")
+        if not part.size or not span.startswith(f"bytes {part.size}-") or version != part.version:
             part.discard()
-            raise _Broken("the server sent another part than asked for")
-        total = int(whole) if whole.isdecimal() else None
+            raise Broken("the server sent another part than asked for")
+        total = answer.number(whole)
     else:
         part.begin(version)
     if size is not None and total not in (None, size):
         part.discard()
         raise UserError(
-            f"{url} is {total} bytes, expected {size}: the file there has changed; "
+            f"{shown(url)} is {total} bytes, expected {size}: the file there has changed; "
             "give a local file's path instead"
         )
     total = total if size is None else size
@@ -335,45 +318,55 @@ def _begin(url: str, part: _Part, response, size: int | None) -> int | None:
     return total
 
 
-def _version(response) -> str:
+def _version(answer: Answer) -> str:
     """What tells one version of the file from another, exactly enough to join parts of it."""
-    tag = response.headers.get("ETag", "")
+    tag = answer.headers.get("ETag", "")
     # A weak tag names files that only mean the same.
-    return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
+    mark = tag if tag.startswith('"') else answer.headers.get("Last-Modified", "")
+    return mark if VERSION.fullmatch(mark) else ""
 
 
-def _receive(url: str, part: _Part, response, total: int | None) -> None:
-    """Appends the response's bytes to `part`."""
+def _receive(url: str, part: _Part, answer: Answer, total: int | None) -> None:
+    """Appends the answer's bytes to `part`, as they come."""
     done = part.path.stat().st_size
-    bar = tqdm(
-        total=total, initial=done, unit="B", unit_scale=True, desc=Path(url).name, disable=None
-    )
-    with bar, part.path.open("ab") as file:
-        while True:
-            try:
-                chunk = response.read(CHUNK)
-            except (OSError, http.client.HTTPException) as error:
-                raise _Broken(_one_line(error)) from error
-            if not chunk:
-                break
+    name = Path(urlsplit(url).path).name
+    bar = tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=name, disable=None)
+    with bar, part.path.open("ab", buffering=0) as file:
+        while chunk := answer.read(CHUNK):
             file.write(chunk)
             done += len(chunk)
             bar.update(len(chunk))
+            if total is not None and done > total:
+                break
     if total is not None and done < total:
-        raise _Broken(f"the connection ended after {done} of {total} bytes")
+        raise Broken(f"the connection ended after {done} of {total} bytes")
     if total is not None and done > total:
         part.discard()
-        raise _Broken(f"the server sent {done} bytes, expected {total}")
+        raise Broken(f"the server sent more than the {total} bytes expected")
 
 
 def _check(url: str, part: _Part, sha256: str | None) -> None:
-    if sha256 is None:
-        return
+    """Refuses a download that is not the file, which then goes."""
     with part.path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256.lower():
-        part.discard()
-        raise UserError(
-            f"{url} has the sha256 {found}, expected {sha256}: the download was damaged or the "
-            "file there has changed; try again, or give a local file's path instead"
+        head = file.read(1024)
+    found = sha256_of(part.path) if sha256 is not None else None
+    if not head:
+        problem = f"{shown(url)} is empty: check the address"
+    elif is_web_page(head):
+        problem = _web_page(url)
+    elif sha256 is not None and found != sha256.lower():
+        problem = (
+            f"{shown(url)} has the sha256 {found}, expected {sha256}: the download was damaged or "
+            "the file there has changed; try again, or give a local file's path instead"
         )
+    else:
+        return
+    part.discard()
+    raise UserError(problem)
+
+
+def _web_page(url: str) -> str:
+    return (
+        f"{shown(url)} is a web page, not a file: open it in a browser, "
+        "then give the downloaded file's path instead"
+    )

@@ -1,5 +1,7 @@
 """Downloads against servers that this file starts on the loopback; no test leaves the machine."""
 
+import base64
+import contextlib
 import errno
 import hashlib
 import json
@@ -7,11 +9,13 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+import smile.connection as connection
 import smile.download as download
 from smile.download import fetch
 from smile.errors import UserError
@@ -59,10 +63,13 @@ class Server(Loopback):
         self.obeys_if_range = True
         self.cuts = []  # bytes after which each of the next responses is cut
         self.status = 200
+        self.logins = []
+        self.says_version_of_parts = True
 
     def answer(self, handler) -> None:
         asked = handler.headers.get("Range")
         self.requests.append(asked)
+        self.logins.append(handler.headers.get("Authorization"))
         if self.status != 200:
             handler.send_error(self.status)
             return
@@ -79,7 +86,7 @@ class Server(Loopback):
         handler.send_response(status)
         handler.send_header("Content-Type", self.kind)
         handler.send_header("Content-Length", str(len(body)))
-        if self.etag:
+        if self.etag and (status == 200 or self.says_version_of_parts):
             handler.send_header("ETag", self.etag)
         if status == 206:
             last = len(self.content) - 1
@@ -95,7 +102,7 @@ def clean_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("SMILE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "CHUNK", 10_000)
-    monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(download, "wait", lambda seconds: None)
 
 
 @pytest.fixture
@@ -298,6 +305,157 @@ def test_two_at_once_download_once(server, capfd):
         thread.join(timeout=20)
     assert [path.read_bytes() for path in paths] == [CONTENT, CONTENT]
     assert server.requests == [None]
+
+
+# --- servers that mean no good -----------------------------------------------------------------
+
+
+class Raw(Loopback):
+    """Sends these bytes, whatever is asked for, and notes the headers that came."""
+
+    def __init__(self, *parts: bytes, pause: float = 0):
+        super().__init__()
+        self.url = f"{self.address}/a/file.bin"
+        self.parts, self.pause = parts, pause
+
+    def answer(self, handler) -> None:
+        self.requests.append(handler.headers)
+        handler.close_connection = True
+        with contextlib.suppress(OSError):
+            for part in self.parts:
+                handler.wfile.write(part)
+                time.sleep(self.pause)
+
+
+def http(*headers: str, status: str = "200 OK", body: bytes = b"x" * 1000) -> bytes:
+    lines = [f"HTTP/1.1 {status}", *headers, "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body
+
+
+@contextlib.contextmanager
+def serving(*parts: bytes, pause: float = 0):
+    server = Raw(*parts, pause=pause)
+    yield server
+    server.close()
+
+
+ETAG = 'ETag: "a"'
+HOSTILE = {
+    "length of 5000 digits": (http("Content-Length: " + "9" * 5000), "says a size of '999"),
+    "negative length": (http("Content-Length: -5"), "says a size of '-5'"),
+    "length that is no number": (http("Content-Length: ²"), "says a size of '²'"),
+    "negative chunk": (
+        http("Transfer-Encoding: chunked", ETAG, body=b"-5\r\nabc"),
+        "chunk of a negative size",
+    ),
+    "huge chunk": (http("Transfer-Encoding: chunked", body=b"f" * 500 + b"\r\nabc"), "."),
+    "first answer 206": (
+        http("Content-Range: bytes 0-999/1000", status="206 Partial Content"),
+        "another part than asked for",
+    ),
+    "206 of unknown size": (
+        http("Content-Range: bytes 0-9/*", status="206 Partial Content"),
+        "another part than asked for",
+    ),
+    "no answer": (b"", "."),
+    "no HTTP": (b"\x00\xff\x16 not http\r\n\r\n", "."),
+    "compressed": (http("Content-Encoding: gzip"), r"sends it compressed \(gzip\)"),
+    "204": (http(status="204 No Content", body=b""), "answers 204 No Content"),
+    "nothing in it": (http("Content-Length: 0", body=b""), "is empty"),
+    "page": (
+        http("Content-Type: application/octet-stream", body=b"\n<!DOCTYPE html>"),
+        "a web page",
+    ),
+    "XML error": (http(body=b"<?xml version='1.0'?><Error/>"), "is a web page"),
+    **{
+        f"redirect to {place}": (
+            http(f"Location: {place}", status="302 Found"),
+            "it redirects to .*expected an address of http or https",
+        )
+        for place in ("ftp://127.0.0.1/x", "file:///etc/passwd", "data:,a", "http://[::1")
+    },
+    "redirect nowhere": (http(status="302 Found"), "it redirects to 'nowhere'"),
+    "redirect in a circle": (http("Location: /a/file.bin", status="302 Found"), "without end"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_answer_gets_one_line_and_leaves_no_file(kind, tmp_path):
+    answer, message = HOSTILE[kind]
+    with serving(answer) as server, pytest.raises(UserError, match=message) as caught:
+        fetch(server.url)
+    assert server.url in one_line(caught)
+    assert not [name for name in files(tmp_path) if not name.endswith((".part", ".version"))]
+
+
+def test_https_never_leads_to_http():
+    address = "https://127.0.0.1/a"
+    with pytest.raises(UserError, match=r"redirects to 'http://127.*an address of https"):
+        connection._redirected(address, address, "http://127.0.0.1/b")
+    assert connection._redirected(address, address, "/b") == "https://127.0.0.1/b"
+
+
+@pytest.mark.parametrize("note", [b"\xff\xfe", b"a\r\nX: y", b"", b"a" * 5000, b"\xc3\xa9"])
+def test_a_damaged_note_of_the_version_begins_anew(server, note):
+    place = download._place(server.url, None)
+    place.parent.mkdir(parents=True)
+    place.with_name(f"{place.name}.part").write_bytes(b"old" * 100)
+    place.with_name(f"{place.name}.part.version").write_bytes(note)
+    assert fetch(server.url).read_bytes() == CONTENT
+    assert server.requests == [None]
+
+
+def test_a_rest_without_its_version_is_not_joined(server):
+    """A 206 that does not say which version it is of could be of another file."""
+    server.cuts = [30_000]
+    server.says_version_of_parts = False
+    assert fetch(server.url).read_bytes() == CONTENT
+    assert server.requests[1:] == ["bytes=30000-", None]
+
+
+@pytest.mark.parametrize("where", ["body", "headers", "chunk"])
+def test_a_drip_is_not_waited_for_without_end(where, monkeypatch, tmp_path):
+    monkeypatch.setattr(connection, "PATIENCE", 0.3)
+    head = http("Content-Length: 1000", ETAG, body=b"")
+    start = {"body": head, "headers": b"HTTP/1.1 200 OK\r\n"}.get(
+        where, http("Transfer-Encoding: chunked", body=b"")
+    )
+    began = time.monotonic()
+    with (
+        serving(start, *[b"1"] * 1000, pause=0.02) as server,
+        pytest.raises(UserError, match="sends less than"),
+    ):
+        fetch(server.url)
+    assert time.monotonic() - began < 10  # of 20 seconds
+    assert len(server.requests) == 1
+    if where == "body":  # what came is kept as it came
+        [part] = (tmp_path / "cache").rglob("*.part")
+        assert 3 <= part.stat().st_size <= 30
+
+
+def test_names_and_keys_in_an_address_stay_secret(server, tmp_path, capfd):
+    _, _, rest = server.url.partition("//")
+    url = f"http://me:pa%40ss@{rest}?token=hidden"
+    path = fetch(url)
+    assert server.logins == ["Basic " + base64.b64encode(b"me:pa@ss").decode()]
+    server.status = 404
+    with pytest.raises(UserError) as caught:
+        fetch(url.replace("model_base", "other"))
+    server.close()
+    with pytest.raises(UserError) as unreachable:
+        fetch(url.replace("model_base", "other"))
+    with pytest.raises(UserError) as wrong:
+        fetch("ftp://me:pa%40ss@host/x?token=hidden")
+    said = f"{path}{capfd.readouterr().err}{caught.value}{unreachable.value}{wrong.value}"
+    for secret in ("pa%40ss", "pa@ss", "hidden", "me:"):
+        assert secret not in said
+
+
+def test_a_redirect_takes_no_password_elsewhere(server):
+    with serving(http(f"Location: {server.url}", status="302 Found")) as first:
+        fetch(first.url.replace("//", "//me:secret@"))
+    assert first.requests[0]["Authorization"]
+    assert server.logins == [None]
 
 
 # --- the hub -----------------------------------------------------------------------------------

@@ -1,0 +1,237 @@
+"""One HTTP request for a file: redirects followed with care, and no waiting for ever.
+
+What a server answers is a stranger's: its redirects may leave HTTP or encryption, its numbers may
+have thousands of digits, and its bytes may come one a second.
+"""
+
+import base64
+import contextlib
+import http.client
+import re
+import socket
+import ssl
+import string
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+from smile.errors import UserError
+
+TIMEOUT = 20  # seconds without a byte
+PATIENCE = 30  # seconds in which LEAST bytes must come
+LEAST = 30_000
+MOST_REDIRECTS = 10
+REDIRECTS = (301, 302, 303, 307, 308)
+# No use in trying again: no such host, nothing listens there, or it is not who it says it is.
+UNREACHABLE = (socket.gaierror, ConnectionRefusedError, ssl.SSLCertVerificationError)
+# Whatever http.client makes of an answer that is none.
+PROBLEMS = (OSError, http.client.HTTPException, ValueError, OverflowError)
+
+
+class Broken(Exception):
+    """The connection failed in a way that may pass."""
+
+
+class Unreachable(Exception):
+    """There is no such server."""
+
+
+def shown(url: str) -> str:
+    """An address as messages have it: without name and password, and without what follows `?`."""
+    bare = re.sub(r"(?<=//)[^/?#]*@", "", url)
+    return re.sub(r"\?.*", "?…", bare, flags=re.DOTALL)
+
+
+class Answer:
+    """What a server answers to one request; bytes of the body are read as they come."""
+
+    def __init__(self, response: http.client.HTTPResponse, watch: "_Watch"):
+        self.status, self.headers = response.status, response.headers
+        self._response, self._watch = response, watch
+
+    def number(self, text: str | None) -> int | None:
+        """A size that a header says, None where it says none. Raises Broken for nonsense."""
+        if text is None or text == "*":
+            return None
+        if not re.fullmatch(r"[0-9]{1,18}", text):
+            raise Broken(f"the server says a size of {text[:30]!r}")
+        return int(text)
+
+    def read(self, size: int) -> bytes:
+        """Up to `size` further bytes, b"" at the end. Raises Broken or UserError."""
+        with self._watch.naming_problems():
+            data = self._response.read1(size)
+            left = getattr(self._response, "chunk_left", None)
+            if isinstance(left, int) and left < 0:
+                raise ValueError("the server sent a chunk of a negative size")
+        self._watch.num_bytes += len(data)
+        return data
+
+
+@contextlib.contextmanager
+def ask(url: str, headers: dict[str, str]) -> Iterator[Answer]:
+    """Asks for `url`, of http or https; what is not an error of the server is handed on.
+
+    A name and a password in the address are sent to its host alone.
+
+    Raises:
+        Broken: it failed in a way that may pass.
+        Unreachable: there is no such server.
+        UserError: the server refuses, or leads elsewhere than it may, or is too slow.
+    """
+    with _Watch(url) as watch:
+        here = url
+        for _ in range(MOST_REDIRECTS + 1):
+            with watch.naming_problems():
+                response = _request(here, headers, watch, login=_same_host(here, url))
+            with response:
+                if response.status not in REDIRECTS:
+                    _check_status(url, response)
+                    yield Answer(response, watch)
+                    return
+                here = _redirected(url, here, response.headers.get("Location", ""))
+    raise UserError(f"{shown(url)} cannot be downloaded, it redirects without end")
+
+
+def _request(url: str, headers: dict[str, str], watch: "_Watch", *, login: bool):
+    parts = urlsplit(url)
+    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    request = urllib.request.Request(quote(bare, safe=string.punctuation), headers=headers)
+    if login and parts.username is not None:
+        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        code = base64.b64encode(pair.encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {code}")
+    opener = urllib.request.build_opener(_AllAnswers, _Http(watch), _Https(watch))
+    return opener.open(request, timeout=TIMEOUT)
+
+
+def _same_host(url: str, other: str) -> bool:
+    return urlsplit(url)[:2] == urlsplit(other)[:2]
+
+
+def _redirected(url: str, here: str, location: str) -> str:
+    """Where a redirect leads: from https to https, and never out of HTTP."""
+    try:
+        there = urljoin(here, quote(location, encoding="latin-1", safe=string.punctuation))
+        scheme, host = urlsplit(there).scheme, urlsplit(there).hostname
+    except ValueError:
+        there, scheme, host = location, "", None
+    there = there if location else "nowhere"
+    allowed = ("https",) if urlsplit(here).scheme == "https" else ("http", "https")
+    if scheme not in allowed or not host or there == "nowhere":
+        raise UserError(
+            f"{shown(url)} cannot be downloaded, it redirects to {shown(there)[:200]!r}, expected "
+            f"an address of {' or '.join(allowed)}: download it in a browser if you trust that"
+        )
+    return there
+
+
+def _check_status(url: str, response: http.client.HTTPResponse) -> None:
+    status, reason = response.status, response.reason
+    if status in (408, 429) or status >= 500:
+        raise Broken(f"the server answers {status} {reason}")
+    if status not in (200, 206, 416):
+        raise UserError(
+            f"{shown(url)} cannot be downloaded, the server answers {status} {reason}: "
+            "check the address; if the file has moved, give a local file's path instead"
+        )
+    coding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if coding not in ("", "identity"):
+        raise UserError(
+            f"{shown(url)} cannot be downloaded, the server sends it compressed ({coding}) though "
+            "asked not to: download it in a browser, then give that file's path instead"
+        )
+
+
+# Patience -----------------------------------------------------------------------------------------
+
+
+class _Watch:
+    """Hangs up on a server that sends less than LEAST bytes in PATIENCE seconds."""
+
+    def __init__(self, url: str):
+        self.url, self.num_bytes, self.gave_up = url, 0, False
+        self.sockets: list[socket.socket] = []
+        self._over = threading.Event()
+
+    def __enter__(self) -> "_Watch":
+        threading.Thread(target=self._look, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+
+    def _look(self) -> None:
+        seen = 0
+        while not self._over.wait(PATIENCE):
+            if self.num_bytes - seen < LEAST:
+                self.gave_up = True
+                for one in self.sockets:
+                    with contextlib.suppress(OSError):
+                        one.shutdown(socket.SHUT_RDWR)
+                return
+            seen = self.num_bytes
+
+    @contextlib.contextmanager
+    def naming_problems(self) -> Iterator[None]:
+        """Turns what can go wrong with a connection into Broken, Unreachable or UserError."""
+        try:
+            yield
+            problem = None
+        except PROBLEMS as error:
+            problem = error
+        if self.gave_up:
+            raise UserError(
+                f"{shown(self.url)} cannot be downloaded, the server sends less than "
+                f"{LEAST / PATIENCE / 1000:.0f} kB a second: try again later; what has come is kept"
+            ) from problem
+        if isinstance(getattr(problem, "reason", None), UNREACHABLE):
+            raise Unreachable(one_line(problem)) from problem
+        if problem is not None:
+            raise Broken(one_line(problem)) from problem
+
+    def connecting(self, kind: type) -> type:
+        """The same kind of connection, whose socket is known here."""
+
+        class Watched(kind):
+            def connect(this) -> None:
+                super().connect()
+                self.sockets.append(this.sock)
+
+        return Watched
+
+
+class _Http(urllib.request.HTTPHandler):
+    def __init__(self, watch: _Watch):
+        super().__init__()
+        self.watch = watch
+
+    def http_open(self, request: urllib.request.Request):
+        return self.do_open(self.watch.connecting(http.client.HTTPConnection), request)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, watch: _Watch):
+        super().__init__()
+        self.watch = watch
+
+    def https_open(self, request: urllib.request.Request):
+        return self.do_open(self.watch.connecting(http.client.HTTPSConnection), request)
+
+
+class _AllAnswers(urllib.request.HTTPErrorProcessor):
+    """Hands on redirects and errors like any other answer."""
+
+    def http_response(self, request, response):
+        return response
+
+    https_response = http_response
+
+
+def one_line(error: BaseException) -> str:
+    """The innermost reason, which is what the person at the screen can act on."""
+    while isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
+        error = error.reason
+    return " ".join(str(error).split())[:300] or type(error).__name__
