@@ -10,23 +10,23 @@ all (`files.write_atomically`).
 """
 
 import contextlib
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smile.captioner import Captioner
 from smile.config import Config, config_to_toml, load_config
 from smile.errors import UserError, first_few
-from smile.files import check_regular, read_text, write_atomically, write_text
+from smile.files import read_text, write_atomically, write_text
 from smile.tokenizer import Tokenizer
 from smile.vit import interpolate_positions
+from smile.weight_dtypes import to_float32, unusable
+from smile.weight_file import open_safetensors, read_safetensors
 
 WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.toml", "vocab.txt"
 LOG = "log.jsonl"  # a record per epoch: only training writes it
@@ -91,19 +91,8 @@ def check_run(folder: str | Path) -> Config:
     """
     config = run_config(folder)
     read_text(Path(folder) / VOCAB)
-    with _opened(Path(folder) / WEIGHTS):
+    with open_safetensors(Path(folder) / WEIGHTS):
         return config
-
-
-@contextlib.contextmanager
-def _opened(path: str | Path) -> Iterator[safe_open]:
-    """A safetensors file, memory-mapped. Raises UserError where it cannot be read."""
-    check_regular(path)
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors: {error}") from error
 
 
 def load_run(folder: str | Path, *, image_size: int | None = None) -> Captioner:
@@ -116,44 +105,39 @@ def load_run(folder: str | Path, *, image_size: int | None = None) -> Captioner:
     Raises:
         UserError: if a file is missing, damaged, or does not fit the config.
     """
+    overrides = [] if image_size is None else [f"vit.image_size={image_size}"]
+    weights, config, tokenizer = read_run(folder, overrides)
+    return build(config, tokenizer, weights, source=Path(folder) / WEIGHTS)
+
+
+def read_run(
+    folder: str | Path, overrides: Iterable[str] = ()
+) -> tuple[dict[str, Tensor], Config, Tokenizer]:
+    """What a run folder holds: weights (memory-mapped), config and tokenizer.
+
+    Raises:
+        UserError: if a file is missing or damaged.
+    """
     folder = Path(folder)
     missing = [name for name in (WEIGHTS, CONFIG, VOCAB) if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder} is not a run folder: it lacks {', '.join(missing)}")
-    overrides = [] if image_size is None else [f"vit.image_size={image_size}"]
     config = run_config(folder, overrides)
-    weights = read_safetensors(folder / WEIGHTS)
-    return build(config, Tokenizer.from_vocab(folder / VOCAB), weights, source=folder / WEIGHTS)
-
-
-def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a `.safetensors` file, memory-mapped.
-
-    Each layer has a mapping of its own, so that the memory its pages take can be given back layer
-    by layer, once nothing holds its tensors any more.
-
-    Raises:
-        UserError: if the file cannot be read.
-    """
-    weights: dict[str, Tensor] = {}
-    with _opened(path) as file:
-        names = sorted(file.keys())
-    for _, layer in groupby(names, key=lambda name: re.match(r".*?\.\d+\.|.*", name)[0]):
-        with _opened(path) as file:
-            weights |= {name: file.get_tensor(name) for name in layer}
-    return weights
+    return read_safetensors(folder / WEIGHTS), config, Tokenizer.from_vocab(folder / VOCAB)
 
 
 def build(config, tokenizer: Tokenizer | None, weights: dict[str, Tensor], *, source) -> Captioner:
-    """A captioner around `weights`: no random initialisation, no copy, every name accounted for.
+    """A captioner around `weights`: no random initialisation, every name accounted for.
+
+    See `assign_weights`, also for what happens to `weights`.
 
     Raises:
-        UserError: naming `source` and the first few missing, unexpected or misshapen weights.
+        UserError: naming `source` and the first few weights that do not fit.
     """
-    weights = dict(weights)
-    if "vit.positions" in weights:
+    positions = weights.get("vit.positions")
+    if positions is not None and positions.dim() == 3 and not unusable(positions):
         grid = config.vit.image_size // config.vit.patch_size
-        weights["vit.positions"] = interpolate_positions(weights["vit.positions"], grid=grid)
+        weights["vit.positions"] = interpolate_positions(positions.float(), grid=grid)
     with torch.device("meta"):
         captioner = Captioner(config=config, tokenizer=tokenizer)
     assign_weights(captioner, weights, source=source)
@@ -161,20 +145,30 @@ def build(config, tokenizer: Tokenizer | None, weights: dict[str, Tensor], *, so
 
 
 def assign_weights(model: nn.Module, weights: dict[str, Tensor], *, source) -> None:
-    """Makes `weights`, uncopied, those of a model that was built on the meta device.
+    """Makes `weights`, as float32, those of a model that was built on the meta device.
+
+    Float32 weights are not copied. `weights` is emptied one by one, so that of a file in half
+    precision only one tensor is there twice.
 
     Raises:
-        UserError: naming `source` and the first few missing, unexpected or misshapen weights.
+        UserError: naming `source` and the first few weights that are missing, unexpected,
+            misshapen, not of floating-point numbers, or not finite.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     problems = [f"{name} {expected[name]} is missing" for name in expected.keys() - given.keys()]
     problems += [f"{name} {given[name]} is unexpected" for name in given.keys() - expected.keys()]
-    problems += [
-        f"{name} is {given[name]}, expected {expected[name]}"
-        for name in expected.keys() & given.keys()
-        if expected[name] != given[name]
-    ]
+    for name in expected.keys() & given.keys():
+        if expected[name] != given[name]:
+            problems.append(f"{name} is {given[name]}, expected {expected[name]}")
+        elif reason := unusable(weights[name]):
+            problems.append(f"{name} {reason}")
     if problems:
         raise UserError(f"{source} does not fit: {first_few(problems)}")
-    model.load_state_dict(weights, assign=True)
+    assigned = {}
+    for name in list(weights):
+        try:
+            assigned[name] = to_float32(weights.pop(name))
+        except ValueError as error:
+            raise UserError(f"{source}: {name} {error}") from error
+    model.load_state_dict(assigned, assign=True)

@@ -24,7 +24,7 @@ from pathlib import Path
 from torch import Tensor
 
 from smile.captioner import Captioner
-from smile.checkpoint import CHECKPOINTS, WEIGHTS, build, check_run, is_run, load_run, save_run
+from smile.checkpoint import CHECKPOINTS, WEIGHTS, build, check_run, is_run, read_run, save_run
 from smile.config import Config, DecoderConfig, GenerateConfig, ViTConfig, load_config
 from smile.data.images import MEAN, STD
 from smile.download import fetch, hub_file
@@ -32,8 +32,10 @@ from smile.errors import UserError, first_few, nearest
 from smile.export import export_blip, export_transformers
 from smile.files import check_empty
 from smile.tokenizer import Tokenizer
-from smile.transformers_folder import download_folder, read_file, read_folder, read_json
-from smile.weight_names import BLIP, TRANSFORMERS, Account, Convention, account, to_ours
+from smile.transformers_folder import download_folder, read_folder, read_json
+from smile.weight_file import read_file
+from smile.weight_kind import recognise
+from smile.weight_names import TRANSFORMERS, Account, Convention, account, to_ours
 
 HEAD_DIM = 64  # of every BLIP: heads = width / 64 unless said otherwise
 BLIP_NORM_EPS = {"vit": 1e-6, "decoder": 1e-12}
@@ -119,12 +121,12 @@ def load(
             f"of an epoch; resume it with python train.py CONFIG.toml --out {found} --resume"
         )
     if is_run(found):
-        captioner = load_run(found)
-        weights, config, tokenizer = captioner.state_dict(), captioner.config, captioner.tokenizer
+        weights, config, tokenizer = read_run(found)
     else:
         theirs, convention = read_weights(found)
         weights = to_ours(theirs, convention, source=found)
-        config = infer_config(weights, _their_config(found) if convention is TRANSFORMERS else None)
+        settings = _their_config(found) if convention is TRANSFORMERS else None
+        config = infer_config(weights, settings, source=found)
         tokenizer = None
     config = _with_settings(
         config, image_size=image_size, num_heads=num_heads, drop_path=drop_path, dropout=dropout
@@ -181,26 +183,44 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Convention]:
         UserError: if there are none, they cannot be read, or they are of another kind of model.
     """
     weights = read_folder(path) if path.is_dir() else read_file(path)
-    starts = ((BLIP, "visual_encoder."), (TRANSFORMERS, "vision_model."))
-    found = [c for c, start in starts if any(name.startswith(start) for name in weights)]
-    if len(found) != 1:
-        raise UserError(f"{path}: not a BLIP model; its keys are {first_few(list(weights))}")
-    if not any(name.startswith("text_decoder.") for name in weights):
-        raise UserError(
-            f"{path}: a BLIP model without a text decoder (for retrieval or matching?), "
-            "so it cannot write captions; see the README for the checkpoints that can"
-        )
-    return weights, found[0]
+    return recognise(weights, source=path)
 
 
-def infer_config(weights: dict[str, Tensor], theirs: dict | None = None) -> Config:
+# Weights that sizes are read off, and how many dimensions these have.
+SIZES = {
+    "vit.patch_embed.weight": 4,
+    "vit.positions": 3,
+    "vit.blocks.0.mlp.fc1.weight": 2,
+    "decoder.word_embed.weight": 2,
+    "decoder.position_embed.weight": 2,
+    "decoder.blocks.0.cross_attention.key.weight": 2,
+    "decoder.blocks.0.mlp.fc1.weight": 2,
+}
+
+
+def infer_config(
+    weights: dict[str, Tensor], theirs: dict | None = None, *, source: object = "these weights"
+) -> Config:
     """Sizes read off weights of ours; heads and epsilons from `theirs`, a `transformers` config.
 
     Without it, one head per 64 of width and BLIP's own epsilons.
+
+    Raises:
+        UserError: naming `source` and a weight that has no size to be read off.
     """
-    shape = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    shape = {name: tuple(weights[name].shape) for name in SIZES if name in weights}
+    for name, dims in SIZES.items():
+        found = shape.get(name, "missing")
+        if found == "missing" or len(found) != dims or 0 in found:
+            raise UserError(f"{source}: {name} is {found}, expected {dims} sizes above 0")
     vit_dim, _, patch, _ = shape["vit.patch_embed.weight"]
-    grid = round((shape["vit.positions"][1] - 1) ** 0.5)
+    num_patches = shape["vit.positions"][1] - 1
+    grid = round(num_patches**0.5)
+    if grid < 1 or grid**2 != num_patches:
+        raise UserError(
+            f"{source}: vit.positions is {shape['vit.positions']}, expected one for the class "
+            "token and one for each patch of a square image"
+        )
     vit = ViTConfig(
         image_size=grid * patch,
         patch_size=patch,
@@ -375,7 +395,7 @@ def _inspect(args: argparse.Namespace) -> None:
     """Prints sizes and the accounting table of a source."""
     found = _find(args.source)
     if is_run(found):
-        weights, config = load_run(found).state_dict(), load_run(found).config
+        weights, config, _ = read_run(found)
         lines = [f"{len(weights)} weights by our own names"]
     else:
         theirs, convention = read_weights(found)
@@ -385,7 +405,8 @@ def _inspect(args: argparse.Namespace) -> None:
             print("\n".join(lines))
             raise UserError(f"{found}: not a BLIP captioner: see the keys marked above")
         weights = to_ours(theirs, convention, source=found)
-        config = infer_config(weights, _their_config(found) if convention is TRANSFORMERS else None)
+        settings = _their_config(found) if convention is TRANSFORMERS else None
+        config = infer_config(weights, settings, source=found)
     total = sum(tensor.numel() for tensor in weights.values())
     print(f"{found}: {total / 1e6:.1f} M parameters")
     for name in ("vit", "decoder"):

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from smile.checkpoint import read_safetensors
 from smile.download import hub_file
-from smile.errors import UserError, first_few
-from smile.torchfile import read_torch_file
+from smile.errors import UserError
+from smile.weight_file import MERGE, read_file
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -94,6 +93,8 @@ def _first_there(repo: str, names: tuple[str, ...]) -> Path:
 def read_folder(folder: Path) -> dict[str, Tensor]:
     """The weights of a `transformers` folder, whole or in shards."""
     main = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
+    if main is None and (folder / "adapter_config.json").exists():
+        raise UserError(f"{folder} is an adapter (LoRA or the like), {MERGE}")
     if main is None:
         raise UserError(
             f"{folder} is neither a run folder nor a transformers folder: expected one of "
@@ -115,26 +116,6 @@ def _parts(main: Path) -> list[str]:
         return sorted(set(json.loads(main.read_text(encoding="utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{main}: not an index of weights (weight_map is missing)") from error
-
-
-def read_file(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file, memory-mapped."""
-    if path.suffix == ".safetensors":
-        return read_safetensors(path)
-    content = read_torch_file(path)
-    for key in ("model", "state_dict"):
-        if isinstance(content.get(key), dict):
-            content = content[key]
-            break
-    weights = {name.removeprefix("module."): value for name, value in content.items()}
-    strange = [
-        f"{name} ({type(v).__name__})" for name, v in weights.items() if not isinstance(v, Tensor)
-    ]
-    if strange or not weights:
-        raise UserError(
-            f"{path}: expected weights under 'model', found {first_few(strange) or 'nothing'}"
-        )
-    return weights
 
 
 def read_json(path: Path) -> dict | None:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from smile.errors import UserError, first_few
+from smile.weight_dtypes import unusable
 
 
 class Names(NamedTuple):
@@ -85,6 +86,7 @@ DROPPED = (
     (r"(vision|text)_proj\..*", "head of pre-training's contrastive loss (ITC)"),
     (r"itm_head\..*", "head of image-text matching (ITM)"),
     (r"text_encoder\..*", "text encoder of pre-training; captions come from the decoder"),
+    (r"n_averaged", "how many steps a moving average of the weights was taken over"),
 )
 
 # Keys that repeat another: the head is the word embedding again, its bias is listed twice.
@@ -98,6 +100,7 @@ TIED = {
 class Convention:
     """How somebody else names the weights of a model of ours, and what else their files hold.
 
+    start: how names begin that tell the convention from others.
     table: pairs of our name and theirs, in the notation of this module's head.
     dropped: pairs of a pattern of names that are left out, and why.
     tied: names that repeat another.
@@ -108,10 +111,16 @@ class Convention:
     table: tuple[tuple[str, str], ...]
     dropped: tuple[tuple[str, str], ...] = ()
     tied: dict[str, str] = field(default_factory=dict)
+    start: str = ""
 
 
 BLIP = Convention(
-    "BLIP", "a BLIP captioner", tuple((row.ours, row.blip) for row in TABLE), DROPPED, TIED
+    "BLIP",
+    "a BLIP captioner",
+    tuple((row.ours, row.blip) for row in TABLE),
+    DROPPED,
+    TIED,
+    start="visual_encoder.",
 )
 TRANSFORMERS = Convention(
     "transformers",
@@ -119,6 +128,7 @@ TRANSFORMERS = Convention(
     tuple((row.ours, row.transformers) for row in TABLE),
     DROPPED,
     TIED,
+    start="vision_model.",
 )
 
 
@@ -179,9 +189,11 @@ def account(names: Iterable[str], convention: Convention) -> Account:
 def to_ours(theirs: dict[str, Tensor], convention: Convention, *, source) -> dict[str, Tensor]:
     """Weights of that convention by our names, every key accounted for.
 
+    `theirs` is emptied of what is taken, so that nothing else holds it.
+
     Raises:
-        UserError: naming `source` and the first few keys that are missing or left over, or that
-            should repeat another and do not.
+        UserError: naming `source` and the first few keys that are missing, left over, or no
+            weights, or that should repeat another and do not.
     """
     book = account(theirs, convention)
     problems = [f"{name} is missing" for name in book.missing]
@@ -189,16 +201,21 @@ def to_ours(theirs: dict[str, Tensor], convention: Convention, *, source) -> dic
         f"{name} {tuple(theirs[name].shape)} is not part of {convention.model}"
         for name in book.left_over
     ]
+    used = [name for row in book.rows for name in row.theirs if name in theirs]
     problems += [
-        f"{name} differs from {original}, which it should repeat"
-        for name, original in book.tied.items()
-        if original in theirs and not _same(theirs[name], theirs[original])
+        f"{name} {reason}" for name in (*used, *book.tied) if (reason := unusable(theirs[name]))
     ]
+    if not problems:
+        problems += [
+            f"{name} differs from {original}, which it should repeat"
+            for name, original in book.tied.items()
+            if original in theirs and not _same(theirs[name], theirs[original])
+        ]
     if problems:
         raise UserError(f"{source}: {first_few(problems)}")
     ours: dict[str, Tensor] = {}
     for row in book.rows:
-        tensors = [theirs[name] for name in row.theirs]
+        tensors = [theirs.pop(name) for name in row.theirs]
         if row.transposed:
             tensors = [tensor.t() for tensor in tensors]
         ours |= zip(row.ours, _refit(tensors, row.ours), strict=True)
@@ -222,10 +239,15 @@ def _depths(names: Iterable[str], convention: Convention, *, side: int) -> dict[
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Equal, or (quicker to see) one and the same storage."""
-    if a.is_meta or b.is_meta:
-        return a.shape == b.shape
-    return a.shape == b.shape and (a.data_ptr() == b.data_ptr() or torch.equal(a, b))
+    """Equal, or (quicker to see) one and the same storage. NaN is no difference, but a fault of its
+    own, which is found later.
+    """
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    if a.is_meta or b.is_meta or a.data_ptr() == b.data_ptr() or torch.equal(a, b):
+        return True
+    a, b = a.float(), b.float()
+    return bool(((a == b) | (a.isnan() & b.isnan())).all())
 
 
 def from_ours(weights: dict[str, Tensor], convention: Convention) -> dict[str, Tensor]:

@@ -193,6 +193,8 @@ def test_every_key_of_the_real_checkpoints_is_accounted_for(name):
     fates = [renamed, book.tied.keys(), book.dropped.keys()]
     assert sum(map(len, fates)) == len(shapes) and set().union(*fates) == shapes.keys()
 
+    qkv = theirs["visual_encoder.blocks.3.attn.qkv.weight"]
+    word = theirs["text_decoder.bert.embeddings.word_embeddings.weight"]
     weights = to_ours(theirs, BLIP, source=name)
     config = pretrained.infer_config(weights)
     captioner = build(config, None, weights, source=name)
@@ -207,10 +209,8 @@ def test_every_key_of_the_real_checkpoints_is_accounted_for(name):
     count = sum(p.numel() for p in captioner.parameters()) + 30524 * 768 + 30524
     assert count == pytest.approx(469.8e6 if large else 247.4e6, rel=1.5e-3)
     if device == "cpu":
-        qkv = theirs["visual_encoder.blocks.3.attn.qkv.weight"]
         assert torch.equal(captioner.vit.blocks[3].attention.key.weight, qkv[768:1536])
         assert captioner.vit.blocks[3].attention.key.weight.data_ptr() == qkv[768:].data_ptr()
-        word = theirs["text_decoder.bert.embeddings.word_embeddings.weight"]
         assert captioner.decoder.word_embed.weight.data_ptr() == word.data_ptr()  # not copied
 
 

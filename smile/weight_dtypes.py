@@ -1,0 +1,46 @@
+"""Which numbers a weight may be: finite floating-point ones, which become float32.
+
+Files of weights are often in half precision. Here everything is computed from float32 weights, or
+from what `--precision` makes of them.
+"""
+
+import torch
+from torch import Tensor
+
+FLOATS = tuple(
+    getattr(torch, name)
+    for name in (
+        *("float32", "float16", "bfloat16", "float64"),
+        *("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz"),
+    )
+    if hasattr(torch, name)
+)
+
+
+def unusable(weight: object) -> str:
+    """Why something cannot be a weight, as the end of a sentence; "" if it can."""
+    expected = "expected a plain tensor of floating-point numbers"
+    if not isinstance(weight, Tensor):
+        return f"is {weight}, {expected}"
+    if weight.layout != torch.strided:
+        return f"is sparse ({weight.layout}), {expected}"
+    if weight.dtype not in FLOATS:
+        return f"is of {weight.dtype}, {expected}"
+    return ""
+
+
+def to_float32(weight: Tensor) -> Tensor:
+    """A weight as float32, itself if it is that already.
+
+    Raises:
+        ValueError: it holds what is not finite, or too large for float32; says which.
+    """
+    result = weight.detach().float()
+    # A finite sum has finite terms, and needs one look at each; the rest is for the error.
+    if not result.is_meta and not result.sum().isfinite() and not result.isfinite().all():
+        if weight.double().isfinite().all():
+            largest = torch.finfo(torch.float32).max
+            raise ValueError(f"holds numbers beyond {largest:.1e}, float32's largest")
+        raise ValueError("holds NaN or infinity: the training it comes from diverged, or it is "
+                         "damaged")  # fmt: skip
+    return result
