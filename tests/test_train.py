@@ -54,6 +54,7 @@ def trained(tmp_path_factory):
     config = ROOT / "configs" / "shapes.toml"
     done = run("train.py", config, *settings("train.epochs=2", "loss.mle_epochs=1"), cwd=folder)
     assert done.returncode == 0, done.stderr
+    assert "%|" not in done.stderr  # a progress bar, which no log file should hold
     return folder, done.stdout
 
 

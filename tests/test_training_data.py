@@ -133,6 +133,23 @@ def test_a_run_without_a_captioner_yet_is_called_just_that(run, monkeypatch):
         load("run")
 
 
+def test_pictures_that_break_meanwhile_are_left_out_on_request(run, monkeypatch):
+    step = train.Trainer.step
+
+    def breaking(trainer, *args):
+        for place in ("val", "test"):
+            break_picture(f"photos/{place}/1.png")
+        return step(trainer, *args)
+
+    monkeypatch.setattr(train.Trainer, "step", breaking)
+    status, printed, errors = run("data.skip_broken=true")
+    assert status == 0, errors
+    for place in ("val", "test"):
+        assert printed.count(f"skipped: photos/{place}/1.png: cannot read this image") == 1
+    assert len(log()[0]["captions"]) == 3 and log()[0]["broken_images"] == 1
+    assert Path("run/comparison.png").exists()
+
+
 def test_a_broken_picture_met_in_training_loses_no_step(run, monkeypatch):
     step = train.Trainer.step
 
