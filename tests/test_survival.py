@@ -175,13 +175,20 @@ def test_a_terminal_that_is_gone_stops_nobody(monkeypatch):
         say("a line")
 
 
+def kill_a_loader(trainer) -> None:
+    """Returns when it is dead, in the middle of the trainer's step."""
+    process = loaders_of(trainer)[0]
+    os.kill(process, signal.SIGKILL)
+    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+
+
 def test_a_killed_loader_is_said_and_all_is_saved(run_main, whole, tmp_path, monkeypatch):
     """As by the system, where memory runs out: in the middle of a step, noticed after it."""
     waiting = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
     monkeypatch.setattr(waiting, "__defaults__", (0.2,))  # seconds between looks; 5 as a rule
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        at_first_step(patch, lambda trainer: os.kill(loaders_of(trainer)[0], signal.SIGKILL))
+        at_first_step(patch, kill_a_loader)
         # More batches than a loader has ready.
         words = arguments(out, "train.workers=1", "train.batch_size=1", "train.accumulate=1")
         status, printed, errors = run_main(*words)

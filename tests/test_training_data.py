@@ -133,6 +133,17 @@ def test_a_run_without_a_captioner_yet_is_called_just_that(run, monkeypatch):
         load("run")
 
 
+def test_an_epoch_is_saved_before_its_captions(run, monkeypatch):
+    def fail(*args, **options):
+        raise UserError("no caption today")
+
+    monkeypatch.setattr(train, "describe", fail)
+    status, _, errors = run()
+    assert status == 2 and errors == "train.py: no caption today\n"
+    assert (progress()["epoch"], progress()["step"]) == (0, 1)
+    assert Path("run/last/model.safetensors").exists()
+
+
 def test_pictures_that_break_meanwhile_are_left_out_on_request(run, monkeypatch):
     step = train.Trainer.step
 
