@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from smile.captioner import Caption, Captioner
-from smile.config import GenerateConfig, override
+from smile.config import DecoderConfig, GenerateConfig, ViTConfig, override
 from smile.data import Broken, EvalTransform, Example, open_image
 from smile.data.batches import readers_may_die
 from smile.distributed import World
@@ -72,7 +72,7 @@ class Model:
             return
         usual = GenerateConfig()
         names = [
-            f"{name} = {value}"
+            name if value is True else f"{name} = {value}"
             for name in ("do_sample", "top_p", "top_k", "temperature")
             if (value := getattr(options, name)) != getattr(usual, name)
         ]
@@ -107,11 +107,32 @@ class Model:
 def fingerprint(captioner: Captioner) -> str:
     """A hash of all weights, the sizes that they do not show, and the vocabulary."""
     config = captioner.config
-    digest = hashlib.sha256(repr((config.vit, config.decoder, captioner.tokenizer.vocab)).encode())
+    sizes = f"({_sizes(config.vit)}, {_sizes(config.decoder)}, {captioner.tokenizer.vocab!r})"
+    digest = hashlib.sha256(sizes.encode())
     for name, tensor in captioner.state_dict().items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+_SIZES_OF_0_1 = (
+    *("image_size", "patch_size", "dim", "depth", "num_heads", "mlp_dim", "norm_eps", "drop_path"),
+    *("vocab_size", "features_dim", "max_positions", "dropout"),
+)
+
+
+def _sizes(section: ViTConfig | DecoderConfig) -> str:
+    """A section of the config as version 0.1 wrote it, whose fingerprints thus stay the same.
+
+    A setting that is younger shows only where it is not the default.
+    """
+    pairs = [(key, getattr(section, key.name)) for key in fields(section)]
+    shown = [
+        f"{key.name}={value!r}"
+        for key, value in pairs
+        if key.name in _SIZES_OF_0_1 or value != key.default
+    ]
+    return f"{type(section).__name__}({', '.join(shown)})"
 
 
 def name_seed(seed: int, name: str) -> int:

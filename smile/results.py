@@ -254,9 +254,10 @@ class CaptionFile:
         data = os.pread(self.file, status.st_size, 0)
         write_atomically(put, lambda path: path.write_bytes(data))
         self._write_run()
+        what = "removed" if put == self.own else "replaced"
         raise UserError(
-            f"{self.own} was removed or replaced while it was being written: what was written is "
-            f"saved in {put}, and the same command goes on with {self.own.name}"
+            f"{self.own} was {what} while it was being written: what was written is saved in "
+            f"{put}; the same command resumes"
         )
 
     def add_errors(self, broken: Iterable[Broken]) -> None:

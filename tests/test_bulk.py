@@ -21,7 +21,7 @@ from smile.bulk import (
 )
 from smile.captioner import Caption
 from smile.checkpoint import load_run
-from smile.config import override
+from smile.config import DecoderConfig, ViTConfig, override
 from smile.data import Broken
 from smile.distributed import World
 from smile.errors import UserError
@@ -166,7 +166,7 @@ def test_too_little_memory_is_said(photos, run, monkeypatch):
     ("settings", "said"),
     [
         ({"num_beams": 3, "top_p": 0.9}, r"num_beams = 3 is for beam search, but top_p = 0.9 is"),
-        ({"num_beams": 3, "do_sample": True}, "do_sample = True is for sampling"),
+        ({"num_beams": 3, "do_sample": True}, "but do_sample is for sampling"),
         ({"early_stopping": True, "top_k": 5}, "early_stopping is for beam search, but top_k = 5"),
         ({"num_beams": 1, "top_p": 0.9}, ""),
         ({"top_p": 0.9, "early_stopping": False}, ""),
@@ -210,6 +210,19 @@ def test_the_fingerprint_is_of_weights_sizes_and_words(run):
     second = fingerprint(captioner)
     captioner.tokenizer.vocab[-1] = "other"
     assert len({first, second, fingerprint(captioner)}) == 3
+
+
+def test_fingerprints_of_version_0_1_stay(run):
+    """Files of captions remember them; each of these texts went into one."""
+    assert bulk._sizes(ViTConfig()) == (
+        "ViTConfig(image_size=224, patch_size=16, dim=768, depth=12, num_heads=12, mlp_dim=3072, "
+        "norm_eps=1e-06, drop_path=0.0)"
+    )
+    assert bulk._sizes(DecoderConfig()) == (
+        "DecoderConfig(vocab_size=30524, dim=768, features_dim=768, depth=12, num_heads=12, "
+        "mlp_dim=3072, max_positions=512, norm_eps=1e-12, dropout=0.1)"
+    )
+    assert "stem='conv'" in bulk._sizes(ViTConfig(stem="conv"))
 
 
 # --- what is left to do -----------------------------------------------------------------------
