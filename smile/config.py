@@ -11,9 +11,10 @@ import math
 import operator
 import textwrap
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from smile.errors import UserError, nearest
@@ -98,6 +99,10 @@ class TokenizerConfig:
     vocab: str = setting("", 'a BERT vocab.txt; "": train on the training captions')
     vocab_size: int = setting(
         8000, "most tokens in a trained vocabulary", minimum=7, maximum=1_000_000
+    )
+    strip_accents: bool | None = setting(
+        None,
+        "é becomes e, as BERT's vocabulary needs; unset: only if the vocabulary is not trained",
     )
 
 
@@ -303,8 +308,8 @@ RELATIONS = (
 
 SECTIONS = {section.name: section.type for section in fields(Config)}
 SETTINGS = {f"{name}.{key.name}": key for name, cls in SECTIONS.items() for key in fields(cls)}
-TYPES = {
-    f"{name}.{key}": kind
+TYPES = {  # a setting that may be left unset is None then, which no file can say
+    f"{name}.{key}": get_args(kind)[0] if get_origin(kind) is UnionType else kind
     for name, cls in SECTIONS.items()
     for key, kind in get_type_hints(cls).items()
 }
@@ -340,21 +345,24 @@ def load_config(
             )
         for key, value in table.items():
             name = f"{section}.{key}"
-            values[name], places[name] = _check(name, value, place=str(path)), str(path)
+            values[name], places[name] = check_setting(name, value, place=path), str(path)
     for override in overrides:
         name, value = _read_override(override)
-        values[name], places[name] = _check(name, value, place="--set"), "--set"
+        values[name], places[name] = check_setting(name, value, place="--set"), "--set"
+    config = with_settings(base or Config(), values)
+    check_relations(config, places, default_place=path)
+    return config
 
+
+def with_settings(config: Config, values: dict[str, Any]) -> Config:
+    """The config with values that `check_setting` has seen, named as in "train.lr"."""
     sections = {section: {} for section in SECTIONS}
     for name, value in values.items():
         section, key = name.split(".")
         sections[section][key] = value
-    base = base or Config()
-    config = Config(
-        **{section: replace(getattr(base, section), **keys) for section, keys in sections.items()}
+    return Config(
+        **{section: replace(getattr(config, section), **keys) for section, keys in sections.items()}
     )
-    check_relations(config, places, default_place=str(path))
-    return config
 
 
 def override(config: Config, section: str, settings: dict[str, Any]) -> Config:
@@ -364,25 +372,28 @@ def override(config: Config, section: str, settings: dict[str, Any]) -> Config:
         UserError: a name is unknown, or a value is of the wrong type or impossible.
     """
     checked = {
-        key: _check(f"{section}.{key}", value, place="settings") for key, value in settings.items()
+        key: check_setting(f"{section}.{key}", value, place="settings")
+        for key, value in settings.items()
     }
     config = replace(config, **{section: replace(getattr(config, section), **checked)})
     check_relations(config, {}, default_place="settings")
     return config
 
 
-def check_setting(name: str, value: Any) -> None:
-    """Raises UserError unless `section.key` can have a value; for options, before any work."""
-    _check(name, value, place="settings")
+def config_to_toml(config: Config, names: Collection[str] | None = None) -> str:
+    """The config, defaults included, as TOML that `load_config` reads back equal.
 
-
-def config_to_toml(config: Config) -> str:
-    """The config, defaults included, as TOML that `load_config` reads back equal."""
-    sections = []
-    for section in SECTIONS:
-        keys = vars(getattr(config, section)).items()
-        sections.append(f"[{section}]\n" + "".join(f"{k} = {_show(v)}\n" for k, v in keys))
-    return "\n".join(sections)
+    Args:
+        names: settings to write, if not all.
+    """
+    tables: dict[str, str] = {}
+    for name in SETTINGS if names is None else names:
+        section, key = name.split(".")
+        value = _get(config, name)
+        if value is not None:  # TOML has no null: what is unset is left out
+            table = tables.setdefault(section, f"[{section}]\n")
+            tables[section] = table + f"{key} = {_show(value)}\n"
+    return "\n".join(tables.values())
 
 
 def describe_config() -> str:
@@ -391,7 +402,8 @@ def describe_config() -> str:
     for section, cls in SECTIONS.items():
         lines.append(f"\n[{section}]  {cls.__doc__}")
         for key in fields(cls):
-            start = f"  {key.name:<20} = {_show(key.default):<15} "
+            default = "unset" if key.default is None else _show(key.default)
+            start = f"  {key.name:<20} = {default:<15} "
             name = f"{section}.{key.name}"
             values = _expected(name) if _choices(TYPES[name]) else _bounds(name)
             lines += textwrap.wrap(
@@ -437,15 +449,25 @@ def _read_override(override: str) -> tuple[str, Any]:
     return name, value
 
 
-def _check(name: str, value: Any, *, place: str) -> Any:
-    """The value in its field's type, or an error that names the place, the key and the value."""
+def check_setting(
+    name: str, value: Any, *, place: str | Path = "settings", called: str = ""
+) -> Any:
+    """The value in its setting's type, within its limits.
+
+    Args:
+        place: where the value was found, for an error to name.
+        called: what the setting is called there, if not by its own name.
+
+    Raises:
+        UserError: there is no such setting, or the value is of the wrong type or impossible.
+    """
     if name not in SETTINGS:
         raise UserError(f"{place}: there is no setting {name}{_key_hint(name)}")
     limits = SETTINGS[name].metadata["limits"]
     result = _convert(value, TYPES[name], limits)
     if result is None:
         expected = _expected(name) + nearest(_quote(value).strip('"'), _choices(TYPES[name]))
-        raise UserError(f"{place}: {name} = {_quote(value)}: expected {expected}")
+        raise UserError(f"{place}: {called or name} = {_quote(value)}: expected {expected}")
     return result
 
 
@@ -495,8 +517,12 @@ def _bounds(name: str) -> str:
     return " and ".join(f"{sign} {limit}" for sign, limit in limits.items())
 
 
-def check_relations(config: Config, places: dict[str, str], *, default_place: str) -> None:
-    """Refuse settings that are possible alone but not together."""
+def check_relations(config: Config, places: dict[str, str], *, default_place: str | Path) -> None:
+    """Refuse settings that are possible alone but not together.
+
+    Args:
+        places: where each was given, by name; `default_place` for the others.
+    """
     for relation in RELATIONS:
         value, other = (_get(config, name) for name in (relation.key, relation.other))
         if not relation.holds(value, other):
@@ -548,6 +574,8 @@ def _quote(value: Any) -> str:
         text = _show(value)
     except ValueError:  # Python writes out numbers of up to 4300 digits
         text = "a number of too many digits"
+    except RecursionError:
+        text = "a deeply nested list"
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 

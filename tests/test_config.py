@@ -328,3 +328,20 @@ def test_the_description_names_every_setting_and_fits_a_terminal():
         for key in dataclasses.fields(section.type):
             assert any(line.split()[:2] == [key.name, "="] for line in lines), key.name
     assert max(map(len, lines)) <= 100
+
+
+def test_what_is_unset_stays_unset(tmp_path):
+    assert load_config(write(tmp_path, "")).tokenizer.strip_accents is None
+    assert "strip_accents" not in config_to_toml(Config())
+    config = load_config(write(tmp_path, ""), ["tokenizer.strip_accents=false"])
+    assert config.tokenizer.strip_accents is False
+    assert load_config(write(tmp_path, config_to_toml(config))) == config
+    assert refusal(write(tmp_path, ""), "tokenizer.strip_accents=1") == (
+        "--set: tokenizer.strip_accents = 1: expected true or false"
+    )
+    assert "strip_accents        = unset" in describe_config()
+
+
+def test_some_settings_alone_can_be_written():
+    text = config_to_toml(Config(), ["vit.dim", "data.prompt"])
+    assert text == '[vit]\ndim = 768\n\n[data]\nprompt = "a picture of "\n'
