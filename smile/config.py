@@ -24,7 +24,7 @@ LARGEST = 2**63 - 1  # what TOML promises, and tensors can hold
 LARGEST_SEED = 2**32 - 1  # what every random number generator takes
 # What a file may ask for is bounded, so that a slip of the hand is refused before memory is gone.
 # The bounds are far above any captioner: the largest BLIP has 4.7e8 weights, 24 layers, width 1024.
-MOST_WEIGHTS = 4_000_000_000
+MOST_WEIGHTS, LARGEST_VOCAB = 4_000_000_000, 1_000_000
 
 
 def setting(default: Any, meaning: str, *, minimum=None, above=None, maximum=None, below=None):
@@ -74,7 +74,7 @@ class DecoderConfig:
     """The text decoder; the defaults are BLIP base's."""
 
     vocab_size: int = setting(
-        30524, "tokens it knows; 0: as many as the tokenizer", minimum=0, maximum=1_000_000
+        30524, "tokens it knows; 0: as many as the tokenizer", minimum=0, maximum=LARGEST_VOCAB
     )
     dim: int = setting(768, "width of a token's vector", minimum=1, maximum=16384)
     features_dim: int = setting(
@@ -98,7 +98,7 @@ class TokenizerConfig:
 
     vocab: str = setting("", 'a BERT vocab.txt; "": train on the training captions')
     vocab_size: int = setting(
-        8000, "most tokens in a trained vocabulary", minimum=7, maximum=1_000_000
+        8000, "most tokens in a trained vocabulary", minimum=7, maximum=LARGEST_VOCAB
     )
     strip_accents: bool | None = setting(
         None,
@@ -136,8 +136,8 @@ class DataConfig:
         0.05, "share of images for testing (folder); 0: none", minimum=0, below=1
     )
     num_train: int = setting(8000, "training images (shapes)", minimum=1, maximum=1_000_000)
-    num_val: int = setting(256, "validation images (shapes)", minimum=0, maximum=1_000_000)
-    num_test: int = setting(256, "test images (shapes)", minimum=0, maximum=1_000_000)
+    num_val: int = setting(256, "validation images (shapes)", minimum=0, maximum=LARGEST_VOCAB)
+    num_test: int = setting(256, "test images (shapes)", minimum=0, maximum=LARGEST_VOCAB)
     seed: int = setting(0, "which scenes (shapes)", minimum=0, maximum=LARGEST_SEED)
 
 

@@ -3,64 +3,90 @@
 `[DEC]` begins a caption, `[SEP]` ends it, `[PAD]` fills a batch. The vocabulary is a `vocab.txt`,
 one piece a line, either bert-base-uncased's (whose 30522 entries become BLIP's 30524 with the two
 added) or one trained on the captions at hand.
+
+BERT strips accents: "é" becomes "e", and its vocabulary has no "é". In many languages that makes
+other words, or none: Hindi and Thai lose vowels, "が" becomes "か". So a vocabulary trained here
+keeps them (`strip_accents=False`), and with them the joiners that Persian and Hindi spell with.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers, trainers
 from tokenizers import Tokenizer as WordPieceTokenizer
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from smile.config import LARGEST_VOCAB
 from smile.errors import UserError
+from smile.files import read_text
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ADDED = ["[DEC]", "[ENC]"]
+LARGEST_FILE = 2**27  # bytes of a vocab.txt
+# Characters of a word; a longer one is [UNK]. Where a language writes no spaces, a whole caption
+# may be one "word".
+LONGEST_WORD, BERTS_LONGEST_WORD = 1000, 100
+
+# Control characters and the like, which BERT leaves out, save the two joiners.
+_CONTROL = "[\\p{C}\ufffd&&[^\u200c\u200d\\s]]"
+# BERT makes a word of each Chinese character (and Japanese kanji), so nothing tells whether a space
+# stood beside it. These scripts write none.
+_IDEOGRAPH = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f"
+_CJK = f"[{_IDEOGRAPH}\u3001-\u3003\u3008-\u3011\uff01-\uff0f\uff1a-\uff1f]"  # and punctuation
+_NO_SPACE = re.compile(f"(?<={_CJK}) (?![a-z])|(?<![a-z]) (?={_CJK})")
 
 
 class Tokenizer:
     """BERT's uncased WordPiece over a vocabulary that holds BLIP's special tokens.
 
     Args:
-        vocab: the pieces in the order of their ids; `[DEC]` and `[ENC]` are appended if absent.
+        vocab: the pieces in the order of their ids; if `[DEC]` is absent, `[DEC]` and `[ENC]` are
+            appended.
+        strip_accents: as BERT does; see the head of this file.
 
     Raises:
         UserError: if `[PAD]`, `[UNK]` or `[SEP]` is missing or `[PAD]` is not the first.
     """
 
-    def __init__(self, vocab: Sequence[str]):
-        vocab = [*vocab, *(token for token in ADDED if token not in vocab)]
+    def __init__(self, vocab: Sequence[str], *, strip_accents: bool = True):
+        if ADDED[0] not in vocab:
+            vocab = [*vocab, *(token for token in ADDED if token not in vocab)]
         ids = {piece: i for i, piece in enumerate(vocab)}
         missing = [token for token in ("[PAD]", "[UNK]", "[SEP]") if token not in ids]
         if missing:
             raise UserError(f"vocabulary of {len(vocab)} pieces lacks {', '.join(missing)}")
         if ids["[PAD]"] != 0:
             raise UserError(f"[PAD] is entry {ids['[PAD]']} of the vocabulary, expected the first")
-        self.vocab = vocab
+        self.vocab = list(vocab)
         self.ids = ids
+        self.strip_accents = strip_accents
         self.pad_id, self.unk_id = ids["[PAD]"], ids["[UNK]"]
         self.bos_id, self.sep_id = ids["[DEC]"], ids["[SEP]"]
         self._special_ids = {ids[token] for token in SPECIAL + ADDED if token in ids}
-        self._pieces = _word_piece(ids)
+        self._pieces = _word_piece(ids, strip_accents=strip_accents)
 
     @property
     def vocab_size(self) -> int:
         return len(self.vocab)
 
     @classmethod
-    def from_vocab(cls, path: str | Path) -> "Tokenizer":
-        """Reads a `vocab.txt`, one piece a line."""
-        path = Path(path)
-        if not path.is_file():
-            raise UserError(
-                f"no vocabulary at {path}: expected a vocab.txt with one piece a line, such as "
-                "bert-base-uncased's (https://huggingface.co/google-bert/bert-base-uncased)"
-            )
-        return cls(path.read_text(encoding="utf-8").splitlines())
+    def from_vocab(
+        cls, path: str | Path, *, strip_accents: bool = True, largest: int = LARGEST_VOCAB
+    ) -> "Tokenizer":
+        """Reads a `vocab.txt` of at most `largest` pieces; see `read_vocab`."""
+        pieces = read_vocab(path, largest=largest)
+        try:
+            return cls(pieces, strip_accents=strip_accents)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
 
     @classmethod
-    def train(cls, captions: Iterable[str], *, vocab_size: int) -> "Tokenizer":
+    def train(
+        cls, captions: Iterable[str], *, vocab_size: int, strip_accents: bool = False
+    ) -> "Tokenizer":
         """Learns about `vocab_size` pieces from captions; the same captions give the same ones."""
-        learner = _word_piece({token: i for i, token in enumerate(SPECIAL)})
+        special = {token: i for i, token in enumerate(SPECIAL)}
+        learner = _word_piece(special, strip_accents=strip_accents)
         captions = list(captions)
         words = {word for caption in captions for word in _split(learner, caption)}
         # The trainer numbers letters as a hash map hands them out, and breaks ties by number. Given
@@ -74,7 +100,7 @@ class Tokenizer:
         )
         learner.train_from_iterator(captions, trainer)
         ids = learner.get_vocab(with_added_tokens=True)
-        return cls(sorted(ids, key=ids.get))
+        return cls(sorted(ids, key=ids.get), strip_accents=strip_accents)
 
     def save(self, path: str | Path) -> None:
         """Writes a `vocab.txt`, all that is needed to load it again here or in `transformers`."""
@@ -101,20 +127,60 @@ class Tokenizer:
         return [self.bos_id, *self._pieces.encode(prompt, add_special_tokens=False).ids]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Pieces joined to words up to the first `[SEP]`; special tokens left out."""
+        """Pieces joined to words up to the first `[SEP]`; special tokens left out.
+
+        Chinese characters and kanji stand without the spaces between them.
+        """
         words: list[int] = []
         for i in ids:
             if i == self.sep_id:
                 break
             if i not in self._special_ids:
                 words.append(int(i))
-        return self._pieces.decode(words, skip_special_tokens=False).removeprefix("##")
+        text = self._pieces.decode(words, skip_special_tokens=False).removeprefix("##")
+        return text if text.isascii() else _NO_SPACE.sub("", text)
 
 
-def _word_piece(ids: dict[str, int]) -> WordPieceTokenizer:
-    """BERT's uncased pipeline: clean, lower-case, strip accents, split, greedy longest pieces."""
-    tokenizer = WordPieceTokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+def read_vocab(path: str | Path, *, largest: int = LARGEST_VOCAB) -> list[str]:
+    r"""The pieces of a `vocab.txt`, one a line, in the order of their ids.
+
+    Lines end with "\n" or "\r\n" only: a piece may hold any other line end that Unicode has.
+
+    Raises:
+        UserError: there is no such file, it is not UTF-8, or has more than `largest` lines.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(
+            f"no vocabulary at {path}: expected a vocab.txt with one piece a line, such as "
+            "bert-base-uncased's (https://huggingface.co/google-bert/bert-base-uncased)"
+        )
+    text = read_text(path, largest=LARGEST_FILE).removesuffix("\n")
+    count = text.count("\n") + 1  # before the text is split, which takes many times its memory
+    if count > largest:
+        raise UserError(f"{path}: {count} lines, expected a vocabulary of at most {largest} pieces")
+    return [line.removesuffix("\r") for line in text.split("\n")]
+
+
+def _word_piece(ids: dict[str, int], *, strip_accents: bool) -> WordPieceTokenizer:
+    """BERT's uncased pipeline: clean, lower-case, strip accents, split, greedy longest pieces.
+
+    Without stripping: accents composed to one letter where there is one, so that both ways to code
+    it give the same pieces.
+    """
+    longest = BERTS_LONGEST_WORD if strip_accents else LONGEST_WORD
+    tokenizer = WordPieceTokenizer(
+        models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=longest)
+    )
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    if not strip_accents:
+        tokenizer.normalizer = normalizers.Sequence(
+            [
+                normalizers.NFC(),
+                normalizers.Replace(Regex(_CONTROL), ""),
+                normalizers.BertNormalizer(clean_text=False, strip_accents=False, lowercase=True),
+            ]
+        )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
     return tokenizer

@@ -1,10 +1,13 @@
 """The tokenizer against transformers' BertTokenizer, and round trips."""
 
+import unicodedata
+
 import pytest
 from transformers import BertTokenizer
 
+from smile.data import clean_caption
 from smile.errors import UserError
-from smile.tokenizer import Tokenizer
+from smile.tokenizer import LONGEST_WORD, Tokenizer, read_vocab
 
 CAPTIONS = [
     "a small red circle to the left of two large striped squares",
@@ -30,10 +33,12 @@ def test_round_trips(tokenizer):
             assert text == caption
 
 
-def test_same_ids_as_bert(tokenizer, tmp_path):
+@pytest.mark.parametrize("strip_accents", [True, False])
+def test_same_ids_as_bert(tokenizer, tmp_path, strip_accents):
     """Accents, capitals, punctuation, unknown characters: the pieces BERT's own tokenizer gives."""
+    tokenizer = Tokenizer(tokenizer.vocab, strip_accents=strip_accents)
     tokenizer.save(tmp_path / "vocab.txt")
-    bert = BertTokenizer(str(tmp_path / "vocab.txt"))
+    bert = BertTokenizer(str(tmp_path / "vocab.txt"), strip_accents=strip_accents)
     for text in [
         *CAPTIONS,
         "Crème BRÛLÉE, in-the-air!",
@@ -101,3 +106,74 @@ def test_bad_vocabularies_are_refused(tmp_path):
         Tokenizer(["[PAD]", "[UNK]"])
     with pytest.raises(UserError, match=r"\[PAD\] is entry 1"):
         Tokenizer(["a", "[PAD]", "[UNK]", "[SEP]"])
+    (tmp_path / "bad.txt").write_text("a\nb\n")
+    with pytest.raises(UserError, match=r"bad\.txt: vocabulary of 4 pieces lacks \[PAD\]"):
+        Tokenizer.from_vocab(tmp_path / "bad.txt")
+
+
+CAPTIONS_OF_THE_WORLD = {
+    "Hindi": "एक लड़की घास में दौड़ रही है",
+    "Thai": "เด็กผู้หญิงกำลังปีนบันได",
+    "Spanish": "una niña pequeña sube los escalones",
+    "German": "ein mädchen möchte über die brücke",
+    "Japanese": "公園で犬が走る、プールの3人も。",
+    "Russian": "ёлка и йод",
+    "Chinese": "一个小女孩爬上楼梯。",
+    "Vietnamese": "một bé gái đang leo cầu thang",
+    "Arabic": "طِفلٌ يَجري في الحديقة",
+    "Persian": "پسر می‌دود",  # with a joiner that keeps two letters apart
+    "Korean": "소녀가 계단을 오른다",
+    "Turkish": "İstanbul'da ışık",  # noqa: RUF001
+    "Greek": "ένα κορίτσι ανεβαίνει",
+}
+
+
+@pytest.mark.parametrize("language", CAPTIONS_OF_THE_WORLD)
+def test_no_language_loses_letters(language, tmp_path):
+    """Text → ids → text, with a vocabulary trained here and after saving it."""
+    text = clean_caption(CAPTIONS_OF_THE_WORLD[language])
+    trained = Tokenizer.train([text] * 3, vocab_size=500)
+    trained.save(tmp_path / "vocab.txt")
+    saved = Tokenizer.from_vocab(tmp_path / "vocab.txt", strip_accents=False)
+    for tokenizer in (trained, saved):
+        ids = tokenizer.encode(text, max_tokens=80)
+        assert tokenizer.decode(ids).replace(" '", "'").replace("' ", "'") == text
+        assert tokenizer.unk_id not in ids
+        # However the accents are coded, the pieces are the same.
+        assert tokenizer.encode(unicodedata.normalize("NFD", text), max_tokens=80) == ids
+
+
+def test_a_caption_without_spaces_is_not_one_unknown_word():
+    text = "เด็กผู้หญิงกำลังปีนบันได" * 20
+    assert 100 < len(text) <= LONGEST_WORD
+    tokenizer = Tokenizer.train([text], vocab_size=500)
+    ids = tokenizer.encode(clean_caption(text, max_words=1), max_tokens=1000)
+    assert tokenizer.decode(ids) == text
+
+
+def test_with_accents_stripped_it_is_berts_tokenizer():
+    tokenizer = Tokenizer.train(["una niña"], vocab_size=100, strip_accents=True)
+    assert tokenizer.decode(tokenizer.encode("una niña")) == "una nina"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "byte order mark"])
+def test_only_line_ends_end_lines(tmp_path, end, mark):
+    pieces = ["[PAD]", "[UNK]", "[SEP]", "a\u2028b", "\u0085", "\x1c", "c\x0bd\x0c", "\u2029", ""]
+    path = tmp_path / "vocab.txt"
+    path.write_bytes((mark + "".join(piece + end for piece in pieces)).encode())
+    assert read_vocab(path) == pieces
+    path.write_bytes((mark + end.join([*pieces, "z"])).encode())  # no line end at the end
+    assert read_vocab(path) == [*pieces, "z"]
+
+
+def test_a_vocabulary_that_is_no_such_file_gets_one_line(tmp_path):
+    path = tmp_path / "vocab.txt"
+    path.write_bytes(b"[PAD]\n\xff\n")
+    with pytest.raises(UserError, match=r"vocab\.txt: not UTF-8 text"):
+        Tokenizer.from_vocab(path)
+    path.write_text("a\n" * 200_000)
+    with pytest.raises(UserError, match=r"200000 lines, expected a vocabulary of at most 30524"):
+        Tokenizer.from_vocab(path, largest=30524)
+    with pytest.raises(UserError, match="it is a folder"):
+        Tokenizer.from_vocab(tmp_path)
