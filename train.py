@@ -71,7 +71,7 @@ from smile.training.resume import (
     something_left,
 )
 from smile.training.schedule import Phase
-from smile.training.setup import make_captioner, recorded
+from smile.training.setup import accents_line, make_captioner, recorded
 from smile.training.signals import Stopped
 from smile.training.speed import (
     give_back_freed_memory,
@@ -180,6 +180,8 @@ def start(config: Config, folder: Path, examples: dict[str, list], world: World)
     seed_process(config.train.seed, world)
     trainer = Trainer(captioner, folder, examples, world=world, identity=identity(config, examples))
     trainer.choose_shown()
+    if line := accents_line(captioner, examples["train"]):
+        trainer.say(line)
     trainer.keeper.save()
     return trainer
 

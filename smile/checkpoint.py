@@ -42,8 +42,9 @@ def save_run(folder: str | Path, captioner: Captioner) -> None:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    toml = config_to_toml(captioner.config)
-    write_text(folder / CONFIG, toml)
+    config = captioner.config
+    tokenizer = replace(config.tokenizer, strip_accents=captioner.tokenizer.strip_accents)
+    write_text(folder / CONFIG, config_to_toml(replace(config, tokenizer=tokenizer)))
     write_atomically(folder / VOCAB, captioner.tokenizer.save)
     weights = {name: tensor.contiguous() for name, tensor in captioner.state_dict().items()}
     try:
@@ -123,7 +124,12 @@ def read_run(
     if missing:
         raise UserError(f"{folder} is not a run folder: it lacks {', '.join(missing)}")
     config = run_config(folder, overrides)
-    return read_safetensors(folder / WEIGHTS), config, Tokenizer.from_vocab(folder / VOCAB)
+    tokenizer = Tokenizer.from_vocab(
+        folder / VOCAB,
+        strip_accents=config.tokenizer.strips_accents,
+        largest=config.decoder.vocab_size,
+    )
+    return read_safetensors(folder / WEIGHTS), config, tokenizer
 
 
 def build(config, tokenizer: Tokenizer | None, weights: dict[str, Tensor], *, source) -> Captioner:

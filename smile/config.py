@@ -105,6 +105,11 @@ class TokenizerConfig:
         "é becomes e, as BERT's vocabulary needs; unset: only if the vocabulary is not trained",
     )
 
+    @property
+    def strips_accents(self) -> bool:
+        """`strip_accents` of a captioner; true where nothing says so, as in all older runs."""
+        return self.strip_accents is not False
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -117,7 +122,12 @@ class DataConfig:
     annotations: str = setting("", 'the file of captions; "": the one in root (karpathy, folder)')
     prompt: str = setting("a picture of ", "text every caption continues")
     max_tokens: int = setting(40, "longest caption, prompt included, in tokens", minimum=2)
-    max_words: int = setting(50, "longest caption, without the prompt, in words", minimum=1)
+    max_words: int = setting(
+        50,
+        "longest caption, without the prompt, in words; max_tokens is the limit for languages "
+        "that write no spaces between words",
+        minimum=1,
+    )
     captions_per_image: int = setting(
         1, "captions trained on one encoding of an image", minimum=1, maximum=10_000
     )

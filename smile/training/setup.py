@@ -1,5 +1,6 @@
 """The captioner a run starts with: from nothing, or from `model.init`."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -32,14 +33,14 @@ def make_captioner(config: Config, train_examples: Sequence[Example]) -> Caption
             drop_path=config.vit.drop_path,
             dropout=config.decoder.dropout,
         )
+        strip_accents = config.tokenizer.strip_accents
+        if strip_accents not in (None, captioner.tokenizer.strip_accents):
+            vocab = captioner.tokenizer.vocab
+            captioner.tokenizer = Tokenizer(vocab, strip_accents=strip_accents)
         sizes = captioner.config
         captioner.config = replace(config, vit=sizes.vit, decoder=sizes.decoder)
         return captioner
-    if config.tokenizer.vocab:
-        tokenizer = Tokenizer.from_vocab(config.tokenizer.vocab)
-    else:
-        texts = [config.data.prompt + text for ex in train_examples for text in ex.captions]
-        tokenizer = Tokenizer.train(texts, vocab_size=config.tokenizer.vocab_size)
+    tokenizer = _make_tokenizer(config, train_examples)
     if config.decoder.vocab_size not in (0, tokenizer.vocab_size):
         raise UserError(
             f"decoder.vocab_size = {config.decoder.vocab_size}, but the tokenizer has "
@@ -49,3 +50,36 @@ def make_captioner(config: Config, train_examples: Sequence[Example]) -> Caption
     config = replace(config, decoder=decoder)
     check_memory(config)
     return Captioner(config=config, tokenizer=tokenizer).init_weights()
+
+
+def _make_tokenizer(config: Config, train_examples: Sequence[Example]) -> Tokenizer:
+    """With the vocabulary named, or one trained on the captions.
+
+    Unless the config says otherwise, the one strips accents, as BERT's does, the other keeps them.
+    """
+    settings = config.tokenizer
+    if settings.vocab:
+        return Tokenizer.from_vocab(settings.vocab, strip_accents=settings.strips_accents)
+    texts = [config.data.prompt + text for ex in train_examples for text in ex.captions]
+    return Tokenizer.train(
+        texts, vocab_size=settings.vocab_size, strip_accents=bool(settings.strip_accents)
+    )
+
+
+def accents_line(captioner: Captioner, train_examples: Sequence[Example]) -> str:
+    """What to tell the user about accents before training, "" if they are kept."""
+    if not captioner.tokenizer.strip_accents:
+        return ""
+    texts = [text for example in train_examples for text in example.captions]
+    count = sum(map(_has_accents, texts))
+    return (
+        "captions lose their accents and vowel signs (é becomes e), since the vocabulary has none "
+        f"(tokenizer.strip_accents = true): {count} of {len(texts)} training captions have some"
+    )
+
+
+def _has_accents(text: str) -> bool:
+    """Whether a letter of the text has a mark that BERT's normalisation takes off."""
+    return not text.isascii() and any(
+        unicodedata.category(character) == "Mn" for character in unicodedata.normalize("NFD", text)
+    )

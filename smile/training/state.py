@@ -96,6 +96,7 @@ class RunState:
             "vit": asdict(config.vit),
             "decoder": asdict(config.decoder),
             "vocab": self.captioner.tokenizer.vocab,
+            "strip_accents": self.captioner.tokenizer.strip_accents,
             "optimizer": self.optimizer.state_dict(),
             "precision": self.precision.state_dict(),
             "progress": asdict(self.progress),
@@ -139,8 +140,10 @@ def taking_up(source: object) -> Iterator[None]:
 def captioner_of(state: dict[str, Any], config: Config, *, source: object) -> Captioner:
     """The captioner as it was, with the run's present settings; `source` is for errors to name."""
     vit, decoder = ViTConfig(**state["vit"]), DecoderConfig(**state["decoder"])
+    # Checkpoints of older runs do not say: they strip.
+    tokenizer = Tokenizer(state["vocab"], strip_accents=state.get("strip_accents", True))
     config = replace(config, vit=vit, decoder=decoder)
-    return build(config, Tokenizer(state["vocab"]), state["model"], source=source)
+    return build(config, tokenizer, state["model"], source=source)
 
 
 def seed_process(seed: int, world: World) -> None:
