@@ -43,7 +43,7 @@ from smile.options import (
     whole_number,
 )
 from smile.pictures import check_picture, contact_sheet
-from smile.pretrained import add_model_options, default_source, load
+from smile.pretrained import add_model_options, default_source, load, start_check
 from smile.results import CaptionFile, Result, check_out, errors_path
 from smile.version import __version__
 
@@ -183,7 +183,7 @@ def find_captioner(args: argparse.Namespace, source: str | None) -> tuple[str, C
         source, why = default_source(for_photos=True)
         print(f"sample.py: no --model given: {source}, {why}", file=sys.stderr)
     try:
-        return source, load(source, model_config=args.model_config, vocab=args.vocab)
+        return source, load(source, model_config=args.model_config, vocab=args.vocab, check=False)
     except UserError as error:
         if named:
             raise
@@ -219,6 +219,7 @@ def draw_attention(args: argparse.Namespace) -> int:
     image = open_image(names[0])
     [model] = models = find_models(args)
     warn_of_drawn(models)
+    start_check(model.source)()
     caption = explain(
         model.captioner,
         image,
@@ -246,6 +247,7 @@ def describe(args: argparse.Namespace) -> int:
     models = find_models(args)
     if world.rank == 0:
         warn_of_drawn(models)
+    checks = [start_check(model.source) for model in models]
     texts = TextFiles(overwrite=args.overwrite) if args.txt else None
     out = open_out(args, models, world) if args.out else None
     sheet = Sheet(args.sheet) if args.sheet else None
@@ -256,6 +258,8 @@ def describe(args: argparse.Namespace) -> int:
     bar = Progress(ahead, disable=None if shows_progress(args, world) else True)
     with bar, leaving_order(out, sheet):
         for results, broken in describe_all(todo, models, **speed(args, models[0].captioner)):
+            for wait in checks:  # large weights are compared with their checksum meanwhile
+                wait()
             # Texts first: what is in `out` counts as done.
             broken = broken + (texts.add(results) if texts else [])
             for sink in (out, sheet):

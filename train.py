@@ -45,7 +45,13 @@ from smile.training.console import bar, say, take_any_name
 from smile.training.dry_run import try_out
 from smile.training.ema import WeightAverage
 from smile.training.features import Features
-from smile.training.folder import claim, leave, resume_command, run_folder
+from smile.training.folder import (
+    check_captioners,
+    claim,
+    leave,
+    resume_command,
+    run_folder,
+)
 from smile.training.keeper import Keeper
 from smile.training.loader import NoNextBatch, in_groups, make_loader, read
 from smile.training.objective import Objective
@@ -194,6 +200,7 @@ def resume(
     number, about, complaints = world.first(lambda: checkpoints.choose(check_about))
     now = identity(config, examples)
     world.first(lambda: check_same(about["run"], now))
+    world.first(lambda: check_captioners(folder))
     state, source = checkpoints.load(number), checkpoints.path(number)
     with taking_up(source):
         captioner = captioner_of(state, config, source=source)

@@ -1,15 +1,17 @@
 """Run folders: a captioner on disk, whole or not at all.
 
     runs/shapes/
-        model.safetensors   weights, by the names of our modules
-        config.toml         the whole resolved config
-        vocab.txt           the tokenizer
+        model.safetensors          weights, by the names of our modules
+        model.safetensors.sha256   their checksum (`sha256sum -c` reads it)
+        config.toml                the whole resolved config
+        vocab.txt                  the tokenizer
 
 Such a folder needs nothing else and can be moved anywhere. Files are written whole or not at
 all (`files.write_atomically`).
 """
 
 import contextlib
+import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from smile.captioner import Captioner
+from smile.checksum import check_sum, write_with_checksum
 from smile.config import Config, config_to_toml, load_config
 from smile.errors import UserError, first_few
 from smile.files import read_text, write_atomically, write_text
@@ -48,7 +51,7 @@ def save_run(folder: str | Path, captioner: Captioner) -> None:
     write_atomically(folder / VOCAB, captioner.tokenizer.save)
     weights = {name: tensor.contiguous() for name, tensor in captioner.state_dict().items()}
     try:
-        write_atomically(folder / WEIGHTS, lambda path: save_file(weights, path))
+        write_with_checksum(folder / WEIGHTS, lambda path: save_file(weights, path))
     except SafetensorError as error:
         raise OSError(f"{folder / WEIGHTS}: {error}") from error
 
@@ -97,7 +100,7 @@ def check_run(folder: str | Path) -> Config:
 
 
 def load_run(folder: str | Path, *, image_size: int | None = None) -> Captioner:
-    """Reads a run folder into a captioner on the CPU, in evaluation mode.
+    """Reads a run folder into a captioner on the CPU, in evaluation mode; see `read_run`.
 
     Args:
         image_size: side of the images to caption, in pixels, where it is not the one trained on;
@@ -112,9 +115,13 @@ def load_run(folder: str | Path, *, image_size: int | None = None) -> Captioner:
 
 
 def read_run(
-    folder: str | Path, overrides: Iterable[str] = ()
+    folder: str | Path, overrides: Iterable[str] = (), *, check: bool = True
 ) -> tuple[dict[str, Tensor], Config, Tokenizer]:
     """What a run folder holds: weights (memory-mapped), config and tokenizer.
+
+    Args:
+        overrides: settings in place of the run's own, as for `load_config`.
+        check: compare the weights with their checksum, if they have one.
 
     Raises:
         UserError: if a file is missing or damaged.
@@ -129,6 +136,13 @@ def read_run(
         strip_accents=config.tokenizer.strips_accents,
         largest=config.decoder.vocab_size,
     )
+    if tokenizer.vocab_size != config.decoder.vocab_size:
+        raise UserError(
+            f"{folder / VOCAB}: {tokenizer.vocab_size} entries, but {CONFIG} says "
+            f"decoder.vocab_size = {config.decoder.vocab_size}"
+        )
+    if check:
+        check_sum(folder / WEIGHTS)
     return read_safetensors(folder / WEIGHTS), config, tokenizer
 
 
@@ -140,14 +154,28 @@ def build(config, tokenizer: Tokenizer | None, weights: dict[str, Tensor], *, so
     Raises:
         UserError: naming `source` and the first few weights that do not fit.
     """
+    for tower in ("vit", "decoder"):  # before as many layers are made as a config asks for
+        depth, found = getattr(config, tower).depth, num_layers(weights, tower)
+        if depth != found:
+            raise UserError(
+                f"{source} does not fit: it has {found} layers of {tower}, the config says {depth}"
+            )
     positions = weights.get("vit.positions")
     if positions is not None and positions.dim() == 3 and not unusable(positions):
         grid = config.vit.image_size // config.vit.patch_size
         weights["vit.positions"] = interpolate_positions(positions.float(), grid=grid)
-    with torch.device("meta"):
-        captioner = Captioner(config=config, tokenizer=tokenizer)
+    try:
+        with torch.device("meta"):
+            captioner = Captioner(config=config, tokenizer=tokenizer)
+    except ValueError as error:
+        raise UserError(f"{source} does not fit: {error}") from error
     assign_weights(captioner, weights, source=source)
     return captioner.eval()
+
+
+def num_layers(names: Iterable[str], tower: str) -> int:
+    """How many layers of "vit" or "decoder" weights by our names have."""
+    return len({m[1] for name in names if (m := re.match(rf"{tower}\.blocks\.(\d+)\.", name))})
 
 
 def assign_weights(model: nn.Module, weights: dict[str, Tensor], *, source) -> None:

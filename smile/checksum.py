@@ -8,7 +8,6 @@ A flipped bit in a file of weights loads without a word and only makes captions 
 shows it. A file without one is fine: older runs have none.
 """
 
-import os
 import re
 import threading
 from collections.abc import Callable
@@ -17,7 +16,9 @@ from pathlib import Path
 from smile.errors import UserError
 from smile.files import read_text, reading, remove, sha256, write_atomically, write_text
 
-AT_ONCE = 200_000_000  # bytes that are hashed before anything else is done, in a fraction of a second
+AT_ONCE = (
+    200_000_000  # bytes that are hashed before anything else is done, in a fraction of a second
+)
 TRIES = 3  # a file may be replaced while it is read
 _LINE = re.compile(r"\\?([0-9a-fA-F]{64}) [ *](.+)")
 
@@ -108,8 +109,8 @@ def _read(path: Path) -> str | None:
     note = checksum_path(path)
     try:
         text = read_text(note, largest=100_000)
-    except UserError:
-        if not os.path.lexists(note):  # or removed just now, by whoever writes the file anew
+    except UserError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
             return None
         raise
     lines = [match for line in text.splitlines() if (match := _LINE.fullmatch(line))]

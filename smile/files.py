@@ -74,6 +74,14 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+def remove(path: str | Path) -> None:
+    """Removes a file, if it is there, for good: a loss of power does not bring it back."""
+    path = Path(path)
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+        _flush(path.parent)
+
+
 def check_empty(folder: str | Path) -> None:
     """Raises UserError unless `folder` is empty or not there yet, so that nothing is lost."""
     folder = Path(folder)

@@ -17,14 +17,24 @@ import argparse
 import contextlib
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
+from smile import checksum
 from smile.captioner import Captioner
-from smile.checkpoint import CHECKPOINTS, WEIGHTS, build, check_run, is_run, read_run, save_run
+from smile.checkpoint import (
+    CHECKPOINTS,
+    WEIGHTS,
+    build,
+    check_run,
+    is_run,
+    num_layers,
+    read_run,
+    save_run,
+)
 from smile.config import Config, DecoderConfig, GenerateConfig, ViTConfig, load_config
 from smile.data.images import MEAN, STD
 from smile.download import fetch, hub_file
@@ -99,6 +109,7 @@ def load(
     model_config: str | Path | None = None,
     drop_path: float | None = None,
     dropout: float | None = None,
+    check: bool = True,
 ) -> Captioner:
     """Loads a captioner, with its image transform and tokenizer, on the CPU in evaluation mode.
 
@@ -110,6 +121,7 @@ def load(
         vocab: a `vocab.txt`, if not the source's own or bert-base-uncased's.
         model_config: a TOML file whose settings go before all that was read or inferred.
         drop_path, dropout: for training on.
+        check: compare a run's weights with their checksum first; see also `start_check`.
 
     Raises:
         UserError: if the source cannot be found, read, or fully accounted for.
@@ -121,7 +133,7 @@ def load(
             f"of an epoch; resume it with python train.py CONFIG.toml --out {found} --resume"
         )
     if is_run(found):
-        weights, config, tokenizer = read_run(found)
+        weights, config, tokenizer = read_run(found, check=check)
     else:
         theirs, convention = read_weights(found)
         weights = to_ours(theirs, convention, source=found)
@@ -136,6 +148,16 @@ def load(
     if vocab is not None or tokenizer is None:
         tokenizer = _find_tokenizer(found, vocab, size=config.decoder.vocab_size)
     return build(config, tokenizer, weights, source=found)
+
+
+def start_check(source: str | Path) -> Callable[[], None]:
+    """Begins to compare a run's weights with their checksum; other sources have none.
+
+    So that a first caption need not wait for it: `load(source, check=False)`, then this, and what
+    it returns before anything is shown: that waits for the end and raises what `load` would have.
+    """
+    folder = Path(source).expanduser()
+    return checksum.start_check(folder / WEIGHTS) if is_run(folder) else lambda: None
 
 
 def default_source(runs: str | Path = "runs", *, for_photos: bool = False) -> tuple[str, str]:
@@ -225,7 +247,7 @@ def infer_config(
         image_size=grid * patch,
         patch_size=patch,
         dim=vit_dim,
-        depth=_depth(weights, "vit"),
+        depth=num_layers(weights, "vit"),
         num_heads=max(1, vit_dim // HEAD_DIM),
         mlp_dim=shape["vit.blocks.0.mlp.fc1.weight"][0],
         norm_eps=BLIP_NORM_EPS["vit"],
@@ -235,7 +257,7 @@ def infer_config(
         vocab_size=vocab_size,
         dim=dim,
         features_dim=shape["decoder.blocks.0.cross_attention.key.weight"][1],
-        depth=_depth(weights, "decoder"),
+        depth=num_layers(weights, "decoder"),
         num_heads=max(1, dim // HEAD_DIM),
         mlp_dim=shape["decoder.blocks.0.mlp.fc1.weight"][0],
         max_positions=shape["decoder.position_embed.weight"][0],
@@ -264,10 +286,6 @@ def _with_settings(config: Config, *, image_size, num_heads, drop_path, dropout)
     given = {"num_heads": num_heads, "dropout": dropout}
     decoder = replace(config.decoder, **{k: v for k, v in given.items() if v is not None})
     return replace(config, vit=vit, decoder=decoder)
-
-
-def _depth(weights: Iterable[str], tower: str) -> int:
-    return len({m[1] for name in weights if (m := re.match(rf"{tower}\.blocks\.(\d+)\.", name))})
 
 
 # Finding ------------------------------------------------------------------------------------------

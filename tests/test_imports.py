@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 LAYERS = (
     {"errors", "version"},
     {"files"},
-    {"config"},
+    {"config", "checksum"},
     {"layers", "loss", "tokenizer", "generate", "pictures", "onednn"},
     {"pickle_guard", "weight_dtypes", "weight_format"},
     {"torchfile", "weight_names"},

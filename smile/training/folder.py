@@ -6,7 +6,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from smile.checkpoint import is_run
+from smile.checkpoint import MLE_FOLDER, WEIGHTS, is_run
+from smile.checksum import check_sum
 from smile.distributed import World
 from smile.errors import UserError
 from smile.files import remove_unfinished, writing
@@ -61,6 +62,17 @@ def leave(folder: Path, lock: RunLock) -> None:
     if claimed:
         with contextlib.suppress(OSError):  # as long as there is something in it
             folder.rmdir()
+
+
+def check_captioners(folder: Path) -> None:
+    """Compares the captioners that the end of a run reads with their checksums.
+
+    Raises:
+        UserError: one of them is damaged.
+    """
+    for part in (folder, folder / MLE_FOLDER):
+        if is_run(part):
+            check_sum(part / WEIGHTS)
 
 
 def resume_command(config: str, out: Path | None, folder: Path, world: World) -> str:

@@ -1,0 +1,165 @@
+"""The checksum beside a run's weights: written, read, and right at whatever moment all ends."""
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from kill_bulk import make_run
+from PIL import Image
+
+import sample
+import smile
+from smile import checksum, files, pretrained
+from smile.checkpoint import WEIGHTS, load_run
+from smile.checksum import check_sum, checksum_path, start_check, write_with_checksum
+from smile.errors import UserError
+from smile.training.folder import check_captioners
+
+DIFFERS = r"model\.safetensors: not what was written there.*delete .*model\.safetensors\.sha256"
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "run")
+
+
+def flip_a_bit(run: Path) -> None:
+    weights = bytearray((run / WEIGHTS).read_bytes())
+    weights[-100] ^= 1
+    (run / WEIGHTS).write_bytes(weights)
+
+
+def test_the_usual_program_reads_it(run):
+    note = checksum_path(run / WEIGHTS)
+    assert note.name == "model.safetensors.sha256"
+    assert note.read_text() == f"{files.sha256(run / WEIGHTS)}  model.safetensors\n"
+    if shutil.which("sha256sum"):
+        subprocess.run(["sha256sum", "-c", note.name], cwd=run, check=True, capture_output=True)
+        text = subprocess.run(
+            ["sha256sum", "-b", WEIGHTS], cwd=run, check=True, capture_output=True, text=True
+        ).stdout
+        note.write_text(
+            "0" * 64 + "  another file\n" + text.upper().replace(WEIGHTS.upper(), WEIGHTS)
+        )
+        check_sum(run / WEIGHTS)
+
+
+def test_a_flipped_bit_is_refused_wherever_a_run_is_read(run, tmp_path, monkeypatch, capsys):
+    flip_a_bit(run)
+    with pytest.raises(UserError, match=DIFFERS):
+        load_run(run)
+    with pytest.raises(UserError, match=DIFFERS):
+        smile.load(run)
+    with pytest.raises(UserError, match=DIFFERS):
+        check_captioners(run)
+    for command in (
+        ["inspect", run],
+        ["export", run, tmp_path / "e"],
+        ["convert", run, tmp_path / "c"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["pretrained", *map(str, command)])
+        with pytest.raises(SystemExit):
+            pretrained.main()
+        assert "not what was written there" in capsys.readouterr().err
+    assert not (tmp_path / "e").exists() and not (tmp_path / "c").exists()
+    checksum_path(run / WEIGHTS).unlink()  # the way to accept it; older runs have none
+    load_run(run)
+
+
+@pytest.mark.parametrize("at_once", [0, 10**9], ids=["meanwhile", "at once"])
+@pytest.mark.parametrize("option", ["--json", "--explain", "--out"])
+def test_sample_shows_nothing_before_the_check(run, tmp_path, monkeypatch, capfd, option, at_once):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    monkeypatch.setattr(checksum, "AT_ONCE", at_once)
+    words = ["sample.py", tmp_path / "a.png", "--model", run, "--workers", 0, option]
+    words += {"--explain": [tmp_path / "words.png"], "--out": [tmp_path / "out.csv"]}.get(
+        option, []
+    )
+    monkeypatch.setattr(sys, "argv", [str(word) for word in words])
+    flip_a_bit(run)
+    with pytest.raises(SystemExit, match="2"):
+        sample.main()
+    said = capfd.readouterr()
+    assert said.out == "" and "not what was written there" in said.err
+    assert not (tmp_path / "words.png").exists()
+    assert not (tmp_path / "out.csv").exists() or "a.png" not in (tmp_path / "out.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "hello\n", f"{'0' * 63}  {WEIGHTS}\n", f"{'0' * 64}  other\n", "\x00" * 200_000,
+             f"{'0' * 64}  {WEIGHTS}\n{'1' * 64}  {WEIGHTS}\n"],
+)  # fmt: skip
+def test_what_is_no_checksum_gets_one_line(run, text):
+    checksum_path(run / WEIGHTS).write_text(text)
+    with pytest.raises(UserError, match=r"model\.safetensors\.sha256: ") as caught:
+        check_sum(run / WEIGHTS)
+    assert "\n" not in str(caught.value)
+
+
+class Killed(BaseException):
+    """The end of the process, at a moment of the test's choice."""
+
+
+def test_a_crash_at_any_moment_leaves_what_loads(tmp_path, monkeypatch):
+    """Old and new weights; killed at each of the system calls that change the disk in turn."""
+    path = tmp_path / "w"
+    changes = [
+        (os, "replace"),
+        (os, "fsync"),
+        (Path, "unlink"),
+        (Path, "replace"),
+        (Path, "write_bytes"),
+    ]
+    for moment in range(100):
+        for name in tmp_path.iterdir():
+            name.unlink()
+        write_with_checksum(path, lambda temporary: temporary.write_bytes(b"old"))
+        count = 0
+
+        def counting(real, moment=moment):
+            def call(*args, **options):
+                nonlocal count
+                count += 1
+                if count == moment + 1:
+                    raise Killed
+                return real(*args, **options)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for owner, name in changes:
+                patch.setattr(owner, name, counting(getattr(owner, name)))
+            try:
+                write_with_checksum(path, lambda temporary: temporary.write_bytes(b"new"))
+                finished = True
+            except Killed:
+                finished = False
+        assert path.read_bytes() in (b"old", b"new")
+        check_sum(path)
+        if finished:
+            break
+    assert moment >= 6 and path.read_bytes() == b"new" and checksum_path(path).exists()
+
+
+def test_a_reader_meanwhile_sees_no_damage(tmp_path):
+    """Weights replaced again and again while they are checked again and again."""
+    path = tmp_path / "w"
+    ends = threading.Event()
+
+    def write() -> None:
+        for number in range(30):
+            data = bytes([number]) * 100_000
+            write_with_checksum(path, lambda temporary, data=data: temporary.write_bytes(data))
+        ends.set()
+
+    write_with_checksum(path, lambda temporary: temporary.write_bytes(b"first"))
+    writer = threading.Thread(target=write)
+    writer.start()
+    while not ends.is_set():
+        check_sum(path)
+    writer.join()
+    start_check(path)()
