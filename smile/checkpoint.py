@@ -32,6 +32,7 @@ from smile.weight_dtypes import to_float32, unusable
 from smile.weight_file import open_safetensors, read_safetensors
 
 WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.toml", "vocab.txt"
+CHECKPOINTS = "checkpoints"  # of training, to resume from
 LOG = "log.jsonl"  # a record per epoch: only training writes it
 MLE_FOLDER, LAST_FOLDER = "mle", "last"  # the captioner at the switch, and after the last epoch
 CHECKPOINTS = "checkpoints"  # what --resume goes on from
@@ -59,6 +60,12 @@ def save_run(folder: str | Path, captioner: Captioner) -> None:
 def is_run(folder: str | Path) -> bool:
     """Whether `folder` holds a captioner of ours."""
     return all((Path(folder) / name).is_file() for name in (WEIGHTS, CONFIG, VOCAB))
+
+
+def is_unfinished(folder: str | Path) -> bool:
+    """Whether `folder` is that of a run that has not written a captioner yet."""
+    folder = Path(folder)
+    return (folder / CHECKPOINTS).is_dir() and not (folder / WEIGHTS).exists()
 
 
 def run_config(folder: str | Path, overrides: Iterable[str] = ()) -> Config:

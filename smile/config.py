@@ -399,7 +399,7 @@ def config_to_toml(config: Config, names: Collection[str] | None = None) -> str:
     tables: dict[str, str] = {}
     for name in SETTINGS if names is None else names:
         section, key = name.split(".")
-        value = _get(config, name)
+        value = get_setting(config, name)
         if value is not None:  # TOML has no null: what is unset is left out
             table = tables.setdefault(section, f"[{section}]\n")
             tables[section] = table + f"{key} = {_show(value)}\n"
@@ -534,7 +534,7 @@ def check_relations(config: Config, places: dict[str, str], *, default_place: st
         places: where each was given, by name; `default_place` for the others.
     """
     for relation in RELATIONS:
-        value, other = (_get(config, name) for name in (relation.key, relation.other))
+        value, other = (get_setting(config, name) for name in (relation.key, relation.other))
         if not relation.holds(value, other):
             given = [places.get(name) for name in (relation.key, relation.other)]
             place = "--set" if "--set" in given else default_place
@@ -561,7 +561,8 @@ def num_weights(config: Config) -> int:
     return encoder + (embeddings + dim) * dim + decoder.depth * layer
 
 
-def _get(config: Config, name: str) -> Any:
+def get_setting(config: Config, name: str) -> Any:
+    """The value of a setting named as in "train.lr"."""
     section, key = name.split(".")
     return getattr(getattr(config, section), key)
 

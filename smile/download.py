@@ -73,6 +73,10 @@ def fetch(
     return target
 
 
+class NotInRepository(UserError):
+    """A repository of the hub has no file of that name."""
+
+
 def hub_file(
     repo_id: str, filename: str, *, repo_type: str = "model", revision: str | None = None
 ) -> Path:
@@ -86,6 +90,7 @@ def hub_file(
         revision: branch, tag or commit; None is the main branch.
 
     Raises:
+        NotInRepository: if the repository has no such file.
         UserError: if it is neither in the cache nor can be downloaded.
     """
     import huggingface_hub as hub  # here, because most commands need no hub: it takes 0.3 s
@@ -103,7 +108,18 @@ def hub_file(
         _announce(url, size, Path(constants.HF_HUB_CACHE))
         return Path(hub.hf_hub_download(**where))
     except Exception as error:  # its connection library, and so its errors, vary by version
-        raise UserError(_hub_problem(error, where)) from error
+        absent = isinstance(error, errors.RemoteEntryNotFoundError)
+        raise (NotInRepository if absent else UserError)(_hub_problem(error, where)) from error
+
+
+def in_hub_cache(repo_id: str, filename: str) -> bool:
+    """Whether a file of a hub's model is at hand without a request."""
+    import huggingface_hub as hub
+
+    try:
+        return isinstance(hub.try_to_load_from_cache(repo_id, filename), str)
+    except ValueError:  # no name of a repository: asking the hub will say so
+        return False
 
 
 # --- the hub's errors in one line ------------------------------------------------------------

@@ -1,16 +1,26 @@
 """Captioners for others: a folder for `transformers`, or a `.pth` for BLIP's own code."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 from smile.captioner import Captioner
+from smile.config import SETTINGS, Config, config_to_toml, get_setting
 from smile.data.images import MEAN, STD
 from smile.errors import UserError
 from smile.files import write_atomically, write_text
+from smile.transformers_settings import GENERATION, OWN, OWN_SETTINGS, SAMPLING, SEARCH
 from smile.weight_names import BLIP, TIED, TRANSFORMERS, from_ours
+
+CHECKPOINT = "checkpoint.pth"
+NOT_IN_WEIGHTS = (
+    *("vit.num_heads", "vit.norm_eps", "vit.drop_path"),
+    *("decoder.num_heads", "decoder.norm_eps", "decoder.dropout"),
+)
 
 
 def export_transformers(captioner: Captioner, folder: str | Path) -> str:
@@ -34,7 +44,9 @@ def export_transformers(captioner: Captioner, folder: str | Path) -> str:
 
 
 def export_blip(captioner: Captioner, folder: str | Path) -> str:
-    """Writes `checkpoint.pth` and `vocab.txt`. Returns a line that says how to use it.
+    """Writes `checkpoint.pth`, and beside it `vocab.txt` and the settings that it has no place for.
+
+    Returns a line that says how to use it.
 
     BLIP's `position_ids`, a constant of its decoder, is written too, as BLIP's own files have it.
     """
@@ -43,10 +55,14 @@ def export_blip(captioner: Captioner, folder: str | Path) -> str:
     positions = torch.arange(captioner.config.decoder.max_positions)[None]
     weights["text_decoder.bert.embeddings.position_ids"] = positions
     checkpoint = {"model": weights, "epoch": 0}
-    write_atomically(folder / "checkpoint.pth", lambda path: torch.save(checkpoint, path))
+    write_atomically(folder / CHECKPOINT, lambda path: torch.save(checkpoint, path))
     write_atomically(folder / "vocab.txt", captioner.tokenizer.save)
+    write_text((folder / CHECKPOINT).with_suffix(".toml"), _settings_beside(captioner))
     loader = f"blip_decoder(pretrained=…, image_size={captioner.config.vit.image_size})"
-    return f"{folder / 'checkpoint.pth'}: BLIP's {loader} loads it"
+    return (
+        f"{folder / CHECKPOINT}: BLIP's {loader} loads it; smile.load reads its settings, "
+        "which that file has no place for, from the .toml beside it"
+    )
 
 
 def _make(folder: str | Path, captioner: Captioner) -> Path:
@@ -65,10 +81,29 @@ def _make(folder: str | Path, captioner: Captioner) -> Path:
     return folder
 
 
+def _settings_beside(captioner: Captioner) -> str:
+    """What `smile.load` has to know beside a .pth to make the same captioner of it."""
+    config, tokenizer = captioner.config, captioner.tokenizer
+    settings = replace(config.tokenizer, strip_accents=tokenizer.strip_accents)
+    search = [name for name in SETTINGS if name.startswith("generate.")]
+    names = [*NOT_IN_WEIGHTS, "tokenizer.strip_accents", *OWN_SETTINGS.values(), *search]
+    return (
+        f"# What {CHECKPOINT} has no place for: smile.load reads it beside it.\n\n"
+        + config_to_toml(replace(config, tokenizer=settings), names)
+    )
+
+
+def _search(config: Config) -> dict[str, Any]:
+    """How captions are searched for, by transformers' names."""
+    names = SEARCH | (SAMPLING if config.generate.samples else {})
+    found = {key: get_setting(config, ours) for key, ours in names.items()}
+    return found | ({"do_sample": True} if config.generate.samples else {})
+
+
 def _transformers_files(captioner: Captioner) -> dict[str, dict]:
     """The JSON files of the folder by name."""
     vit, decoder = captioner.config.vit, captioner.config.decoder
-    search, tokenizer = captioner.config.generate, captioner.tokenizer
+    tokenizer = captioner.tokenizer
     ids = {
         "bos_token_id": tokenizer.bos_id,
         "eos_token_id": tokenizer.sep_id,
@@ -109,15 +144,9 @@ def _transformers_files(captioner: Captioner) -> dict[str, dict]:
             "tie_word_embeddings": True,
             "vision_config": vision,
             "text_config": text,
+            OWN: {key: get_setting(captioner.config, ours) for key, ours in OWN_SETTINGS.items()},
         },
-        "generation_config.json": {
-            "num_beams": search.num_beams,
-            "max_length": search.max_length,
-            "min_length": search.min_length,
-            "length_penalty": search.length_penalty,
-            "repetition_penalty": search.repetition_penalty,
-            **ids,
-        },
+        GENERATION: {**_search(captioner.config), **ids},
         "preprocessor_config.json": {
             "image_processor_type": "BlipImageProcessor",
             "processor_class": "BlipProcessor",
@@ -134,6 +163,7 @@ def _transformers_files(captioner: Captioner) -> dict[str, dict]:
             "tokenizer_class": "BertTokenizer",
             "processor_class": "BlipProcessor",
             "do_lower_case": True,
+            "strip_accents": tokenizer.strip_accents,
             "bos_token": "[DEC]",
             "additional_special_tokens": ["[ENC]"],
             "model_max_length": decoder.max_positions,

@@ -195,16 +195,19 @@ def json_line(value: Any) -> bytes:
     return text.encode() + b"\n"
 
 
-def read_json(path: str | Path, kind: type = dict, *, unique: bool = False) -> Any:
+def read_json(
+    path: str | Path, kind: type = dict, *, unique: bool = False, largest: int = LARGEST_TEXT
+) -> Any:
     """What a JSON file holds: an object, or a `kind` of another sort.
 
     Args:
         unique: refuse an object that names one key twice.
+        largest: bytes that such a file may have.
 
     Raises:
-        UserError: there is no such file, or it is not JSON, or of another kind.
+        UserError: there is no such file, it is too large, not JSON, or of another kind.
     """
-    value = parse_json(read_text(path), str(path), unique=unique)
+    value = parse_json(read_text(path, largest=largest), str(path), unique=unique)
     return expect(value, kind, where=str(path))
 
 

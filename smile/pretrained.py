@@ -20,29 +20,56 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from smile import checksum
 from smile.captioner import Captioner
 from smile.checkpoint import (
-    CHECKPOINTS,
     WEIGHTS,
     build,
     check_run,
     is_run,
+    is_unfinished,
     num_layers,
     read_run,
     save_run,
 )
-from smile.config import Config, DecoderConfig, GenerateConfig, ViTConfig, load_config
-from smile.data.images import MEAN, STD
+from smile.config import (
+    Config,
+    DataConfig,
+    DecoderConfig,
+    GenerateConfig,
+    ViTConfig,
+    check_relations,
+    check_setting,
+    load_config,
+    with_settings,
+)
 from smile.download import fetch, hub_file
 from smile.errors import UserError, first_few, nearest
 from smile.export import export_blip, export_transformers
 from smile.files import check_empty
 from smile.tokenizer import Tokenizer
-from smile.transformers_folder import download_folder, read_folder, read_json
+from smile.transformers_folder import check_type, download_folder, read_folder
+from smile.transformers_settings import (
+    GENERATION,
+    PROCESSORS,
+    TOKENIZER_CONFIG,
+    read_settings,
+)
+from smile.vocabulary import (
+    TOKENIZER,
+    VOCAB,
+    Pieces,
+    TokenIds,
+    fit_vocabulary,
+    keep_rows,
+    make_tokenizer,
+    pieces_of_file,
+    read_pieces,
+)
 from smile.weight_file import read_file
 from smile.weight_kind import recognise
 from smile.weight_names import TRANSFORMERS, Account, Convention, account, to_ours
@@ -50,6 +77,10 @@ from smile.weight_names import TRANSFORMERS, Account, Convention, account, to_ou
 HEAD_DIM = 64  # of every BLIP: heads = width / 64 unless said otherwise
 BLIP_NORM_EPS = {"vit": 1e-6, "decoder": 1e-12}
 BERT_VOCAB = ("google-bert/bert-base-uncased", "vocab.txt")
+BERT_ROWS = range(30522, 30522 + 1024)  # with BLIP's two tokens, perhaps padded
+HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
+WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")  # of files, not of repositories
+VOCABULARY_FILES = (VOCAB, TOKENIZER, TOKENIZER_CONFIG)
 STORAGE = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/"
 
 
@@ -126,28 +157,37 @@ def load(
     Raises:
         UserError: if the source cannot be found, read, or fully accounted for.
     """
-    found = _find(str(source))
-    if (found / CHECKPOINTS).is_dir() and not is_run(found):
-        raise UserError(
-            f"{found}: an interrupted run without a captioner yet: the first is written at the end "
-            f"of an epoch; resume it with python train.py CONFIG.toml --out {found} --resume"
-        )
+    given = {
+        "vit.image_size": image_size,
+        "vit.num_heads": num_heads,
+        "decoder.num_heads": num_heads,
+        "vit.drop_path": drop_path,
+        "decoder.dropout": dropout,
+    }
+    found = _find(str(source), own_vocab=vocab is None)
+    ids = TokenIds()
     if is_run(found):
         weights, config, tokenizer = read_run(found, check=check)
     else:
-        theirs, convention = read_weights(found)
-        weights = to_ours(theirs, convention, source=found)
-        settings = _their_config(found) if convention is TRANSFORMERS else None
-        config = infer_config(weights, settings, source=found)
+        weights, config, ids = _read_foreign(found, own_vocab=vocab is None, given=given)
         tokenizer = None
-    config = _with_settings(
-        config, image_size=image_size, num_heads=num_heads, drop_path=drop_path, dropout=dropout
-    )
+    config = _with_given(config, given)
     if model_config is not None:
         config = load_config(model_config, base=config)
     if vocab is not None or tokenizer is None:
-        tokenizer = _find_tokenizer(found, vocab, size=config.decoder.vocab_size)
+        config, tokenizer = _fit_tokenizer(found, vocab, weights, config, ids)
+    check_relations(config, {}, default_place=found)
     return build(config, tokenizer, weights, source=found)
+
+
+def _with_given(config: Config, given: dict[str, Any]) -> Config:
+    """The config with the arguments of `load` that were given."""
+    checked = {
+        name: check_setting(name, value, place="smile.load", called=name.partition(".")[2])
+        for name, value in given.items()
+        if value is not None
+    }
+    return with_settings(config, checked)
 
 
 def start_check(source: str | Path) -> Callable[[], None]:
@@ -220,12 +260,8 @@ SIZES = {
 }
 
 
-def infer_config(
-    weights: dict[str, Tensor], theirs: dict | None = None, *, source: object = "these weights"
-) -> Config:
-    """Sizes read off weights of ours; heads and epsilons from `theirs`, a `transformers` config.
-
-    Without it, one head per 64 of width and BLIP's own epsilons.
+def infer_config(weights: dict[str, Tensor], *, source: object = "these weights") -> Config:
+    """Sizes read off weights of ours; one head per 64 of width, and BLIP's own epsilons.
 
     Raises:
         UserError: naming `source` and a weight that has no size to be read off.
@@ -263,102 +299,143 @@ def infer_config(
         max_positions=shape["decoder.position_embed.weight"][0],
         norm_eps=BLIP_NORM_EPS["decoder"],
     )
-    if theirs is not None:
-        vision, text = theirs.get("vision_config") or {}, theirs.get("text_config") or {}
-        # What a transformers config leaves out has its library's default.
-        vit = replace(
-            vit,
-            num_heads=vision.get("num_attention_heads", 12),
-            norm_eps=vision.get("layer_norm_eps", 1e-5),
-        )
-        decoder = replace(
-            decoder,
-            num_heads=text.get("num_attention_heads", 8),
-            norm_eps=text.get("layer_norm_eps", 1e-12),
-            dropout=text.get("hidden_dropout_prob", 0.0),
-        )
-    return Config(vit=vit, decoder=decoder, generate=GenerateConfig())
-
-
-def _with_settings(config: Config, *, image_size, num_heads, drop_path, dropout) -> Config:
-    given = {"image_size": image_size, "num_heads": num_heads, "drop_path": drop_path}
-    vit = replace(config.vit, **{k: v for k, v in given.items() if v is not None})
-    given = {"num_heads": num_heads, "dropout": dropout}
-    decoder = replace(config.decoder, **{k: v for k, v in given.items() if v is not None})
-    return replace(config, vit=vit, decoder=decoder)
+    data, search = (
+        DataConfig(),
+        GenerateConfig(),
+    )  # the usual lengths, as far as there are positions
+    longest = min(search.max_length, decoder.max_positions)
+    return Config(
+        vit=vit,
+        decoder=decoder,
+        data=replace(data, max_tokens=min(data.max_tokens, decoder.max_positions)),
+        generate=replace(search, max_length=longest, min_length=min(search.min_length, longest)),
+    )
 
 
 # Finding ------------------------------------------------------------------------------------------
 
 
-def _find(source: str) -> Path:
-    """The file or folder that `source` names, downloaded if it has to be."""
+def _find(source: str, *, own_vocab: bool = True) -> Path:
+    """The file or folder that `source` names, downloaded if it has to be.
+
+    Args:
+        own_vocab: whether the source's own vocabulary is needed too.
+    """
     path = Path(source).expanduser()
     if path.exists():
         return path
     if source in KNOWN:
-        return _download(KNOWN[source])
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.suffix and not path.parent.exists():
-        return _download(Known("", hub=source))
+        return _download(KNOWN[source], own_vocab=own_vocab)
+    beside = nearest(path, _names_beside(path))
+    if re.fullmatch(HUB_ID, source) and path.suffix not in WEIGHT_SUFFIXES and not beside:
+        try:
+            return _download(Known("", hub=source), own_vocab=own_vocab)
+        except UserError as error:
+            if not path.parent.exists():
+                raise
+            raise UserError(f"{source}: no such file or folder; on the hub: {error}") from error
     raise UserError(
-        f"{source}: no such file or folder, and not a known name "
-        f"({', '.join(KNOWN)}) or a hub id (owner/name){nearest(source, KNOWN)}"
+        f"{source}: no such file or folder, and not a known name ({', '.join(KNOWN)}) "
+        f"or a hub id (owner/name){beside or nearest(source, KNOWN)}"
     )
 
 
-def _download(known: Known) -> Path:
+def _names_beside(path: Path) -> list[str]:
+    """What else is there where `path` should be."""
+    with contextlib.suppress(OSError):
+        return [str(name) for name in path.parent.iterdir()]
+    return []
+
+
+def _download(known: Known, *, own_vocab: bool) -> Path:
     """The cached file or folder of a published checkpoint."""
     if known.url:
         return fetch(known.url)
     if known.space:
         name, _, path = known.space.partition(":")
         return hub_file(name, path, repo_type="space")
-    return download_folder(
-        known.hub, model_type="blip", files=("preprocessor_config.json", "vocab.txt")
-    )
-
-
-def _find_tokenizer(found: Path, vocab: str | Path | None, *, size: int) -> Tokenizer:
-    """The vocabulary given, the one beside the weights, or BERT's, which BLIP uses."""
-    if vocab is not None:
-        path = Path(vocab)
-    else:
-        path = (found if found.is_dir() else found.parent) / "vocab.txt"
-        if not path.exists():
-            path = hub_file(*BERT_VOCAB)
-    tokenizer = Tokenizer.from_vocab(path)
-    if tokenizer.vocab_size != size:
-        raise UserError(
-            f"{path}: {tokenizer.vocab_size} entries with [DEC] and [ENC], but the weights in "
-            f"{found} know {size}; name the right one with vocab=… (--vocab)"
-        )
-    return tokenizer
+    files = (*PROCESSORS, GENERATION, *(VOCABULARY_FILES if own_vocab else ()))
+    return download_folder(known.hub, model_type="blip", files=files)
 
 
 # Reading ------------------------------------------------------------------------------------------
 
 
-def _their_config(found: Path) -> dict | None:
-    """The `config.json` of a `transformers` folder, checked for what we would do differently."""
-    folder = found if found.is_dir() else found.parent
-    config = read_json(folder / "config.json")
-    if config is None:
+def _read_foreign(
+    found: Path, *, own_vocab: bool, given: dict[str, Any]
+) -> tuple[dict[str, Tensor], Config, TokenIds]:
+    """Weights by our names, what their source says of them, and the ids it begins and ends by.
+
+    Args:
+        given: arguments of `load`, which may say what a source leaves open.
+    """
+    if is_unfinished(found):
         raise UserError(
-            f"{folder / 'config.json'} is missing: without it the number of heads of these "
-            "transformers weights is unknown; give num_heads=… or fetch the file"
+            f"{found}: an interrupted run without a captioner yet: the first is written at the end "
+            f"of an epoch; resume it with python train.py CONFIG.toml --out {found} --resume"
         )
-    for part in ("vision_config", "text_config"):
-        act = (config.get(part) or {}).get("hidden_act", "gelu")
-        if act != "gelu":
-            raise UserError(f"{folder / 'config.json'}: {part}.hidden_act is {act!r}, not 'gelu'")
-    processor = read_json(folder / "preprocessor_config.json") or {}
-    for key, ours in (("image_mean", MEAN), ("image_std", STD)):
-        given = processor.get(key, ours)
-        if any(abs(a - b) > 1e-6 for a, b in zip(given, ours, strict=True)):
+    folder = found if found.is_dir() else found.parent
+    if found.is_dir() and (folder / "config.json").exists():
+        check_type(folder, "blip")
+    theirs, convention = read_weights(found)
+    weights = to_ours(theirs, convention, source=found)
+    config, ids = infer_config(weights, source=found), TokenIds()
+    if convention is TRANSFORMERS:
+        if given["vit.num_heads"] is None and not (folder / "config.json").exists():
             raise UserError(
-                f"{folder / 'preprocessor_config.json'}: {key} is {given}, expected CLIP's {ours}"
+                f"{folder / 'config.json'} is missing: without it the number of heads of these "
+                "transformers weights is unknown; give num_heads=… or fetch the file"
             )
-    return config
+        values, ids = read_settings(folder, own_vocab=own_vocab)
+        config = with_settings(config, values)
+    beside = found.with_suffix(".toml")
+    if found.is_file() and beside.exists():
+        config = load_config(beside, base=config)
+    return weights, config, ids
+
+
+def _fit_tokenizer(
+    found: Path,
+    vocab: str | Path | None,
+    weights: dict[str, Tensor],
+    config: Config,
+    ids: TokenIds,
+) -> tuple[Config, Tokenizer]:
+    """The tokenizer; and the config without the rows of `weights` that it has no token for, which
+    are taken out.
+    """
+    num_rows = config.decoder.vocab_size
+    pieces = _find_pieces(found, vocab, num_rows=num_rows)
+    vocabulary = fit_vocabulary(pieces, num_rows=num_rows, ids=ids, source=found)
+    keep_rows(weights, vocabulary.rows)
+    strip_accents = config.tokenizer.strip_accents
+    if strip_accents is None:
+        strip_accents = pieces.strip_accents is not False
+    tokenizer = make_tokenizer(vocabulary, pieces.path, strip_accents=strip_accents)
+    decoder = replace(config.decoder, vocab_size=tokenizer.vocab_size)
+    return replace(config, decoder=decoder), tokenizer
+
+
+def _find_pieces(found: Path, vocab: str | Path | None, *, num_rows: int) -> Pieces:
+    """The vocabulary given, the one beside the weights, or BERT's, which BLIP uses."""
+    if vocab is not None:
+        return pieces_of_file(Path(vocab), num_rows=num_rows)
+    folder = found if found.is_dir() else found.parent
+    if pieces := read_pieces(folder, num_rows=num_rows):
+        return pieces
+    missing = f"{found} has no vocab.txt or tokenizer.json beside it"
+    if num_rows not in BERT_ROWS:
+        raise UserError(
+            f"{missing}, and its {num_rows} tokens are not BERT's {BERT_ROWS.start} and BLIP's 2; "
+            "name its vocab.txt with vocab=… (--vocab)"
+        )
+    try:
+        path = hub_file(*BERT_VOCAB)
+    except UserError as error:
+        raise UserError(
+            f"{missing}; name one with vocab=… (--vocab), or BERT's: {error}"
+        ) from error
+    return pieces_of_file(path, num_rows=num_rows)
 
 
 # Command line -------------------------------------------------------------------------------------
@@ -423,8 +500,10 @@ def _inspect(args: argparse.Namespace) -> None:
             print("\n".join(lines))
             raise UserError(f"{found}: not a BLIP captioner: see the keys marked above")
         weights = to_ours(theirs, convention, source=found)
-        settings = _their_config(found) if convention is TRANSFORMERS else None
-        config = infer_config(weights, settings, source=found)
+        config = infer_config(weights, source=found)
+        if convention is TRANSFORMERS:
+            folder = found if found.is_dir() else found.parent
+            config = with_settings(config, read_settings(folder).values)
     total = sum(tensor.numel() for tensor in weights.values())
     print(f"{found}: {total / 1e6:.1f} M parameters")
     for name in ("vit", "decoder"):

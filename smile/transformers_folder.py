@@ -4,17 +4,19 @@ A folder with `config.json` and the weights: one file, or shards that an index l
 or what `torch.save` writes. What the weights mean is for those who ask to know.
 """
 
-import json
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
-from smile.download import hub_file
+from smile.download import NotInRepository, hub_file, in_hub_cache
 from smile.errors import UserError
+from smile.files import expect, read_json, show
 from smile.weight_file import MERGE, read_file
 
+LARGEST_JSON = 100_000_000  # bytes of a config, an index or a tokenizer
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -50,14 +52,19 @@ def find_folder(
 def download_folder(repo: str, *, model_type: str, files: tuple[str, ...]) -> Path:
     """The folder in the hub's cache that holds a repository's config, weights and `files`.
 
+    A repository need not have all of `files`. They are asked for before the weights, and only if
+    these are not in the cache: a repository once downloaded costs no request.
+
     Raises:
         UserError: if a file is neither in the cache nor can be downloaded, or the config is not of
             a model of `model_type`.
     """
     folder = hub_file(repo, "config.json").parent
     check_type(folder, model_type)
-    for name in files:
-        hub_file(repo, name)
+    if not any(in_hub_cache(repo, name) for name in WEIGHT_FILES):
+        for name in files:
+            with contextlib.suppress(NotInRepository):
+                hub_file(repo, name)
     for part in _parts(_first_there(repo, WEIGHT_FILES)):
         hub_file(repo, part)
     return folder
@@ -65,7 +72,7 @@ def download_folder(repo: str, *, model_type: str, files: tuple[str, ...]) -> Pa
 
 def check_type(folder: Path, model_type: str) -> dict:
     """The `config.json` of a folder. Raises UserError if it is missing or of another model."""
-    config = read_json(folder / "config.json")
+    config = find_json(folder / "config.json")
     if config is None:
         raise UserError(
             f"{folder / 'config.json'} is missing: expected the folder of a transformers model "
@@ -73,8 +80,8 @@ def check_type(folder: Path, model_type: str) -> dict:
         )
     if config.get("model_type") != model_type:
         raise UserError(
-            f"{folder / 'config.json'} is of a {config.get('model_type')!r} model, "
-            f"expected {model_type!r}"
+            f"{folder / 'config.json'} is of a {show(config.get('model_type'))} model, "
+            f"expected {show(model_type)}"
         )
     return config
 
@@ -112,17 +119,15 @@ def _parts(main: Path) -> list[str]:
     """The files that hold the weights: `main` itself, or the shards that it lists."""
     if main.suffix != ".json":
         return [main.name]
-    try:
-        return sorted(set(json.loads(main.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{main}: not an index of weights (weight_map is missing)") from error
+    index = read_json(main, largest=LARGEST_JSON)
+    parts = expect(index.get("weight_map"), dict, where=f"{main}: weight_map")
+    for key, part in parts.items():
+        where = f"{main}: weight_map: {show(key)}"
+        if not re.fullmatch(r"\w[\w.-]{0,199}", expect(part, str, where=where), re.ASCII):
+            raise UserError(f"{where}: found {show(part)}, expected the name of a file beside it")
+    return sorted(set(parts.values()))
 
 
-def read_json(path: Path) -> dict | None:
+def find_json(path: Path) -> dict | None:
     """What a JSON file holds, None if there is no such file. Raises UserError if it is broken."""
-    if not path.exists():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from error
+    return read_json(path, largest=LARGEST_JSON) if path.exists() else None

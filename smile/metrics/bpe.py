@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from smile.errors import UserError
-from smile.transformers_folder import read_json
+from smile.transformers_folder import find_json
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -89,12 +89,12 @@ def read_byte_pairs(folder: str | Path) -> tuple[dict[str, int], Merges]:
     """
     folder = Path(folder)
     merges_file = folder / "merges.txt"
-    if (vocab := read_json(folder / "vocab.json")) is not None and merges_file.is_file():
+    if (vocab := find_json(folder / "vocab.json")) is not None and merges_file.is_file():
         source = merges_file
         lines = source.read_text(encoding="utf-8").split("\n")
         merges = lines[lines[0].startswith("#version") :]
         merges = [tuple(line.split(" ")) for line in merges if line]
-    elif (whole := read_json(source := folder / "tokenizer.json")) is not None:
+    elif (whole := find_json(source := folder / "tokenizer.json")) is not None:
         model = whole.get("model", {}) if isinstance(whole, dict) else {}
         vocab, merges = model.get("vocab"), model.get("merges")
         # Either "a b" or ["a", "b"], by the age of the file.

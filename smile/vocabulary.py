@@ -1,0 +1,210 @@
+"""The vocabulary of a foreign captioner, fitted to the rows of its embedding.
+
+Three things may differ from a `vocab.txt` with a line for each row. The pieces may stand in
+`tokenizer.json`, all that transformers 5 writes. Rows may have no piece, where the embedding was
+padded to a round number: no text means them, so they are left out, and can never be said. And
+captions may begin with another token than `[DEC]`: the row that they begin with is called `[DEC]`
+here.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from smile.errors import UserError
+from smile.files import expect, half_pairs, read_json, show
+from smile.tokenizer import ADDED, LARGEST_FILE, Tokenizer, read_vocab
+
+VOCAB, TOKENIZER = "vocab.txt", "tokenizer.json"
+PADDED_TO = range(8, 1025)  # multiples of such powers of two are what embeddings are padded to
+BEGIN, END = ADDED[0], "[SEP]"
+
+# What a tokenizer.json has to say of BERT's uncased WordPiece; other values would give other ids.
+EXPECTED = (
+    ("model", "type", "WordPiece"),
+    ("model", "unk_token", "[UNK]"),
+    ("model", "continuing_subword_prefix", "##"),
+    ("normalizer", "type", "BertNormalizer"),
+    ("normalizer", "lowercase", True),
+    ("normalizer", "clean_text", True),
+    ("normalizer", "handle_chinese_chars", True),
+    ("pre_tokenizer", "type", "BertPreTokenizer"),
+)
+
+
+class Pieces(NamedTuple):
+    """Which piece each row of the embedding stands for, as far as a file says it.
+
+    special: rows of tokens that are no text. strip_accents: None if the file does not say.
+    """
+
+    path: Path
+    names: dict[int, str]
+    special: frozenset[int] = frozenset()
+    strip_accents: bool | None = None
+
+
+class TokenIds(NamedTuple):
+    """The rows that captions begin and end with, None where the source does not say so."""
+
+    begin: int | None = None
+    end: int | None = None
+
+
+class Vocabulary(NamedTuple):
+    """The pieces of the rows that have one, in order; which rows these are, None if all."""
+
+    pieces: list[str]
+    rows: list[int] | None
+
+
+def read_pieces(folder: Path, *, num_rows: int) -> Pieces | None:
+    """What the files of a folder say, None if it has none.
+
+    `vocab.txt` lacks what was added later. So it is read only if it names every row, or alone is
+    there.
+
+    Raises:
+        UserError: a file is damaged, or of another kind of tokenizer.
+    """
+    plain, whole = folder / VOCAB, folder / TOKENIZER
+    if plain.exists():
+        pieces = pieces_of_file(plain, num_rows=num_rows)
+        if not whole.exists() or num_rows - len(pieces.names) in (0, _num_added(pieces.names)):
+            return pieces
+    return pieces_of_file(whole, num_rows=num_rows) if whole.exists() else None
+
+
+def pieces_of_file(path: Path, *, num_rows: int) -> Pieces:
+    """What a `vocab.txt`, of which no line may be beyond the rows, or a `tokenizer.json` says."""
+    if path.suffix == ".json":
+        return _pieces_of_tokenizer(path)
+    return Pieces(path, dict(enumerate(read_vocab(path, largest=num_rows))))
+
+
+def _num_added(names: Mapping[int, str]) -> int:
+    """How many tokens BLIP adds to a vocabulary of BERT's."""
+    return 0 if BEGIN in names.values() else len(set(ADDED) - set(names.values()))
+
+
+def _pieces_of_tokenizer(path: Path) -> Pieces:
+    """The pieces of a `tokenizer.json`, those added later included."""
+    whole = read_json(path, largest=LARGEST_FILE)
+    parts = {part: _part(whole, part, path) for part, _, _ in EXPECTED}
+    for part, key, expected in EXPECTED:
+        found = parts[part].get(key, expected)
+        if found != expected or type(found) is not type(expected):
+            raise UserError(
+                f"{path}: {part}.{key} is {show(found)}, expected {show(expected)}, as BERT's "
+                "uncased tokenizer has it"
+            )
+    names: dict[int, str] = {}
+    vocab = expect(parts["model"].get("vocab"), dict, where=f"{path}: model.vocab")
+    for piece, number in vocab.items():
+        _add(names, number, piece, where=f"{path}: model.vocab: {show(piece)}")
+    special = set()
+    added = expect(whole.get("added_tokens") or [], list, where=f"{path}: added_tokens")
+    for place, token in enumerate(added):
+        where = f"{path}: added_tokens[{place}]"
+        expect(token, dict, where=where)
+        piece = expect(token.get("content"), str, where=f"{where}.content")
+        _add(names, token.get("id"), piece, where=f"{where}.id")
+        if token.get("special") is True:
+            special.add(token["id"])
+    strip_accents = parts["normalizer"].get("strip_accents")
+    if strip_accents is not None:
+        expect(strip_accents, bool, where=f"{path}: normalizer.strip_accents")
+    return Pieces(path, names, frozenset(special), strip_accents)
+
+
+def _part(whole: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
+    return expect(whole.get(key), dict, where=f"{path}: {key}")
+
+
+def _add(names: dict[int, str], number: Any, piece: str, *, where: str) -> None:
+    """Names a row, which must have no other name."""
+    expect(number, int, where=where)
+    if number < 0 or names.get(number, piece) != piece:
+        raise UserError(f"{where}: found {number}, expected a row of its own")
+    if "\n" in piece or "\r" in piece or half_pairs(piece):
+        raise UserError(f"{where}: the piece {piece!a} cannot be a line of a vocab.txt")
+    names[number] = piece
+
+
+def fit_vocabulary(
+    pieces: Pieces,
+    *,
+    num_rows: int,
+    ids: TokenIds,
+    source: object,
+) -> Vocabulary:
+    """The vocabulary for an embedding of `num_rows` rows.
+
+    Args:
+        source: of the weights, for errors to name.
+
+    Raises:
+        UserError: pieces and rows do not fit together.
+    """
+    names, (bos_id, sep_id) = dict(pieces.names), ids
+    for row in pieces.special:
+        if row >= num_rows:  # neither read nor said by these weights
+            del names[row]
+    if bos_id is not None and not 0 <= bos_id < num_rows:
+        raise UserError(
+            f"{source}: text_config.bos_token_id is {show(bos_id)}, expected one of the "
+            f"{num_rows} rows that the weights know"
+        )
+    for token in ("[PAD]", "[UNK]", END, BEGIN):
+        if list(names.values()).count(token) > 1:
+            raise UserError(f"{pieces.path}: {token} is there more than once")
+    if sep_id is not None and names.get(sep_id) != END:
+        raise UserError(
+            f"{source}: text_config.sep_token_id is {sep_id}, which {pieces.path} calls "
+            f"{show(names.get(sep_id))}, expected {END}, by which captions end"
+        )
+    knows_begin = bos_id is not None or BEGIN in names.values()
+    _call_begin(names, bos_id)
+    if ADDED[1] not in names.values() and max(names) + 1 < num_rows:
+        names[max(names) + 1] = ADDED[1]
+    padding = num_rows - len(names)
+    multiple = min(num_rows & -num_rows, PADDED_TO[-1])  # the largest power of two that divides it
+    is_padded = knows_begin and multiple in PADDED_TO and 0 <= padding < multiple
+    if max(names) >= num_rows or (padding and not is_padded):
+        raise UserError(
+            f"{pieces.path}: {len(names)} entries with {' and '.join(ADDED)}, but the weights in "
+            f"{source} know {num_rows}; name the right one with vocab=… (--vocab)"
+        )
+    rows = sorted(names)
+    return Vocabulary([names[row] for row in rows], rows if padding else None)
+
+
+def _call_begin(names: dict[int, str], bos_id: int | None) -> None:
+    """Gives the row that captions begin with its name, and its own to the row that had it."""
+    before = next((row for row, name in names.items() if name == BEGIN), None)
+    if bos_id is None:
+        bos_id = max(names, default=-1) + 1 if before is None else before
+    if before not in (None, bos_id):
+        del names[before]
+        if bos_id in names:
+            names[before] = names[bos_id]
+    names[bos_id] = BEGIN
+
+
+def make_tokenizer(vocabulary: Vocabulary, path: Path, *, strip_accents: bool) -> Tokenizer:
+    """The tokenizer over a vocabulary that was read from `path`."""
+    try:
+        return Tokenizer(vocabulary.pieces, strip_accents=strip_accents)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def keep_rows(weights: dict[str, Tensor], rows: list[int] | None) -> None:
+    """Leaves those rows alone of what weights by our names have a row of for each token."""
+    if rows is None:
+        return
+    kept = slice(len(rows)) if rows[-1] == len(rows) - 1 else rows  # the former copies nothing
+    for name in ("decoder.word_embed.weight", "decoder.head_bias"):
+        weights[name] = weights[name][kept]
