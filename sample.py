@@ -218,8 +218,8 @@ def draw_attention(args: argparse.Namespace) -> int:
     check_outputs(args)
     image = open_image(names[0])
     [model] = models = find_models(args)
-    warn_of_drawn(models)
     start_check(model.source)()
+    warn_of_drawn(models)
     caption = explain(
         model.captioner,
         image,
@@ -245,9 +245,9 @@ def describe(args: argparse.Namespace) -> int:
     if world.size > 1 and (args.sheet or not (args.out or args.txt)):
         raise UserError("several processes write --out and --txt only; do the rest in one")
     models = find_models(args)
+    checks = [start_check(model.source) for model in models]
     if world.rank == 0:
         warn_of_drawn(models)
-    checks = [start_check(model.source) for model in models]
     texts = TextFiles(overwrite=args.overwrite) if args.txt else None
     out = open_out(args, models, world) if args.out else None
     sheet = Sheet(args.sheet) if args.sheet else None

@@ -335,6 +335,34 @@ def test_a_folder_or_a_pipe_in_a_file_s_place(folder, name, kind):
     assert name in refusal(folder)
 
 
+# --- run folders whose files do not fit each other ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("vit.depth=1000", "it has 1 layers of vit, the config says 1000"),
+        ("decoder.depth=900", "it has 1 layers of decoder, the config says 900"),
+        ("vit.mlp_dim=64", r"vit.blocks.0.mlp.fc1.bias is (32,), expected (64,)"),
+        ("decoder.features_dim=0", "decoder.features_dim 0 is not vit.dim 16"),
+        ("decoder.vocab_size=21", "20 entries, but config.toml says decoder.vocab_size = 21"),
+        ("decoder.vocab_size=19", "20 lines, expected a vocabulary of at most 19 pieces"),
+        ("vit.image_size=24000", "vit.image_size = 24000: expected a whole number from 1 to 4096"),
+        ("vit.image_size=4096", "vit.image_size = 4096: expected at most 256 times vit.patch_size"),
+    ],
+)
+def test_a_run_whose_config_asks_for_what_its_weights_are_not(tmp_path, setting, expected):
+    run = make_run(tmp_path / "run")
+    name, _, value = setting.partition("=")
+    section, key = name.split(".")
+    lines, inside = [], False
+    for line in (run / "config.toml").read_text().splitlines():
+        inside = line == f"[{section}]" if line.startswith("[") else inside
+        lines.append(f"{key} = {value}" if inside and line.startswith(f"{key} =") else line)
+    (run / "config.toml").write_text("\n".join(lines))
+    assert expected in refusal(run)
+
+
 # --- round trips -------------------------------------------------------------------------------
 
 CONFIGS = {
