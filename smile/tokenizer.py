@@ -158,7 +158,9 @@ def read_vocab(path: str | Path, *, largest: int = LARGEST_VOCAB) -> list[str]:
     text = read_text(path, largest=LARGEST_FILE).removesuffix("\n")
     count = text.count("\n") + 1  # before the text is split, which takes many times its memory
     if count > largest:
-        raise UserError(f"{path}: {count} lines, expected a vocabulary of at most {largest} pieces")
+        raise UserError(
+            f"{path}: {count} pieces, expected at most {largest}: is it another captioner's?"
+        )
     return [line.removesuffix("\r") for line in text.split("\n")]
 
 

@@ -8,6 +8,7 @@ here.
 """
 
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,9 +167,11 @@ def fit_vocabulary(
             f"{show(names.get(sep_id))}, expected {END}, by which captions end"
         )
     knows_begin = bos_id is not None or BEGIN in names.values()
-    _call_begin(names, bos_id)
-    if ADDED[1] not in names.values() and max(names) + 1 < num_rows:
-        names[max(names) + 1] = ADDED[1]
+    _add_blips_tokens(names, bos_id)
+    if knows_begin:  # else [DEC] is indispensable
+        names = {row: name for row, name in names.items() if row < num_rows or name not in ADDED}
+    if bos_id is not None:
+        _call_begin(names, bos_id)
     padding = num_rows - len(names)
     multiple = min(num_rows & -num_rows, PADDED_TO[-1])  # the largest power of two that divides it
     is_padded = knows_begin and multiple in PADDED_TO and 0 <= padding < multiple
@@ -181,15 +184,20 @@ def fit_vocabulary(
     return Vocabulary([names[row] for row in rows], rows if padding else None)
 
 
-def _call_begin(names: dict[int, str], bos_id: int | None) -> None:
-    """Gives the row that captions begin with its name, and its own to the row that had it."""
-    before = next((row for row, name in names.items() if name == BEGIN), None)
-    if bos_id is None:
-        bos_id = max(names, default=-1) + 1 if before is None else before
-    if before not in (None, bos_id):
-        del names[before]
-        if bos_id in names:
-            names[before] = names[bos_id]
+def _add_blips_tokens(names: dict[int, str], bos_id: int | None) -> None:
+    """Names the rows of the two tokens that BLIP adds behind BERT's, where no file does."""
+    behind = max(names, default=-1) + 1
+    for token in ADDED:
+        if token not in names.values():
+            row = next(row for row in count(behind) if row not in names)
+            names[bos_id if token == BEGIN and bos_id not in (None, *names) else row] = token
+
+
+def _call_begin(names: dict[int, str], bos_id: int) -> None:
+    """Calls the row that captions begin with `[DEC]`, and the row that was by the other's name."""
+    for row, name in names.items():
+        if name == BEGIN and row != bos_id:
+            names[row] = names[bos_id]
     names[bos_id] = BEGIN
 
 

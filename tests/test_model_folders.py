@@ -166,6 +166,28 @@ def test_a_vocabulary_without_blip_s_tokens(captioner, folder):
     assert "18 entries with [DEC] and [ENC], but the weights in FOLDER know 20" in refusal(folder)
 
 
+@pytest.mark.parametrize("row", [2, 6, 18, 19])
+def test_the_first_token_decides_where_nothing_names_blip_s(captioner, folder, row):
+    """BERT's vocabulary as it is, and captions that begin with any of the rows."""
+    words = captioner.tokenizer.vocab[:-2]
+    (folder / "vocab.txt").write_text("".join(word + "\n" for word in words))
+    change(folder / "config.json", lambda c: c["text_config"].update(bos_token_id=row))
+    loaded = smile.load(folder).tokenizer
+    assert loaded.bos_id == row and sorted(loaded.vocab) == sorted(captioner.tokenizer.vocab)
+
+
+def test_a_vocabulary_of_as_many_rows_needs_no_tokens_of_blip_s(captioner, folder):
+    """As people train from another BERT: captions begin with its [CLS]."""
+    words = [*captioner.tokenizer.vocab[:-2], "cow", "sheep"]
+    (folder / "vocab.txt").write_text("".join(word + "\n" for word in words))
+    change(folder / "config.json", lambda c: c["text_config"].update(bos_token_id=2))
+    assert smile.load(folder).tokenizer.vocab == [*words[:2], "[DEC]", *words[3:]]
+    export_blip(captioner, folder / "blip")  # where nothing says what captions begin with
+    (folder / "blip" / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes())
+    with pytest.raises(UserError, match=r"22 entries with \[DEC\] and \[ENC\], .* know 20"):
+        smile.load(folder / "blip" / "checkpoint.pth")
+
+
 # --- what differs is obeyed or refused ---------------------------------------------------------
 
 
@@ -346,7 +368,7 @@ def test_a_folder_or_a_pipe_in_a_file_s_place(folder, name, kind):
         ("vit.mlp_dim=64", r"vit.blocks.0.mlp.fc1.bias is (32,), expected (64,)"),
         ("decoder.features_dim=0", "decoder.features_dim 0 is not vit.dim 16"),
         ("decoder.vocab_size=21", "20 entries, but config.toml says decoder.vocab_size = 21"),
-        ("decoder.vocab_size=19", "20 lines, expected a vocabulary of at most 19 pieces"),
+        ("decoder.vocab_size=19", "20 pieces, expected at most 19"),
         ("vit.image_size=24000", "vit.image_size = 24000: expected a whole number from 1 to 4096"),
         ("vit.image_size=4096", "vit.image_size = 4096: expected at most 256 times vit.patch_size"),
     ],

@@ -173,7 +173,7 @@ def test_a_vocabulary_that_is_no_such_file_gets_one_line(tmp_path):
     with pytest.raises(UserError, match=r"vocab\.txt: not UTF-8 text"):
         Tokenizer.from_vocab(path)
     path.write_text("a\n" * 200_000)
-    with pytest.raises(UserError, match=r"200000 lines, expected a vocabulary of at most 30524"):
+    with pytest.raises(UserError, match=r"200000 pieces, expected at most 30524"):
         Tokenizer.from_vocab(path, largest=30524)
     with pytest.raises(UserError, match="it is a folder"):
         Tokenizer.from_vocab(tmp_path)
