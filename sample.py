@@ -55,8 +55,8 @@ def main() -> None:
     args = parse_args()
     sys.stdout.reconfigure(errors="surrogateescape")  # file names may hold any bytes
     try:
-        if not (is_heard or args.out or args.txt or args.explain):
-            raise UserError("standard output is closed: name --out or --txt, or nobody would know")
+        if not (is_heard or args.out or args.txt or args.sheet or args.explain):
+            raise UserError("standard output is closed: say with --out where captions should go")
         failed = draw_attention(args) if args.explain else describe(args)
     except UserError as error:
         print(f"sample.py: {error}", file=sys.stderr)

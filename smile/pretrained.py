@@ -478,7 +478,11 @@ def _parse_args() -> argparse.Namespace:
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """What cannot be inferred from a source and can be said on any command line."""
-    parser.add_argument("--model-config", metavar="FILE.toml", help="settings of the model to use")
+    parser.add_argument(
+        "--model-config",
+        metavar="FILE.toml",
+        help="settings that weights do not show, such as [vit] num_heads",
+    )
     parser.add_argument("--vocab", metavar="vocab.txt", help="vocabulary, if not the source's own")
 
 

@@ -298,16 +298,20 @@ def train_on(layout: str) -> Callable[[Path], None]:
     return script
 
 
-def bulk_folder(folder: Path) -> None:
-    """What sample.py --out has written, to go on with."""
-    make_photos(folder / "photos", 3)
-    go_on(folder)
+def bulk_folder(suffix: str) -> Callable[[Path], None]:
+    """What sample.py --out has written, to resume."""
+
+    def make(folder: Path) -> None:
+        make_photos(folder / "photos", 3)
+        resume(folder, f"captions{suffix}")
+
+    return make
 
 
-def go_on(folder: Path) -> None:
-    out = next(iter(sorted(folder.glob("captions.*"))), folder / "captions.jsonl")
-    out = folder / ("captions.csv" if out.suffix == ".csv" else "captions.jsonl")
-    run_script(sample, folder / "photos", "--model", sound() / "run", "--out", out, "--workers", 0)
+def resume(folder: Path, name: str = "") -> None:
+    name = name or ("captions.csv" if (folder / "captions.csv").exists() else "captions.jsonl")
+    words = (folder / "photos", "--model", sound() / "run", "--out", folder / name)
+    run_script(sample, *words, "--workers", 0)
 
 
 def checkpoints(folder: Path) -> None:
@@ -344,7 +348,10 @@ AREAS = (
         Area(f"data, {layout}", data_folder(layout), read_data_folder(layout), train_on(layout))
         for layout in LAYOUTS
     ),
-    Area("captions to go on with", bulk_folder, go_on, go_on),
+    *(
+        Area(f"captions to resume, {suffix}", bulk_folder(suffix), resume, resume)
+        for suffix in (".jsonl", ".csv")
+    ),
     Area("checkpoints", checkpoints, choose_checkpoint, choose_checkpoint),
 )
 _SOUND: list[Path] = []  # the folder of sound files, which children inherit

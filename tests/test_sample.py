@@ -347,7 +347,7 @@ def test_a_closed_stream_is_no_traceback(photos, run_sample, monkeypatch, capfd,
             patch.setattr(sys, "argv", ["sample.py", photos[0]])
             with pytest.raises(SystemExit) as ended:
                 sample.main()
-        assert ended.value.code == 2 and "name --out or --txt" in capfd.readouterr().err
+        assert ended.value.code == 2 and "say with --out where" in capfd.readouterr().err
 
 
 def test_a_reader_that_has_had_enough_ends_it_quietly(photos, work):
