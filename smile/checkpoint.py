@@ -32,7 +32,6 @@ from smile.weight_dtypes import to_float32, unusable
 from smile.weight_file import open_safetensors, read_safetensors
 
 WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.toml", "vocab.txt"
-CHECKPOINTS = "checkpoints"  # of training, to resume from
 LOG = "log.jsonl"  # a record per epoch: only training writes it
 MLE_FOLDER, LAST_FOLDER = "mle", "last"  # the captioner at the switch, and after the last epoch
 CHECKPOINTS = "checkpoints"  # what --resume goes on from

@@ -27,6 +27,7 @@ from torch import Tensor
 from smile import checksum
 from smile.captioner import Captioner
 from smile.checkpoint import (
+    CONFIG,
     WEIGHTS,
     build,
     check_run,
@@ -166,7 +167,7 @@ def load(
     }
     found = _find(str(source), own_vocab=vocab is None)
     ids = TokenIds()
-    if is_run(found):
+    if (found / CONFIG).is_file() and not is_unfinished(found):
         weights, config, tokenizer = read_run(found, check=check)
     else:
         weights, config, ids = _read_foreign(found, own_vocab=vocab is None, given=given)

@@ -36,12 +36,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from kill_bulk import make_photos, make_run  # noqa: E402
 from mutations import damage  # noqa: E402
+from test_hub_folders import as_transformers_5  # noqa: E402
 
 import evaluate  # noqa: E402
 import sample  # noqa: E402
 import smile  # noqa: E402
 import train  # noqa: E402
-from smile.checkpoint import load_run  # noqa: E402
+from smile.checkpoint import WEIGHTS, load_run  # noqa: E402
+from smile.checksum import checksum_path  # noqa: E402
 from smile.config import SETTINGS, DataConfig, load_config  # noqa: E402
 from smile.data import load_examples  # noqa: E402
 from smile.errors import UserError  # noqa: E402
@@ -118,6 +120,17 @@ def sample_with(source: Path) -> None:
 def run_folder(folder: Path) -> None:
     shutil.copytree(sound() / "run", folder, dirs_exist_ok=True)
     (folder / "log.jsonl").write_text("{}\n")
+
+
+def older_run_folder(folder: Path) -> None:
+    """Without a checksum, which would find out whatever is done to the weights."""
+    run_folder(folder)
+    checksum_path(folder / WEIGHTS).unlink()
+
+
+def transformers_5_folder(folder: Path) -> None:
+    transformers_folder(folder)
+    as_transformers_5(folder)
 
 
 def transformers_folder(folder: Path) -> None:
@@ -353,6 +366,8 @@ AREAS = (
         for suffix in (".jsonl", ".csv")
     ),
     Area("checkpoints", checkpoints, choose_checkpoint, choose_checkpoint),
+    Area("run folder, older", older_run_folder, caption_of, sample_with),
+    Area("transformers 5 folder", transformers_5_folder, caption_of, sample_with),
 )
 _SOUND: list[Path] = []  # the folder of sound files, which children inherit
 

@@ -303,7 +303,9 @@ def _weights(path: Path) -> tuple[dict[str, torch.Tensor], Callable[[], None]]:
     with contextlib.suppress(Exception):
         if path.suffix == ".safetensors":
             weights = load_file(path)
-            return weights, lambda: save_file({k: t.contiguous() for k, t in weights.items()}, path)
+            return weights, lambda: save_file(
+                {k: t.clone().contiguous() for k, t in weights.items()}, path
+            )
         content = torch.load(path, weights_only=True)
         weights = {name: t for name, t in content["model"].items() if t.layout == torch.strided}
         return weights, lambda: torch.save(content | {"model": weights}, path)
@@ -320,7 +322,12 @@ def odd_pth(path: Path, rng: random.Random) -> None:
     wide = torch.zeros(1).expand(10**6, 10**6)
     odd = (
         *(tensor.to_sparse(), tensor.to("meta"), wide, None, 5, "text", b"bytes", [1], deep),
-        *({"a": tensor}, torch.nn.Parameter(tensor), torch.Size([3]), torch.device("cpu")),
+        *(
+            {"a": tensor},
+            torch.nn.Parameter(tensor, requires_grad=False),
+            torch.Size([3]),
+            torch.device("cpu"),
+        ),
     )
     weights[name] = rng.choice(odd)
     key = rng.choice((5, None, b"k", (1, "a"), 1.5, True))
@@ -349,7 +356,7 @@ def safetensors_header(path: Path, rng: random.Random) -> None:
     rng.choice((json_value, json_deletion, json_wrapping, json_swapping, json_twice))(scratch, rng)
     header = scratch.read_bytes()
     scratch.unlink()
-    length = rng.choice((len(header),) * 4 + (0, len(header) - 1, 2**32, 2**63))
+    length = rng.choice((len(header),) * 4 + (0, max(0, len(header) - 1), 2**32, 2**63))
     path.write_bytes(struct.pack("<Q", length) + header + rest)
 
 

@@ -332,10 +332,18 @@ def test_an_index_names_files_of_its_own_folder(folder, part):
     assert refusal(folder).startswith('model.safetensors.index.json: weight_map: "x": found')
 
 
+def test_an_incomplete_run_folder_is_called_one(tmp_path):
+    run = make_run(tmp_path / "run")
+    (run / "vocab.txt").unlink()
+    assert refusal(run) == "FOLDER is not a run folder: it lacks vocab.txt"
+
+
 def test_an_unfinished_run_is_called_one(tmp_path):
     (tmp_path / "checkpoints").mkdir()
     assert refusal(tmp_path).startswith("FOLDER: an interrupted run without a captioner yet: ")
     assert "--resume" in refusal(tmp_path)
+    (tmp_path / "config.toml").write_text("")
+    assert "an interrupted run" in refusal(tmp_path)
 
 
 @pytest.mark.parametrize(
