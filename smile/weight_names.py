@@ -207,6 +207,12 @@ def to_ours(theirs: dict[str, Tensor], convention: Convention, *, source) -> dic
     ]
     if not problems:
         problems += [
+            f"{name} is {shape}, expected {len(row.ours)} tensors end to end"
+            for row in book.rows
+            for name, shape in ((name, tuple(theirs[name].shape)) for name in row.theirs)
+            if len(row.ours) > len(row.theirs) and (not shape or shape[0] % len(row.ours))
+        ]
+        problems += [
             f"{name} differs from {original}, which it should repeat"
             for name, original in book.tied.items()
             if original in theirs and not _same(theirs[name], theirs[original])

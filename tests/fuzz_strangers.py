@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -51,7 +52,7 @@ from smile.evaluation.caption_files import read_captions  # noqa: E402
 from smile.evaluation.image_set import ImageSet  # noqa: E402
 from smile.export import export_blip, export_transformers  # noqa: E402
 from smile.training.checkpoints import Checkpoints  # noqa: E402
-from smile.training.resume import check_same, identity  # noqa: E402
+from smile.training.resume import check_about, check_same, identity  # noqa: E402
 
 SECONDS = 15  # more than this of a processor for one case is a hang,
 WAIT = 60  # and so is more than this of waiting
@@ -330,16 +331,21 @@ def resume(folder: Path, name: str = "") -> None:
 def checkpoints(folder: Path) -> None:
     """Two checkpoints of a run, as far as what stands beside the tensors goes."""
     captioner = load_run(sound() / "run")
-    about = {"progress": "epoch 1", "processes": 1, "run": identity(captioner.config, {})}
+    about = {"progress": "epoch 1", "processes": 1, "run": run_identity()}
     saved = Checkpoints(folder)
     for _ in range(2):
         saved.save({"model": captioner.state_dict(), "progress": {"epoch": 1}}, about)
 
 
+def run_identity() -> dict[str, Any]:
+    splits = {"train": [], "val": [], "test": []}
+    return identity(load_run(sound() / "run").config, splits)
+
+
 def choose_checkpoint(folder: Path) -> object:
     saved = Checkpoints(folder)
-    number, about, _ = saved.choose()
-    check_same(about["run"], identity(load_run(sound() / "run").config, {}))
+    number, about, _ = saved.choose(check_about)
+    check_same(about["run"], run_identity())
     return about["processes"], saved.load(number)
 
 

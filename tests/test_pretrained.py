@@ -348,6 +348,14 @@ def test_wrong_weights_are_named(tmp_path):
     with pytest.raises(UserError, match=r"visual_encoder\.extra \(3, 5\) is not part of a BLIP"):
         smile.load(blip_file(tmp_path / "model.pth", add))
 
+    def cut(checkpoint):
+        for key, rows in (("weight", 100), ("bias", ())):
+            name = f"visual_encoder.blocks.0.attn.qkv.{key}"
+            checkpoint["model"][name] = torch.zeros(rows)
+
+    with pytest.raises(UserError, match=r"qkv\.bias is \(\), expected 3 tensors end to end; .*100"):
+        smile.load(blip_file(tmp_path / "model.pth", cut))
+
     def bend(checkpoint):
         for n in range(2):
             checkpoint["model"][f"visual_encoder.blocks.{n}.norm1.weight"] = torch.zeros(7)
