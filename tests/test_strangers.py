@@ -20,7 +20,6 @@ def sound():
         yield
 
 
-@pytest.mark.xfail(reason="some readers are being mended", strict=False)
 def test_damaged_files_end_in_a_value_or_in_one_line():
     found = list(outcomes(range(COUNT)))
     assert [outcome.number for outcome in found] == [*range(COUNT)]
