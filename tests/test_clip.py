@@ -1,10 +1,13 @@
 """CLIP beside transformers' with the same random weights, and the scores made of its features."""
 
+import contextlib
 import json
+import random
 
 import numpy as np
 import pytest
 import torch
+from mutations import json_value
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny_bpe import write_tiny_bpe
@@ -182,14 +185,25 @@ def test_every_weight_is_accounted_for(folder, tmp_path):
             load_clip(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["config.json", "vocab.json"])
+def test_damaged_json_ends_in_a_clip_or_in_one_line(folder, tmp_path, name):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for seed in range(25):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+        json_value(tmp_path / name, random.Random(seed))
+        with contextlib.suppress(UserError):
+            load_clip(tmp_path)
+
+
 def test_what_is_no_clip_is_refused(folder, tmp_path, monkeypatch):
     config = json.loads((folder / "config.json").read_text())
     config["vision_config"]["hidden_act"] = "relu"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="activation 'relu', expected one of gelu, quick_gelu"):
+    with pytest.raises(UserError, match='activation "relu", expected one of gelu, quick_gelu'):
         load_clip(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "blip"}')
-    with pytest.raises(UserError, match="is of a 'blip' model, expected 'clip'"):
+    with pytest.raises(UserError, match='is of a "blip" model, expected "clip"'):
         load_clip(tmp_path)
     (tmp_path / "config.json").unlink()
     with pytest.raises(UserError, match=r"config\.json is missing"):

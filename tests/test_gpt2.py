@@ -1,11 +1,14 @@
 """GPT-2 and perplexity beside transformers' GPT2LMHeadModel with the same random weights."""
 
+import contextlib
 import json
 import math
+import random
 
 import numpy as np
 import pytest
 import torch
+from mutations import json_value
 from safetensors.torch import load_file, save_file
 from tiny_bpe import write_tiny_bpe
 from torch.testing import assert_close
@@ -142,13 +145,28 @@ def test_transposed_weights_go_there_and_back(folder, prefix):
     assert all(torch.equal(back[name], weights[name]) for name in weights)
 
 
+@pytest.mark.parametrize("name", ["config.json", "vocab.json"])
+def test_damaged_json_ends_in_a_gpt2_or_in_one_line(folder, tmp_path, name):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    for seed in range(25):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+        json_value(tmp_path / name, random.Random(seed))
+        with contextlib.suppress(UserError):
+            load_gpt2(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("scale_attn_by_inverse_layer_idx", True, "scale_attn_by_inverse_layer_idx is True"),
-        ("activation_function", "silu", "activation 'silu'"),
+        ("activation_function", "silu", 'activation "silu"'),
+        ("n_embd", "48", r"config\.json: n_embd: found \"48\", expected a whole number"),
+        ("n_head", 0, r"n_head: found 0, expected a number from 1 to"),
+        ("n_head", 5, r"n_embd: found 48, expected a multiple of n_head, 5"),
+        ("n_layer", 10**7, r"n_layer: found 10000000, expected a number from 1 to 1000"),
         ("n_embd", 36, r"key\.bias is \(48,\), expected \(36,\)"),
-        ("model_type", "gpt_neo", "is of a 'gpt_neo' model, expected 'gpt2'"),
+        ("model_type", "gpt_neo", 'is of a "gpt_neo" model, expected "gpt2"'),
     ],
 )
 def test_another_model_is_refused(folder, tmp_path, key, value, message):

@@ -10,6 +10,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from smile.errors import UserError
+from smile.files import expect, read_text
 from smile.transformers_folder import find_json
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
@@ -91,14 +92,16 @@ def read_byte_pairs(folder: str | Path) -> tuple[dict[str, int], Merges]:
     merges_file = folder / "merges.txt"
     if (vocab := find_json(folder / "vocab.json")) is not None and merges_file.is_file():
         source = merges_file
-        lines = source.read_text(encoding="utf-8").split("\n")
+        lines = read_text(source).split("\n")
         merges = lines[lines[0].startswith("#version") :]
         merges = [tuple(line.split(" ")) for line in merges if line]
     elif (whole := find_json(source := folder / "tokenizer.json")) is not None:
-        model = whole.get("model", {}) if isinstance(whole, dict) else {}
-        vocab, merges = model.get("vocab"), model.get("merges")
+        model = expect(whole.get("model", {}), dict, where=f"{source}: model")
+        vocab = model.get("vocab")
+        merges = expect(model.get("merges") or [], list, where=f"{source}: model.merges")
         # Either "a b" or ["a", "b"], by the age of the file.
-        merges = [tuple(m.split(" ") if isinstance(m, str) else m) for m in merges or []]
+        merges = [m.split(" ") if isinstance(m, str) else m for m in merges]
+        merges = [tuple(m) if isinstance(m, list) else () for m in merges]
     else:
         raise UserError(
             f"no tokenizer in {folder}: expected vocab.json and merges.txt, or tokenizer.json, "

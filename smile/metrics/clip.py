@@ -26,6 +26,7 @@ from smile.metrics.batching import batches, pad
 from smile.metrics.bpe import ClipTokenizer
 from smile.metrics.text_transformer import (
     ACTIVATIONS,
+    Sizes,
     TextConfig,
     TextTransformer,
     known_activation,
@@ -214,31 +215,34 @@ def load_clip(source: str | Path = "clip-vit-b-32", *, device: torch.device | st
 
 def _read_config(folder: Path) -> ClipConfig:
     """The sizes in a folder's `config.json`; what it leaves out has its library's default."""
-    theirs = check_type(folder, "clip")
-    vision, text = theirs.get("vision_config") or {}, theirs.get("text_config") or {}
+    theirs = Sizes(check_type(folder, "clip"), folder / "config.json")
+    vision, text = theirs.part("vision_config"), theirs.part("text_config")
     image_activation, text_activation = (
-        known_activation(part.get("hidden_act", "quick_gelu"), source=folder / "config.json")
+        known_activation(part.values.get("hidden_act", "quick_gelu"), source=part.source)
         for part in (vision, text)
     )
     end_id = text.get("eos_token_id", 49407)
+    image_size, patch_size = vision.multiple("image_size", 224, "patch_size", 32)
+    image_dim, image_heads = vision.multiple("hidden_size", 768, "num_attention_heads", 12)
+    text_dim, text_heads = text.multiple("hidden_size", 512, "num_attention_heads", 8)
     return ClipConfig(
         image=ViTConfig(
-            image_size=vision.get("image_size", 224),
-            patch_size=vision.get("patch_size", 32),
-            dim=vision.get("hidden_size", 768),
-            depth=vision.get("num_hidden_layers", 12),
-            num_heads=vision.get("num_attention_heads", 12),
+            image_size=image_size,
+            patch_size=patch_size,
+            dim=image_dim,
+            depth=vision.get("num_hidden_layers", 12, most=1000),
+            num_heads=image_heads,
             mlp_dim=vision.get("intermediate_size", 3072),
-            norm_eps=vision.get("layer_norm_eps", 1e-5),
+            norm_eps=vision.get("layer_norm_eps", 1e-5, most=1),
         ),
         text=TextConfig(
             vocab_size=text.get("vocab_size", 49408),
             max_positions=text.get("max_position_embeddings", 77),
-            dim=text.get("hidden_size", 512),
-            depth=text.get("num_hidden_layers", 12),
-            num_heads=text.get("num_attention_heads", 8),
+            dim=text_dim,
+            depth=text.get("num_hidden_layers", 12, most=1000),
+            num_heads=text_heads,
             mlp_dim=text.get("intermediate_size", 2048),
-            norm_eps=text.get("layer_norm_eps", 1e-5),
+            norm_eps=text.get("layer_norm_eps", 1e-5, most=1),
             activation=text_activation,
         ),
         embed_dim=theirs.get("projection_dim", 512),

@@ -16,7 +16,12 @@ from torch import Tensor, nn
 from smile.checkpoint import assign_weights
 from smile.errors import UserError
 from smile.metrics.bpe import Gpt2Tokenizer
-from smile.metrics.text_transformer import TextConfig, TextTransformer, known_activation
+from smile.metrics.text_transformer import (
+    Sizes,
+    TextConfig,
+    TextTransformer,
+    known_activation,
+)
 from smile.transformers_folder import check_type, find_folder, read_folder
 from smile.weight_names import Convention, to_ours
 
@@ -104,18 +109,19 @@ def _read_config(folder: Path) -> TextConfig:
     """The sizes in a folder's `config.json`; what it leaves out has its library's default."""
     theirs = check_type(folder, "gpt2")
     source = folder / "config.json"
+    sizes = Sizes(theirs, source)
     # Variants of attention that others trained with, and that would go unnoticed.
     for key, ours in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
         if theirs.get(key, ours) != ours:
             raise UserError(f"{source}: {key} is {theirs[key]}, but only {ours} is known here")
-    dim = theirs.get("n_embd", 768)
+    dim, num_heads = sizes.multiple("n_embd", 768, "n_head", 12)
     return TextConfig(
-        vocab_size=theirs.get("vocab_size", 50257),
-        max_positions=theirs.get("n_positions", 1024),
+        vocab_size=sizes.get("vocab_size", 50257),
+        max_positions=sizes.get("n_positions", 1024),
         dim=dim,
-        depth=theirs.get("n_layer", 12),
-        num_heads=theirs.get("n_head", 12),
-        mlp_dim=theirs.get("n_inner") or 4 * dim,
-        norm_eps=theirs.get("layer_norm_epsilon", 1e-5),
+        depth=sizes.get("n_layer", 12, most=1000),
+        num_heads=num_heads,
+        mlp_dim=sizes.get("n_inner", 4 * dim),
+        norm_eps=sizes.get("layer_norm_epsilon", 1e-5, most=1),
         activation=known_activation(theirs.get("activation_function", "gelu_new"), source=source),
     )

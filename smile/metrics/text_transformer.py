@@ -5,12 +5,14 @@ those before it, and a last LayerNorm. (Radford et al. 2019 introduced it; CLIP 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smile.errors import UserError
+from smile.files import expect, show
 from smile.layers import Activation, PreNormBlock, embedding
 
 
@@ -33,11 +35,49 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def known_activation(name: str, *, source) -> str:
+def known_activation(name: object, *, source) -> str:
     """`name`, if `ACTIVATIONS` has it. Raises UserError, naming `source`, if not."""
-    if name not in ACTIVATIONS:
-        raise UserError(f"{source}: activation {name!r}, expected one of {', '.join(ACTIVATIONS)}")
+    if name not in list(ACTIVATIONS):
+        known = ", ".join(ACTIVATIONS)
+        raise UserError(f"{source}: activation {show(name)}, expected one of {known}")
     return name
+
+
+class Sizes:
+    """The numbers of an object in a `config.json`; what it leaves out has its library's default.
+
+    Args:
+        values: the object. source: the file, and the object's place in it.
+    """
+
+    def __init__(self, values: dict[str, Any], source: object):
+        self.values, self.source = values, source
+
+    def get(self, key: str, default: float, *, most: int = 1_000_000) -> Any:
+        """A number above 0, whole if the default is.
+
+        Raises:
+            UserError: it is something else, or above `most`.
+        """
+        value, where = self.values.get(key), f"{self.source}: {key}"
+        value = default if value is None else expect(value, type(default), where=where)
+        if not 0 < value <= most:
+            raise UserError(f"{where}: found {show(value)}, expected a number from 1 to {most}")
+        return value
+
+    def multiple(self, key: str, default: int, of: str, of_default: int) -> tuple[int, int]:
+        """Two whole numbers, the one a multiple of the other."""
+        value, other = self.get(key, default, most=100_000), self.get(of, of_default)
+        if value % other:
+            raise UserError(
+                f"{self.source}: {key}: found {value}, expected a multiple of {of}, {other}"
+            )
+        return value, other
+
+    def part(self, key: str) -> "Sizes":
+        """The object that stands under a key."""
+        where = f"{self.source}: {key}"
+        return Sizes(expect(self.values.get(key) or {}, dict, where=where), where)
 
 
 @dataclass(frozen=True, kw_only=True)
