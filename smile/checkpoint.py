@@ -147,9 +147,10 @@ def read_run(
             f"{folder / VOCAB}: {tokenizer.vocab_size} entries, but {CONFIG} says "
             f"decoder.vocab_size = {config.decoder.vocab_size}"
         )
+    weights = read_safetensors(folder / WEIGHTS)  # first: it says what a pointer or a page is
     if check:
         check_sum(folder / WEIGHTS)
-    return read_safetensors(folder / WEIGHTS), config, tokenizer
+    return weights, config, tokenizer
 
 
 def build(config, tokenizer: Tokenizer | None, weights: dict[str, Tensor], *, source) -> Captioner:

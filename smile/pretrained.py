@@ -33,6 +33,7 @@ from smile.checkpoint import (
     check_run,
     is_run,
     is_unfinished,
+    load_run,
     num_layers,
     read_run,
     save_run,
@@ -495,7 +496,8 @@ def _inspect(args: argparse.Namespace) -> None:
     """Prints sizes and the accounting table of a source."""
     found = _find(args.source)
     if is_run(found):
-        weights, config, _ = read_run(found)
+        captioner = load_run(found)
+        weights, config = captioner.state_dict(), captioner.config
         lines = [f"{len(weights)} weights by our own names"]
     else:
         theirs, convention = read_weights(found)
