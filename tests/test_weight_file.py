@@ -89,8 +89,15 @@ def rounded(captioner: Captioner, dtype: torch.dtype) -> dict[str, Tensor]:
     return {k: v.detach().to(dtype, copy=True) for k, v in captioner.state_dict().items()}
 
 
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
-@pytest.mark.parametrize("kind", ["run", "pth", "transformers", "bin"])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        *(("pth", dtype) for dtype in FLOATS),
+        *(("run", dtype) for dtype in (torch.float16, torch.float64)),
+        *((kind, torch.bfloat16) for kind in ("run", "transformers", "bin")),
+    ],
+    ids=str,
+)
 def test_every_floating_point_dtype_becomes_float32(captioner, tmp_path, dtype, kind):
     weights = rounded(captioner, dtype)
     expected = build(captioner.config, None, {k: v.float() for k, v in weights.items()}, source="")
