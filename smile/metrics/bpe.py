@@ -107,7 +107,10 @@ def read_byte_pairs(folder: str | Path) -> tuple[dict[str, int], Merges]:
             f"no tokenizer in {folder}: expected vocab.json and merges.txt, or tokenizer.json, "
             "such as the hub has beside the weights"
         )
-    if not isinstance(vocab, dict) or any(len(merge) != 2 for merge in merges):
+    ids = list(vocab.values()) if isinstance(vocab, dict) else [None]
+    if any(type(i) is not int or not 0 <= i < 2**31 for i in ids) or any(
+        len(merge) != 2 or not all(isinstance(part, str) for part in merge) for merge in merges
+    ):
         raise UserError(f"{source}: expected pieces and pairs of pieces (byte-pair encoding)")
     return vocab, merges
 
@@ -116,7 +119,8 @@ def _byte_pairs(vocab: dict[str, int], merges: Merges, **options) -> Tokenizer:
     try:
         return Tokenizer(models.BPE(vocab=vocab, merges=merges, **options))
     except Exception as error:  # the library raises bare Exceptions
-        raise UserError(f"vocabulary and merges do not fit together: {error}") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"vocabulary and merges do not fit together: {reason}") from error
 
 
 def _require(vocab: dict[str, int], *tokens: str) -> None:
