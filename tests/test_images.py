@@ -290,11 +290,14 @@ def test_floats_that_are_no_numbers_are_read(tmp_path):
     assert [opened.getpixel((x, 0))[0] for x in range(4)] == [0, 0, 128, 255]
 
 
-def test_wide_samples_are_scaled_alike_in_every_strip(tmp_path):
-    values = np.zeros((1200, 1000), dtype=np.float32)
+@pytest.mark.parametrize("large", [images.LARGE, 1])
+def test_wide_samples_are_scaled_alike_in_every_strip(tmp_path, monkeypatch, large):
+    monkeypatch.setattr(images, "LARGE", large)
+    values = np.ones((1200, 1000), dtype=np.float32)
     values[1100:] = 200  # white is 255, which the first strip alone does not show
     opened = open_image(save(Image.fromarray(values), tmp_path / "a.tif"))
-    assert np.array_equal(np.asarray(opened)[..., 0], values.astype(np.uint8))
+    scale = 2 if large == 1 else 1
+    assert np.array_equal(np.asarray(opened)[..., 0], values[::scale, ::scale].astype(np.uint8))
 
 
 # --- transforms -------------------------------------------------------------------------------

@@ -350,6 +350,19 @@ def test_a_link_is_followed_and_both_names_share_the_lock(path):
     first.lock.release()
 
 
+def test_a_group_may_read_and_write_if_the_umask_lets_it(path):
+    before = os.umask(0o002)
+    try:
+        file = caption_file(path)
+        file.prepare()
+        file.open()
+        modes = {p.name: oct(p.stat().st_mode & 0o777) for p in path.parent.iterdir()}
+        file.stop()
+    finally:
+        os.umask(before)
+    assert set(modes.values()) == {"0o664"} and len(modes) == 3  # the lock too
+
+
 def test_permissions_are_those_of_the_umask_or_of_the_file_there(path):
     before = os.umask(0o077)
     try:
