@@ -15,6 +15,7 @@ from BLIP's habits where it has none.
 
 import argparse
 import contextlib
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -171,7 +172,11 @@ def load(
     if (found / CONFIG).is_file() and not is_unfinished(found):
         weights, config, tokenizer = read_run(found, check=check)
     else:
-        weights, config, ids = _read_foreign(found, own_vocab=vocab is None, given=given)
+        weights, config, ids = _read_foreign(
+            found,
+            own_vocab=vocab is None,
+            knows_heads=not (num_heads is None and model_config is None),
+        )
         tokenizer = None
     config = _with_given(config, given)
     if model_config is not None:
@@ -198,7 +203,7 @@ def start_check(source: str | Path) -> Callable[[], None]:
     So that a first caption need not wait for it: `load(source, check=False)`, then this, and what
     it returns before anything is shown: that waits for the end and raises what `load` would have.
     """
-    folder = Path(source).expanduser()
+    folder = _local(source)
     return checksum.start_check(folder / WEIGHTS) if is_run(folder) else lambda: None
 
 
@@ -323,8 +328,8 @@ def _find(source: str, *, own_vocab: bool = True) -> Path:
     Args:
         own_vocab: whether the source's own vocabulary is needed too.
     """
-    path = Path(source).expanduser()
-    if path.exists():
+    path = _local(source)
+    if os.path.exists(path):
         return path
     if source in KNOWN:
         return _download(KNOWN[source], own_vocab=own_vocab)
@@ -333,13 +338,18 @@ def _find(source: str, *, own_vocab: bool = True) -> Path:
         try:
             return _download(Known("", hub=source), own_vocab=own_vocab)
         except UserError as error:
-            if not path.parent.exists():
+            if not os.path.exists(path.parent):
                 raise
             raise UserError(f"{source}: no such file or folder; on the hub: {error}") from error
     raise UserError(
         f"{source}: no such file or folder, and not a known name ({', '.join(KNOWN)}) "
         f"or a hub id (owner/name){beside or nearest(source, KNOWN)}"
     )
+
+
+def _local(source: str | Path) -> Path:
+    """The path that a source would be, with "~" as the shell reads it."""
+    return Path(os.path.expanduser(source))
 
 
 def _names_beside(path: Path) -> list[str]:
@@ -364,13 +374,9 @@ def _download(known: Known, *, own_vocab: bool) -> Path:
 
 
 def _read_foreign(
-    found: Path, *, own_vocab: bool, given: dict[str, Any]
+    found: Path, *, own_vocab: bool, knows_heads: bool
 ) -> tuple[dict[str, Tensor], Config, TokenIds]:
-    """Weights by our names, what their source says of them, and the ids it begins and ends by.
-
-    Args:
-        given: arguments of `load`, which may say what a source leaves open.
-    """
+    """Weights by our names, their config, and the ids that captions begin and end with."""
     if is_unfinished(found):
         raise UserError(
             f"{found}: an interrupted run without a captioner yet: the first is written at the end "
@@ -381,19 +387,40 @@ def _read_foreign(
         check_type(folder, "blip")
     theirs, convention = read_weights(found)
     weights = to_ours(theirs, convention, source=found)
+    config, ids = _find_config(
+        found, weights, convention, own_vocab=own_vocab, knows_heads=knows_heads
+    )
+    return weights, config, ids
+
+
+def _find_config(
+    found: Path,
+    weights: dict[str, Tensor],
+    convention: Convention,
+    *,
+    own_vocab: bool,
+    knows_heads: bool,
+) -> tuple[Config, TokenIds]:
+    """Sizes read off the weights, and what the files beside them say.
+
+    Args:
+        knows_heads: whether the caller says how many heads there are, if no file does.
+    """
     config, ids = infer_config(weights, source=found), TokenIds()
     if convention is TRANSFORMERS:
-        if given["vit.num_heads"] is None and not (folder / "config.json").exists():
+        folder = found if found.is_dir() else found.parent
+        if not knows_heads and not (folder / "config.json").exists():
             raise UserError(
                 f"{folder / 'config.json'} is missing: without it the number of heads of these "
-                "transformers weights is unknown; give num_heads=… or fetch the file"
+                "transformers weights is unknown; fetch the file, or give num_heads=… or "
+                "model_config=… (--model-config)"
             )
         values, ids = read_settings(folder, own_vocab=own_vocab)
         config = with_settings(config, values)
     beside = found.with_suffix(".toml")
     if found.is_file() and beside.exists():
         config = load_config(beside, base=config)
-    return weights, config, ids
+    return config, ids
 
 
 def _fit_tokenizer(
@@ -494,7 +521,7 @@ def _load(args: argparse.Namespace) -> Captioner:
 
 def _inspect(args: argparse.Namespace) -> None:
     """Prints sizes and the accounting table of a source."""
-    found = _find(args.source)
+    found = _find(args.source, own_vocab=args.vocab is None)
     if is_run(found):
         captioner = load_run(found)
         weights, config = captioner.state_dict(), captioner.config
@@ -507,10 +534,15 @@ def _inspect(args: argparse.Namespace) -> None:
             print("\n".join(lines))
             raise UserError(f"{found}: not a BLIP captioner: see the keys marked above")
         weights = to_ours(theirs, convention, source=found)
-        config = infer_config(weights, source=found)
-        if convention is TRANSFORMERS:
-            folder = found if found.is_dir() else found.parent
-            config = with_settings(config, read_settings(folder).values)
+        config, _ = _find_config(
+            found,
+            weights,
+            convention,
+            own_vocab=args.vocab is None,
+            knows_heads=args.model_config is not None,
+        )
+    if args.model_config is not None:
+        config = load_config(args.model_config, base=config)
     total = sum(tensor.numel() for tensor in weights.values())
     print(f"{found}: {total / 1e6:.1f} M parameters")
     for name in ("vit", "decoder"):

@@ -332,6 +332,15 @@ def test_an_index_names_files_of_its_own_folder(folder, part):
     assert refusal(folder).startswith('model.safetensors.index.json: weight_map: "x": found')
 
 
+@pytest.mark.parametrize(
+    "source", ["a" * 5000, "~nobody-of-that-name/x", "a\x00b", "x" * 5000 + "/y"]
+)
+def test_a_name_that_no_file_can_have_is_refused_like_any_other(source, monkeypatch):
+    monkeypatch.setenv("SMILE_OFFLINE", "1")
+    with pytest.raises(UserError):
+        smile.load(source)
+
+
 def test_an_incomplete_run_folder_is_called_one(tmp_path):
     run = make_run(tmp_path / "run")
     (run / "vocab.txt").unlink()

@@ -437,9 +437,14 @@ def test_a_transformers_config_is_checked(small, tmp_path):
     (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}')
     with pytest.raises(UserError, match=r"image_mean is \[0\.5, 0\.5, 0\.5\], expected CLIP's"):
         smile.load(folder)
+    (folder / "preprocessor_config.json").unlink()
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match=r"config\.json is missing"):
+    with pytest.raises(UserError, match=r"config\.json is missing.*--model-config"):
         smile.load(folder)
+    toml = tmp_path / "heads.toml"
+    toml.write_text("[vit]\nnum_heads = 2\n[decoder]\nnum_heads = 2\n")
+    for options in ({"num_heads": 2}, {"model_config": toml}):
+        assert smile.load(folder, **options).config.decoder.num_heads == 2
 
 
 def test_names_lead_to_their_files(small, monkeypatch, tmp_path):
@@ -493,6 +498,14 @@ def test_loading_draws_no_random_numbers(small):
     before = torch.get_rng_state()
     smile.load(folder)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_inspect_prints_what_stands_beside_the_weights(small, tmp_path, monkeypatch, capsys):
+    _, captioner = small
+    pretrained.export_blip(captioner, tmp_path / "out")
+    monkeypatch.setattr(sys, "argv", ["x", "inspect", str(tmp_path / "out" / "checkpoint.pth")])
+    pretrained.main()
+    assert "num_heads 2" in capsys.readouterr().out
 
 
 def test_inspect_prints_every_key(small, tmp_path):
