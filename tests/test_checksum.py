@@ -22,9 +22,14 @@ from smile.training.folder import check_captioners
 DIFFERS = r"model\.safetensors: not what was written there.*delete .*model\.safetensors\.sha256"
 
 
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    return make_run(tmp_path_factory.mktemp("work") / "run")
+
+
 @pytest.fixture
-def run(tmp_path):
-    return make_run(tmp_path / "run")
+def run(sound, tmp_path):
+    return Path(shutil.copytree(sound, tmp_path / "run"))
 
 
 def flip_a_bit(run: Path) -> None:
@@ -151,7 +156,7 @@ def test_a_reader_meanwhile_sees_no_damage(tmp_path):
     ends = threading.Event()
 
     def write() -> None:
-        for number in range(30):
+        for number in range(8):
             data = bytes([number]) * 100_000
             write_with_checksum(path, lambda temporary, data=data: temporary.write_bytes(data))
         ends.set()
