@@ -113,7 +113,7 @@ def hub_file(
 
 
 def in_hub_cache(repo_id: str, filename: str) -> bool:
-    """Whether a file of a hub's model is at hand without a request."""
+    """Whether a file of a hub's model is in the cache already."""
     import huggingface_hub as hub
 
     try:

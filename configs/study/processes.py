@@ -20,7 +20,7 @@ PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 class Child:
     """`function(*args)` in a process of its own, which leads a process group; `log` has its output.
 
-    kind: of work, for whoever keeps the books.
+    kind: of work; times are noted by it.
     """
 
     def __init__(self, function: Callable, *args: object, log: Path, kind: str = "") -> None:

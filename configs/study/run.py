@@ -28,8 +28,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
-# Before torch is imported. The processes are as many as there are cores; and whoever asks torch
-# whether there is a GPU must not touch it, or no fork could use it.
+# Set before torch is imported. There are about as many processes as cores, so each has one thread.
+# Asking whether there is a GPU must not start CUDA: no forked process could use it then.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 os.environ.setdefault("TQDM_MININTERVAL", "10")
@@ -320,7 +320,7 @@ def finish_scores(children: dict[str, Child]) -> None:
 
 
 def stop(study: Study, children: dict[str, Child]) -> None:
-    """Tells what is still at work to save itself, and sees to it that it ends."""
+    """Asks the jobs that still run to save themselves, and waits until they have ended."""
     for child in children.values():
         child.terminate()
     for name, child in children.items():

@@ -37,7 +37,7 @@ def load_examples(data: DataConfig, split: str, *, image_size: int = 224) -> Seq
     """Return the examples of `split` ("train", "val" or "test") that `data` describes.
 
     `image_size` is the side at which scenes of the format "shapes" are drawn. Raises UserError
-    where data are missing or amiss, and says where to get them.
+    where data are missing or wrong, and says where to get them.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")

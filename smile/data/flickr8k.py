@@ -41,7 +41,7 @@ def load(
     """Flickr8k in Kaggle's layout (captions.txt) or the original one (Flickr8k.token.txt).
 
     The official split lists say which image belongs where; without them a hash of its name does.
-    Raises UserError where anything is amiss.
+    Raises UserError where anything is missing or wrong.
     """
     root = data_folder(root, LAYOUT)
     names = _listed(root, split)  # before the captions: lists are short

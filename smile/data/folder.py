@@ -79,7 +79,7 @@ def load(
     coco_karpathy_val.json). Its names are looked for beside it, then in `root`, then from the
     current folder. An image belongs to the split its `split` field names, else to the one in the
     table's name, else to the train/, val/ or test/ subfolder it lies in, else to one that a hash of
-    its name decides. Raises UserError where anything is amiss.
+    its name decides. Raises UserError where anything is missing or wrong.
     """
     root = data_folder(root, LAYOUT)
     subfolders = _split_folders(root)

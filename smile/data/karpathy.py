@@ -50,7 +50,10 @@ def load(
     """dataset_flickr8k.json, dataset_flickr30k.json or dataset_coco.json, and their images.
 
     `annotations` names the JSON file, as it stands or inside `root`; "" finds the only
-    dataset_*.json in `root`. "restval" images join train. Raises UserError where anything is amiss.
+    dataset_*.json in `root`. "restval" images join train.
+
+    Raises:
+        UserError: anything is missing or wrong.
     """
     root = data_folder(root, LAYOUT)
     path = _file(root, annotations)

@@ -93,7 +93,7 @@ class ImageSet:
         metrics' own tokenizer nearly nothing of the cleaning is left to see.
 
         Raises:
-            UserError: data are missing or amiss.
+            UserError: data are missing or wrong.
         """
         examples = load_examples(replace(data, max_words=_ALL_WORDS), split)
         ids = None

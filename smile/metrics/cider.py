@@ -9,7 +9,7 @@ clipped to the reference's, and captions unlike the reference in length are held
 of width 6. `cider` is the plain cosine of the paper's section 4 (without its stemming); it can be
 gamed by repeating words, which CIDEr-D was made against.
 
-Image frequencies come from the references at hand, so scores of different sets do not compare, and
+Image frequencies come from the given references, so scores of different sets do not compare, and
 where all images are described in the same words (one image is enough for that) there is no score:
 no word says more than another (`can_weigh`).
 """

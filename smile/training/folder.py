@@ -56,7 +56,7 @@ def claim(folder: Path, lock: RunLock) -> None:
 
 
 def leave(folder: Path, lock: RunLock) -> None:
-    """Lets go of the folder, and removes it where nothing has come of the run."""
+    """Releases the lock, and removes the folder if the run wrote nothing into it."""
     claimed = lock.file is not None
     lock.release()
     if claimed:

@@ -100,7 +100,7 @@ def check_epochs(progress: Progress, epochs: int) -> None:
 def change_of_epochs(old: int, config: Config, progress: Progress, *, steps: int) -> str:
     """What to say where a run of `old` epochs now has another number; "" where it has not.
 
-    The phase at hand goes on with the rate that its new end gives at the step that was reached.
+    The present phase continues at the rate that its new end gives for the step reached.
     """
     if config.train.epochs == old:
         return ""

@@ -24,7 +24,7 @@ from smile.training.precision import Precision
 class Progress:
     """How far a run has come.
 
-    epoch, step: the epoch at hand (counted from 0), and how many of its optimiser steps are done;
+    epoch, step: the present epoch (counted from 0), and how many of its optimiser steps are done;
         after the last one it still has to be validated.
     loss, tokens, images: sums over the steps since the last record, of all processes.
     seconds, waited: the steps' time, and how much of it passed waiting for data, of the first.
@@ -55,7 +55,7 @@ class Progress:
             raise ValueError(f"{self.tokens} tokens, {self.images} images, a loss of {self.loss}")
 
     def next_epoch(self, record: dict | None) -> None:
-        """Files the record of the epoch at hand, and begins the next.
+        """Keeps the record of the present epoch, and begins the next.
 
         Without a record the sums go on: the next one is about both epochs.
         """
