@@ -4,6 +4,8 @@ Beside a CPU-only torch it has to be imported before transformers, an oracle, ne
 """
 
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem.removeprefix("test_") in NUMERIC:
             item.add_marker("numeric")
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch) -> Callable[..., None]:
+    """The working directory, empty; `tree("a/b.jpg", …)` makes files in it, empty too."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(*names: str) -> None:
+        for name in names:
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).touch()
+
+    return make
 
 
 @pytest.fixture

@@ -85,6 +85,17 @@ def json_value(path: Path, rng: random.Random) -> None:
     )
 
 
+def with_other_json_values(
+    folder: Path, copy_to: Path, name: str, count: int = 12
+) -> Iterator[Path]:
+    """Copies of a folder, one after another in one place, with a value of file `name` changed."""
+    shutil.copytree(folder, copy_to, dirs_exist_ok=True)
+    for seed in range(count):
+        shutil.copy(folder / name, copy_to / name)
+        json_value(copy_to / name, random.Random(seed))
+        yield copy_to
+
+
 def json_deletion(path: Path, rng: random.Random) -> None:
     _edit_json(path, rng, lambda home, key: home.__delitem__(key))
 

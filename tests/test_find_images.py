@@ -13,22 +13,9 @@ from smile.errors import UserError
 from smile.find_images import ImageNames
 
 
-@pytest.fixture
-def photos(tmp_path, monkeypatch):
-    """A folder of files, the working directory; `photos("b.jpg", …)` makes them, empty."""
-    monkeypatch.chdir(tmp_path)
-
-    def make(*names: str) -> None:
-        for name in names:
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            Path(name).touch()
-
-    return make
-
-
-def test_folders_are_searched_in_order_of_their_names(photos):
-    photos("p/b.jpg", "p/a/z.PNG", "p/a/y.webp", "p/a.jpg", "p/c.txt", "p/c/notes.md", "p/.x.jpg")
-    photos("p/.hidden/a.jpg", "p/B.gif", "p/folder.jpg/in.tif")
+def test_folders_are_searched_in_order_of_their_names(tree):
+    tree("p/b.jpg", "p/a/z.PNG", "p/a/y.webp", "p/a.jpg", "p/c.txt", "p/c/notes.md", "p/.x.jpg")
+    tree("p/.hidden/a.jpg", "p/B.gif", "p/folder.jpg/in.tif")
     expected = ["B.gif", "a/y.webp", "a/z.PNG", "a.jpg", "b.jpg", "folder.jpg/in.tif"]
     expected = [f"p/{name}" for name in expected]
     for argument in ("p", "p/", "./p", Path("p")):
@@ -36,8 +23,8 @@ def test_folders_are_searched_in_order_of_their_names(photos):
     assert list(ImageNames([os.path.abspath("p")])) == [os.path.abspath(name) for name in expected]
 
 
-def test_files_are_taken_whatever_they_are_called(photos):
-    photos("photo.xyz", "b[1].jpg", "b1.jpg")
+def test_files_are_taken_whatever_they_are_called(tree):
+    tree("photo.xyz", "b[1].jpg", "b1.jpg")
     names = ["photo.xyz", "absent.jpg", "b[1].jpg"]
     assert list(ImageNames(names)) == names
 
@@ -55,23 +42,23 @@ def test_files_are_taken_whatever_they_are_called(photos):
         ("./*/sub/c*", ["p/sub/c.png"]),
     ],
 )
-def test_patterns_that_the_shell_left_alone(photos, pattern, expected):
-    photos("p/b.jpg", "p/a.jpg", "p/sub/c.png", "p/sub/a.jpg", "p/sub/deep/d.jpg", "p/sub/no.txt")
+def test_patterns_that_the_shell_left_alone(tree, pattern, expected):
+    tree("p/b.jpg", "p/a.jpg", "p/sub/c.png", "p/sub/a.jpg", "p/sub/deep/d.jpg", "p/sub/no.txt")
     assert list(ImageNames([pattern])) == expected
     absolute = os.path.abspath(pattern)
     assert list(ImageNames([absolute])) == [os.path.abspath(name) for name in expected]
 
 
-def test_a_file_named_twice_comes_once(photos):
-    photos("p/a.jpg", "p/b.jpg")
+def test_a_file_named_twice_comes_once(tree):
+    tree("p/a.jpg", "p/b.jpg")
     names = ImageNames(["p/b.jpg", "p", "./p/a.jpg", "p/*"])
     assert list(names) == ["p/b.jpg", "p/a.jpg"]
     assert names.left_out() == ["4 named again, and left out"]
     assert list(names) == ["p/b.jpg", "p/a.jpg"] and names.num_repeated == 4
 
 
-def test_what_leads_to_no_image_is_said(photos):
-    photos("p/notes.txt", "a.jpg")
+def test_what_leads_to_no_image_is_said(tree):
+    tree("p/notes.txt", "a.jpg")
     found = list(ImageNames(["p", "q/*.jpg", "a.jpg"]))
     assert [broken.name for broken in found[:2]] == ["p", "q/*.jpg"]
     assert all(isinstance(broken, Broken) for broken in found[:2]) and found[2] == "a.jpg"
@@ -79,9 +66,9 @@ def test_what_leads_to_no_image_is_said(photos):
     assert "matches no image" in found[1].reason
 
 
-def test_pictures_that_are_not_read_are_counted(photos):
-    photos("p/a.jpg", "p/b.heic", "p/c.HEIC", "p/d/e.NEF", "p/notes.txt", "q/x.svg", "q/y.md")
-    photos("r/a.jpg")
+def test_pictures_that_are_not_read_are_counted(tree):
+    tree("p/a.jpg", "p/b.heic", "p/c.HEIC", "p/d/e.NEF", "p/notes.txt", "q/x.svg", "q/y.md")
+    tree("r/a.jpg")
     Path("p/no_suffix").write_bytes(b"\xff\xd8\xff\xe0")
     names = ImageNames(["p"])
     said = [
@@ -98,8 +85,8 @@ def test_pictures_that_are_not_read_are_counted(photos):
     assert list(names) == ["r/a.jpg"] and names.left_out() == []
 
 
-def test_links_to_folders_are_followed(photos):
-    photos("p/a.jpg", "store/b.jpg")
+def test_links_to_folders_are_followed(tree):
+    tree("p/a.jpg", "store/b.jpg")
     os.symlink("..", "p/loop")
     os.symlink("../store", "p/more")
     os.symlink("../store", "p/again")
@@ -116,20 +103,20 @@ def test_links_to_folders_are_followed(photos):
 
 
 @pytest.mark.parametrize("on_disk", ["NFC", "NFD"])
-def test_the_coding_of_accents_does_not_matter(photos, on_disk):
+def test_the_coding_of_accents_does_not_matter(tree, on_disk):
     stored = unicodedata.normalize(on_disk, "été/café 0.jpg")
-    photos(stored)
+    tree(stored)
     for form in ("NFC", "NFD"):
         for asked in ("été/café 0.jpg", "été", "é*/c*", "été/caf?*.jpg", "**/café*"):
             assert list(ImageNames([unicodedata.normalize(form, asked)])) == [stored]
-    photos("été2/x.jpg", unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é"))
+    tree("été2/x.jpg", unicodedata.normalize("NFC", "é"), unicodedata.normalize("NFD", "é"))
     for form in ("NFC", "NFD"):  # both are there: each is itself
         asked = unicodedata.normalize(form, "é")
         assert list(ImageNames([asked])) == [asked]
 
 
-def test_names_of_any_length_lead_to_no_traceback(photos):
-    photos("p/a.jpg")
+def test_names_of_any_length_lead_to_no_traceback(tree):
+    tree("p/a.jpg")
     long = "a" * 5000
     assert list(ImageNames([long])) == [long]
     for pattern in (f"{long}/*.jpg", "*/" * 1500 + "x", "d/" * 1500 + "*", "**/" * 1500 + "*.png"):

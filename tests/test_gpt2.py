@@ -3,12 +3,11 @@
 import contextlib
 import json
 import math
-import random
 
 import numpy as np
 import pytest
 import torch
-from mutations import json_value
+from mutations import with_other_json_values
 from safetensors.torch import load_file, save_file
 from tiny_bpe import write_tiny_bpe
 from torch.testing import assert_close
@@ -147,13 +146,9 @@ def test_transposed_weights_go_there_and_back(folder, prefix):
 
 @pytest.mark.parametrize("name", ["config.json", "vocab.json"])
 def test_damaged_json_ends_in_a_gpt2_or_in_one_line(folder, tmp_path, name):
-    for path in folder.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    for seed in range(12):
-        (tmp_path / name).write_bytes((folder / name).read_bytes())
-        json_value(tmp_path / name, random.Random(seed))
+    for damaged in with_other_json_values(folder, tmp_path, name):
         with contextlib.suppress(UserError):
-            load_gpt2(tmp_path)
+            load_gpt2(damaged)
 
 
 @pytest.mark.parametrize(

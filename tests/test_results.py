@@ -350,14 +350,20 @@ def test_a_link_is_followed_and_both_names_share_the_lock(path):
     first.lock.release()
 
 
+def modes_while_writing(path: Path) -> dict[str, str]:
+    """The permissions of each file beside an open file of captions, by name, in octal."""
+    file = caption_file(path)
+    file.prepare()
+    file.open()
+    modes = {p.name: oct(p.stat().st_mode & 0o777) for p in path.parent.iterdir()}
+    file.stop()
+    return modes
+
+
 def test_a_group_may_read_and_write_if_the_umask_lets_it(path):
     before = os.umask(0o002)
     try:
-        file = caption_file(path)
-        file.prepare()
-        file.open()
-        modes = {p.name: oct(p.stat().st_mode & 0o777) for p in path.parent.iterdir()}
-        file.stop()
+        modes = modes_while_writing(path)
     finally:
         os.umask(before)
     assert set(modes.values()) == {"0o664"} and len(modes) == 3  # the lock too
@@ -369,11 +375,7 @@ def test_permissions_are_those_of_the_umask_or_of_the_file_there(path):
         write(path, NAMES[:2])
         os.umask(0o022)
         write(path, NAMES[:3], order=NAMES[:3])  # gathered anew
-        file = caption_file(path)
-        file.prepare()
-        file.open()
-        modes = {p.name: oct(p.stat().st_mode & 0o777) for p in path.parent.iterdir()}
-        file.stop()
+        modes = modes_while_writing(path)
     finally:
         os.umask(before)
     ours = {name: mode for name, mode in modes.items() if name.startswith("captions")}

@@ -3,7 +3,6 @@
 import inspect
 import os
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -18,19 +17,6 @@ from smile.data.picture_files import (
     other_picture,
 )
 from smile.data.walk import walk
-
-
-@pytest.fixture
-def tree(tmp_path, monkeypatch):
-    """The working directory; `tree("a/b.jpg", …)` makes files, empty."""
-    monkeypatch.chdir(tmp_path)
-
-    def make(*names: str) -> None:
-        for name in names:
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            Path(name).touch()
-
-    return make
 
 
 def test_all_files_come_sorted_folder_by_folder(tree):

@@ -17,12 +17,13 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+from smile.config import LARGEST_SEED
 from smile.data.shapes import scenes, true_statements
 from smile.errors import UserError
 from smile.files import check_empty, write_text, writing
 from smile.version import __version__
 
-MOST, SIZES, LARGEST_SEED = 1_000_000, (16, 2048), 2**32 - 1
+MOST, SIZES = 1_000_000, (16, 2048)
 
 
 def main() -> None:
