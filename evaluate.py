@@ -25,8 +25,6 @@ from smile.captioner import Captioner
 from smile.checkpoint import is_run
 from smile.config import DataConfig, load_config
 from smile.data.splits import SPLITS
-from smile.device import pick_device
-from smile.distributed import World
 from smile.errors import UserError, counted, first_few, printable
 from smile.evaluation.caption_files import is_caption_file, read_captions
 from smile.evaluation.image_set import ImageSet, lies_outside, same_images
@@ -35,7 +33,6 @@ from smile.evaluation.report import FILES, write_report
 from smile.evaluation.rows import System, make_rows
 from smile.evaluation.scoring import Family, Trial, human_outcomes, score
 from smile.evaluation.table import published_table, table
-from smile.files import check_writable, sha256
 from smile.metrics import Bootstrap
 from smile.metrics.clip import load_clip
 from smile.metrics.gpt2 import load_gpt2
@@ -52,6 +49,9 @@ from smile.options import (
     whole_number,
 )
 from smile.pretrained import add_model_options, default_source, load
+from smile.system.device import pick_device
+from smile.system.distributed import World
+from smile.system.files import check_writable, sha256
 from smile.version import __version__
 
 MOST_DRAWN = 500_000_000  # images in all draws of the bootstrap: 1 GB

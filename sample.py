@@ -26,8 +26,6 @@ from smile.attention import explain
 from smile.bulk import Model, TextFiles, Todo, describe_all, fingerprint
 from smile.captioner import Captioner
 from smile.data import Broken, open_image
-from smile.device import pick_device
-from smile.distributed import World
 from smile.errors import UserError, counted, printable
 from smile.find_images import ImageNames
 from smile.options import (
@@ -45,6 +43,8 @@ from smile.options import (
 from smile.pictures import check_picture, contact_sheet
 from smile.pretrained import add_model_options, default_source, load, start_check
 from smile.results import CaptionFile, Result, check_out, errors_path
+from smile.system.device import pick_device
+from smile.system.distributed import World
 from smile.version import __version__
 
 SHEET_IMAGES, SHEET_SIDE = 48, 480  # a contact sheet's most images, and their pixels kept

@@ -32,12 +32,12 @@ from smile.checkpoint import LAST_FOLDER, LOG, MLE_FOLDER, save_run
 from smile.config import Config, describe_config, load_config
 from smile.data import Batch, Broken, Example
 from smile.data.device_augment import augment_batch
-from smile.device import pick_device
-from smile.distributed import World
 from smile.errors import UserError, counted
-from smile.files import write_atomically
-from smile.lock import RunLock
 from smile.results import json_line
+from smile.system.device import pick_device
+from smile.system.distributed import World
+from smile.system.files import write_atomically
+from smile.system.lock import RunLock
 from smile.training.checkpoints import Checkpoints
 from smile.training.checks import advice, check_fit
 from smile.training.comparison import COMPARISON, contenders

@@ -25,11 +25,11 @@ from smile.captioner import Caption, Captioner
 from smile.config import DecoderConfig, GenerateConfig, ViTConfig, override
 from smile.data import Broken, EvalTransform, Example, open_image
 from smile.data.batches import readers_may_die
-from smile.distributed import World
 from smile.errors import UserError, printable
-from smile.files import write_text, writing
 from smile.generate import check_options
 from smile.results import Result
+from smile.system.distributed import World
+from smile.system.files import write_text, writing
 
 PREFETCH = 2  # batches that each worker has ready
 

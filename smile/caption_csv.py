@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from smile.errors import UserError
-from smile.files import json_line, reading
+from smile.system.files import json_line, reading
 
 TEXT = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
 

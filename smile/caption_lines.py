@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from smile.errors import UserError
-from smile.files import expect, parse_json
+from smile.system.files import expect, parse_json
 
 START = b'{"image": "'  # of each line
 

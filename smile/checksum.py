@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from smile.errors import UserError
-from smile.files import read_text, reading, remove, sha256, write_atomically, write_text
+from smile.system.files import read_text, reading, remove, sha256, write_atomically, write_text
 
 AT_ONCE = (
     200_000_000  # bytes that are hashed before anything else is done, in a fraction of a second

@@ -18,7 +18,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from smile.errors import UserError, nearest
-from smile.files import SHOWN, read_text
+from smile.system.files import SHOWN, read_text
 
 LARGEST = 2**63 - 1  # what TOML promises, and tensors can hold
 LARGEST_SEED = 2**32 - 1  # what every random number generator takes

@@ -12,7 +12,7 @@ from smile.captioner import Captioner
 from smile.config import SETTINGS, Config, config_to_toml, get_setting
 from smile.data.images import MEAN, STD
 from smile.errors import UserError
-from smile.files import write_atomically, write_text
+from smile.system.files import write_atomically, write_text
 from smile.transformers_settings import GENERATION, OWN, OWN_SETTINGS, SAMPLING, SEARCH
 from smile.weight_names import BLIP, TIED, TRANSFORMERS, from_ours
 

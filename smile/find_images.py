@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from smile.data import IMAGE_SUFFIXES, Broken
-from smile.data.picture_files import HEIF_SUFFIXES, is_image, other_picture
 from smile.data.walk import walk
 from smile.errors import UserError, counted
+from smile.system.picture_files import HEIF_SUFFIXES, is_image, other_picture
 
 
 class ImageNames:

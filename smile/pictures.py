@@ -11,7 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont
 
 from smile.errors import UserError
-from smile.files import check_writable, write_atomically, writing
+from smile.system.files import check_writable, write_atomically, writing
 
 PAPER = (255, 255, 255)
 INK = (38, 42, 51)

@@ -53,7 +53,7 @@ from smile.config import (
 from smile.download import fetch, hub_file
 from smile.errors import UserError, first_few, nearest
 from smile.export import export_blip, export_transformers
-from smile.files import check_empty
+from smile.system.files import check_empty
 from smile.tokenizer import Tokenizer
 from smile.transformers_folder import check_type, download_folder, read_folder
 from smile.transformers_settings import (

@@ -27,7 +27,7 @@ from smile.captioner import Caption
 from smile.config import GenerateConfig
 from smile.data import Broken
 from smile.errors import UserError, first_few
-from smile.files import (
+from smile.system.files import (
     check_writable,
     json_line,
     read_json,
@@ -35,7 +35,7 @@ from smile.files import (
     write_text,
     writing,
 )
-from smile.lock import RunLock
+from smile.system.lock import RunLock
 
 VERSION = 1  # of the files above
 SUFFIXES = (".jsonl", ".csv")

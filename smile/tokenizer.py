@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as WordPieceTokenizer
 
 from smile.config import LARGEST_VOCAB
 from smile.errors import UserError
-from smile.files import read_text
+from smile.system.files import read_text
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ADDED = ["[DEC]", "[ENC]"]

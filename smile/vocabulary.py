@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from smile.errors import UserError
-from smile.files import expect, half_pairs, read_json, show
+from smile.system.files import expect, half_pairs, read_json, show
 from smile.tokenizer import ADDED, LARGEST_FILE, Tokenizer, read_vocab
 
 VOCAB, TOKENIZER = "vocab.txt", "tokenizer.json"

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from smile.errors import UserError, first_few
-from smile.files import check_regular
+from smile.system.files import check_regular
 from smile.torchfile import Placeholder, read_torch_file
 from smile.weight_format import weight_format
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Literal
 
 from smile.errors import UserError
-from smile.files import check_regular, is_web_page, reading
+from smile.system.files import check_regular, is_web_page, reading
 
 Format = Literal["zip", "pickle", "safetensors"]
 LARGEST_HEADER = 2**27  # bytes of JSON before the tensors of a safetensors file

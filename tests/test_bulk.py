@@ -23,9 +23,9 @@ from smile.captioner import Caption
 from smile.checkpoint import load_run
 from smile.config import DecoderConfig, ViTConfig, override
 from smile.data import Broken
-from smile.distributed import World
 from smile.errors import UserError
 from smile.results import Result
+from smile.system.distributed import World
 
 HERE = Path(__file__).parent
 

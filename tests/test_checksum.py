@@ -13,10 +13,11 @@ from PIL import Image
 
 import sample
 import smile
-from smile import checksum, files, pretrained
+from smile import checksum, pretrained
 from smile.checkpoint import WEIGHTS, load_run
 from smile.checksum import check_sum, checksum_path, start_check, write_with_checksum
 from smile.errors import UserError
+from smile.system import files
 from smile.training.folder import check_captioners
 
 DIFFERS = r"model\.safetensors: not what was written there.*delete .*model\.safetensors\.sha256"

@@ -9,7 +9,7 @@ from smile.config import Config, DataConfig, DecoderConfig, ViTConfig
 from smile.data import device_augment
 from smile.data.device_augment import Pixels, augment_batch
 from smile.data.images import EvalTransform
-from smile.distributed import World
+from smile.system.distributed import World
 from smile.training.loader import make_loader
 
 

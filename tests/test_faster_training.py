@@ -13,8 +13,8 @@ from test_train import ROOT, TINY
 import train
 from smile.config import load_config
 from smile.data import Draw, load_examples
-from smile.distributed import World
 from smile.errors import UserError
+from smile.system.distributed import World
 from smile.training import once
 from smile.training.features import _make_room, on_one_machine
 from smile.training.splits import load_splits

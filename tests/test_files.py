@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from smile.errors import UserError
-from smile.files import (
+from smile.system.files import (
     UNFINISHED,
     check_writable,
     expect,

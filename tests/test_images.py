@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image, ImageFile
 
-from smile.data import augment, images, picture_files
+from smile.data import augment, images
 from smile.data.augment import GREY, RandAugment, TrainTransform, v2
 from smile.data.images import MEAN, STD, EvalTransform, open_image
 from smile.errors import UserError
+from smile.system import picture_files
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from PIL import Image
 from smile.data import CaptionDataset, Draw, EvalTransform, Photo
 from smile.data.picture_cache import PictureCache, cached, make_cache
 from smile.errors import UserError
-from smile.files import write_atomically
+from smile.system.files import write_atomically
 
 
 @pytest.fixture

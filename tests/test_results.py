@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from smile import files
 from smile.captioner import Caption
 from smile.data import Broken
 from smile.errors import UserError
-from smile.files import write_text
 from smile.results import CaptionFile, Result, check_out
+from smile.system import files
+from smile.system.files import write_text
 
 ROOT = Path(__file__).parent.parent
 RUN = {"models": [{"weights": "abc", "source": "here", "num_beams": 3}], "precision": "float32"}

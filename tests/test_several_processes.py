@@ -24,8 +24,8 @@ from several_processes import (
 import train
 from smile.data import EpochBatches
 from smile.data.shapes import make_scenes
-from smile.distributed import World
 from smile.errors import UserError
+from smile.system.distributed import World
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from several_processes import ROOT, SMALL, config_of, stop_after, train_in_bits,
 
 import train
 from smile.checkpoint import load_run
-from smile.distributed import World
 from smile.errors import UserError
+from smile.system.distributed import World
 from smile.training import checkpoints as checkpoints_module
 from smile.training.checkpoints import Checkpoints
 from smile.training.console import say
@@ -542,7 +542,7 @@ def test_there_is_nothing_to_resume(run_main, tmp_path):
 
 def test_two_runs_cannot_write_one_folder(run_main, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from smile.lock import RunLock\n"
+        "import sys; from pathlib import Path; from smile.system.lock import RunLock\n"
         f"assert RunLock(Path({str(tmp_path / '.lock')!r})).acquire()\n"
         "print(flush=True); sys.stdin.read()"
     )

@@ -17,7 +17,7 @@ import train
 from smile.checkpoint import load_run
 from smile.config import load_config
 from smile.errors import UserError
-from smile.files import write_atomically
+from smile.system.files import write_atomically
 from smile.training.schedule import Phase, learning_rate
 from smile.training.setup import make_captioner
 from smile.training.splits import load_splits

@@ -7,16 +7,17 @@ import sys
 import pytest
 from PIL import Image
 
-from smile.data import images, picture_files
+from smile.data import images
 from smile.data.batches import Broken
-from smile.data.picture_files import (
+from smile.data.walk import walk
+from smile.system import picture_files
+from smile.system.picture_files import (
     HEIF_SUFFIXES,
     IMAGE_SUFFIXES,
     OTHER_SUFFIXES,
     is_image,
     other_picture,
 )
-from smile.data.walk import walk
 
 
 def test_all_files_come_sorted_folder_by_folder(tree):

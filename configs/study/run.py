@@ -44,7 +44,7 @@ from smile.config import load_config  # noqa: E402
 from smile.data import load_examples  # noqa: E402
 from smile.data.picture_cache import make_cache  # noqa: E402
 from smile.errors import UserError  # noqa: E402
-from smile.files import write_atomically  # noqa: E402
+from smile.system.files import write_atomically  # noqa: E402
 from smile.training.checkpoints import Checkpoints  # noqa: E402
 
 IMAGE_SIZE = 160

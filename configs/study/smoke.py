@@ -17,7 +17,7 @@ import evaluate
 import train
 from smile.config import load_config
 from smile.data import load_examples
-from smile.distributed import World
+from smile.system.distributed import World
 from smile.training.schedule import Phase
 from smile.training.speed import train_mode
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from smile.config import LARGEST_SEED
 from smile.data.shapes import scenes, true_statements
 from smile.errors import UserError
-from smile.files import check_empty, write_text, writing
+from smile.system.files import check_empty, write_text, writing
 from smile.version import __version__
 
 MOST, SIZES = 1_000_000, (16, 2048)

@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from smile.distributed import World
 from smile.errors import UserError
+from smile.system.distributed import World
 from smile.tokenizer import Tokenizer
 
 

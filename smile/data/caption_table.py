@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from smile.errors import UserError, brief, first_few
-from smile.files import expect, half_pairs, parse_json, read_text, show
+from smile.system.files import expect, half_pairs, parse_json, read_text, show
 
 __all__ = ["FORMS", "LONGEST_CAPTION", "Row", "is_csv", "read_table", "text_of"]
 

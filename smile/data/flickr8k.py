@@ -17,10 +17,10 @@ from smile.data.layouts import (
     refuse_duplicates,
 )
 from smile.data.notices import say_once
-from smile.data.picture_files import is_image
 from smile.data.places import Places, nfc
 from smile.data.splits import SPLITS, EmptySplit, hash_splits
 from smile.errors import UserError, first_few
+from smile.system.picture_files import is_image
 
 _LISTS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip"
 LAYOUT = Layout(

@@ -19,12 +19,12 @@ from smile.data.layouts import (
     photos,
 )
 from smile.data.notices import say_once
-from smile.data.picture_files import is_image
 from smile.data.places import Places, nfc
 from smile.data.splits import SPLIT_OF, SPLITS, EmptySplit, hash_splits, split_of
 from smile.data.walk import walk
 from smile.errors import UserError, brief, first_few
-from smile.files import reading
+from smile.system.files import reading
+from smile.system.picture_files import is_image
 
 LAYOUT = Layout(
     'captions.jsonl with {"image": "a.jpg", "caption": "..."} on each line, or captions.json with '

@@ -19,8 +19,8 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from smile.data.picture_files import heif_plugin, is_heif
 from smile.errors import UserError
+from smile.system.picture_files import heif_plugin, is_heif
 
 # The statistics CLIP was trained with, which BLIP keeps.
 MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -19,7 +19,7 @@ from smile.data.layouts import (
 from smile.data.places import Places
 from smile.data.splits import EmptySplit, split_of
 from smile.errors import UserError, first_few
-from smile.files import expect, half_pairs, parse_json, read_text, show
+from smile.system.files import expect, half_pairs, parse_json, read_text, show
 
 _JSON = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 LAYOUT = Layout(

@@ -17,7 +17,7 @@ from smile.data.images import Photo
 from smile.data.notices import say_once
 from smile.data.places import Places
 from smile.errors import UserError, first_few
-from smile.files import read_text, show
+from smile.system.files import read_text, show
 
 # Where the public data sets keep their images ("Flicker8k" is the archive's own spelling).
 _IMAGE_FOLDERS = (

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 
 from smile.errors import UserError
-from smile.files import show
+from smile.system.files import show
 
 SPLITS = ("train", "val", "test")
 # What people call the splits. "restval" is Karpathy's: COCO validation images used for training.

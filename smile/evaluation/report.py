@@ -20,9 +20,9 @@ from smile.evaluation.image_set import ImageSet, lies_outside, thumbnail
 from smile.evaluation.published import NOTE, PUBLISHED, PUBLISHED_ROWS
 from smile.evaluation.rows import Row, System
 from smile.evaluation.table import not_measured, show, show_difference
-from smile.files import write_atomically, writing
 from smile.metrics import Comparison, Interval
 from smile.pictures import colour_numbers
+from smile.system.files import write_atomically, writing
 from smile.version import NAME, __version__
 
 __all__ = ["FILES", "as_json", "write_report"]

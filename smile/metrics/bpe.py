@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from smile.errors import UserError
-from smile.files import expect, read_text
+from smile.system.files import expect, read_text
 from smile.transformers_folder import find_json
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"

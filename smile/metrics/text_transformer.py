@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smile.errors import UserError
-from smile.files import expect, show
 from smile.layers import Activation, PreNormBlock, embedding
+from smile.system.files import expect, show
 
 
 def quick_gelu(x: Tensor) -> Tensor:

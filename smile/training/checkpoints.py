@@ -20,7 +20,7 @@ import torch
 
 from smile.checkpoint import CHECKPOINTS
 from smile.errors import UserError
-from smile.files import (
+from smile.system.files import (
     check_regular,
     expect,
     read_json,

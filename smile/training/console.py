@@ -6,7 +6,7 @@ import sys
 
 from tqdm import tqdm
 
-from smile.distributed import World
+from smile.system.distributed import World
 
 
 def say(line: str) -> None:

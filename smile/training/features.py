@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader
 from smile.captioner import Captioner
 from smile.data import Broken, CaptionDataset, Draw, Example
 from smile.data.batches import readers_may_die
-from smile.distributed import World
 from smile.errors import UserError, counted
-from smile.files import writing
+from smile.system.distributed import World
+from smile.system.files import writing
 from smile.training.console import bar, say
 from smile.training.precision import Precision
 from smile.training.signals import leave_signals_to_the_parent

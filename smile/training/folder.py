@@ -8,10 +8,10 @@ from pathlib import Path
 
 from smile.checkpoint import MLE_FOLDER, WEIGHTS, is_run
 from smile.checksum import check_sum
-from smile.distributed import World
 from smile.errors import UserError
-from smile.files import remove_unfinished, writing
-from smile.lock import RunLock
+from smile.system.distributed import World
+from smile.system.files import remove_unfinished, writing
+from smile.system.lock import RunLock
 from smile.training.checkpoints import Checkpoints
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from smile.distributed import World
 from smile.errors import UserError
-from smile.files import writing
+from smile.system.distributed import World
+from smile.system.files import writing
 from smile.training.checkpoints import Checkpoints
 from smile.training.console import say
 from smile.training.signals import Stopped, StopSignals

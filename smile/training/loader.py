@@ -12,8 +12,8 @@ from smile.captioner import Captioner
 from smile.data import Batch, CaptionDataset, Collate, EpochBatches, Example
 from smile.data.batches import BrokenImage, ReaderKilled, readers_may_die
 from smile.data.device_augment import Pixels
-from smile.distributed import World
 from smile.errors import UserError
+from smile.system.distributed import World
 from smile.training.features import NEEDS_LESS, Features
 from smile.training.signals import leave_signals_to_the_parent
 

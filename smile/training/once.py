@@ -6,8 +6,8 @@ from pathlib import Path
 from smile.captioner import Captioner
 from smile.data import Example
 from smile.data.picture_cache import cached, make_cache
-from smile.distributed import World
-from smile.files import write_atomically
+from smile.system.distributed import World
+from smile.system.files import write_atomically
 from smile.training.features import Features, compute_features, on_one_machine
 from smile.training.precision import Precision
 from smile.training.speed import is_frozen

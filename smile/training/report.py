@@ -11,9 +11,9 @@ from smile.config import TrainConfig
 from smile.data import Broken, Example
 from smile.data.batches import read_picture
 from smile.data.shapes import Scene, check_caption
-from smile.distributed import World
 from smile.errors import counted
 from smile.pictures import contact_sheet, loss_curve
+from smile.system.distributed import World
 from smile.training.console import bar
 
 SHEET = 12  # images on a contact sheet

@@ -12,7 +12,7 @@ from smile.config import SETTINGS, Config, config_to_toml, load_config
 from smile.data import Example
 from smile.data.splits import SPLITS
 from smile.errors import UserError, first_few
-from smile.files import expect, show, write_text, writing
+from smile.system.files import expect, show, write_text, writing
 from smile.training.comparison import COMPARISON
 from smile.training.schedule import Phase
 from smile.training.state import Progress

@@ -8,8 +8,8 @@ from smile.config import Config
 from smile.data import Broken, Example, load_examples
 from smile.data.batches import read_picture
 from smile.data.splits import SPLITS, EmptySplit
-from smile.distributed import World
 from smile.errors import UserError, first_few
+from smile.system.distributed import World
 from smile.training.console import bar
 
 

@@ -13,8 +13,8 @@ import torch
 from smile.captioner import Captioner
 from smile.checkpoint import build
 from smile.config import Config, DecoderConfig, ViTConfig
-from smile.distributed import World
 from smile.errors import UserError
+from smile.system.distributed import World
 from smile.tokenizer import Tokenizer
 from smile.training.ema import WeightAverage
 from smile.training.precision import Precision

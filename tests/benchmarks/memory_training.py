@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from several_processes import SMALL, trainer_of
 
 from smile.config import load_config
-from smile.distributed import World
+from smile.system.distributed import World
 
 FEW = (
     "data.num_train=160", "data.num_val=32", "data.num_test=8", "train.caption_images=16",

@@ -2,8 +2,9 @@
 
     torchrun --nproc-per-node 1 tests/gpu/one_process.py FOLDER DEVICE SETTING …
 
-A process that is alone does without torch.distributed (`smile/distributed.py`). This one joins a
-group all the same, and trains wrapped as one of several would: its gradients go through NCCL.
+A process that is alone does without torch.distributed (`smile/system/distributed.py`). This one
+joins a group all the same, and trains wrapped as one of several would: its gradients go through
+NCCL.
 """
 
 import contextlib
@@ -17,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from several_processes import config_of, trainer_of
 
-from smile.device import pick_device
-from smile.distributed import World
+from smile.system.device import pick_device
+from smile.system.distributed import World
 
 
 class Exchanging(World):

@@ -15,9 +15,9 @@ from several_processes import DROPOUT, NO_DROPOUT, ROOT, SMALL, config_of, train
 
 from smile.captioner import Captioner
 from smile.config import Config, DecoderConfig, ViTConfig, override
-from smile.distributed import World
 from smile.head_loss import BLOCK, caption_loss
 from smile.loss import IGNORE
+from smile.system.distributed import World
 from smile.training.precision import Precision
 from smile.training.schedule import Phase
 from smile.training.speed import prepare, train_mode
