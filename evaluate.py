@@ -21,7 +21,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from smile.bulk import Model, describe_all, fingerprint
-from smile.captioner import Captioner
 from smile.checkpoint import is_run
 from smile.config import DataConfig, load_config
 from smile.data.splits import SPLITS
@@ -36,6 +35,7 @@ from smile.evaluation.table import published_table, table
 from smile.metrics import Bootstrap
 from smile.metrics.clip import load_clip
 from smile.metrics.gpt2 import load_gpt2
+from smile.model.captioner import Captioner
 from smile.options import (
     Parser,
     add_caption_options,

@@ -10,8 +10,8 @@ from importlib import import_module
 
 _HOMES = {
     "load": "smile.pretrained",
-    "Captioner": "smile.captioner",
-    "open_image": "smile.data.images",
+    "Captioner": "smile.model.captioner",
+    "open_image": "smile.model.images",
     "explain": "smile.attention",
     "smile_loss": "smile.loss",
     "UserError": "smile.errors",

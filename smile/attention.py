@@ -12,9 +12,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from smile.captioner import Caption, Captioner
-from smile.data.images import Picture, picture_of
 from smile.errors import UserError
+from smile.model.captioner import Caption, Captioner
+from smile.model.images import Picture, picture_of
 from smile.pictures import attention_sheet, check_picture
 
 

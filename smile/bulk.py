@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from smile.captioner import Caption, Captioner
 from smile.config import DecoderConfig, GenerateConfig, ViTConfig, override
 from smile.data import Broken, EvalTransform, Example, open_image
 from smile.data.batches import readers_may_die
 from smile.errors import UserError, printable
-from smile.generate import check_options
+from smile.model.captioner import Caption, Captioner
+from smile.model.generate import check_options
 from smile.results import Result
 from smile.system.distributed import World
 from smile.system.files import write_text, writing

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from smile.captioner import Captioner
 from smile.config import SETTINGS, Config, config_to_toml, get_setting
-from smile.data.images import MEAN, STD
 from smile.errors import UserError
+from smile.model.captioner import Captioner
+from smile.model.images import MEAN, STD
 from smile.system.files import write_atomically, write_text
 from smile.transformers_settings import GENERATION, OWN, OWN_SETTINGS, SAMPLING, SEARCH
 from smile.weight_names import BLIP, TIED, TRANSFORMERS, from_ours

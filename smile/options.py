@@ -9,9 +9,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from smile.captioner import Captioner
 from smile.config import GenerateConfig, check_setting
 from smile.errors import UserError, printable
+from smile.model.captioner import Captioner
 from smile.packed import can_pack, pack
 
 

@@ -10,8 +10,8 @@ this needs no compiler and no warm-up.)
 import torch
 from torch import Tensor, nn
 
-from smile.captioner import Captioner
-from smile.layers import MLP, Attention, KeysValues, attention_weights
+from smile.model.captioner import Captioner
+from smile.model.layers import MLP, Attention, KeysValues, attention_weights
 
 FEW = 32  # queries of an image, up to which `FewQueriesAttention` is at its best
 

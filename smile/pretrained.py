@@ -26,7 +26,6 @@ from typing import Any
 from torch import Tensor
 
 from smile import checksum
-from smile.captioner import Captioner
 from smile.checkpoint import (
     CONFIG,
     WEIGHTS,
@@ -53,8 +52,9 @@ from smile.config import (
 from smile.download import fetch, hub_file
 from smile.errors import UserError, first_few, nearest
 from smile.export import export_blip, export_transformers
+from smile.model.captioner import Captioner
+from smile.model.tokenizer import Tokenizer
 from smile.system.files import check_empty
-from smile.tokenizer import Tokenizer
 from smile.transformers_folder import check_type, download_folder, read_folder
 from smile.transformers_settings import (
     GENERATION,

@@ -23,10 +23,10 @@ from typing import Any
 
 from smile.caption_csv import read_csv, write_csv
 from smile.caption_lines import beside, gather, image_of, parts, repair, scan
-from smile.captioner import Caption
 from smile.config import GenerateConfig
 from smile.data import Broken
 from smile.errors import UserError, first_few
+from smile.model.captioner import Caption
 from smile.system.files import (
     check_writable,
     json_line,

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from smile.config import GenerateConfig, check_setting
-from smile.data.images import MEAN, STD
 from smile.errors import UserError
+from smile.model.images import MEAN, STD
 from smile.system.files import expect, half_pairs, show
 from smile.transformers_folder import find_json
 from smile.vocabulary import TokenIds

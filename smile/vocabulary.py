@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from smile.errors import UserError
+from smile.model.tokenizer import ADDED, LARGEST_FILE, Tokenizer, read_vocab
 from smile.system.files import expect, half_pairs, read_json, show
-from smile.tokenizer import ADDED, LARGEST_FILE, Tokenizer, read_vocab
 
 VOCAB, TOKENIZER = "vocab.txt", "tokenizer.json"
 PADDED_TO = range(8, 1025)  # multiples of such powers of two are what embeddings are padded to

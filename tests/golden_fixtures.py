@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import torch
 
-from smile.captioner import Captioner
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.loss import IGNORE
+from smile.model.captioner import Captioner
 from smile.weight_names import BLIP, from_ours, to_ours
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -9,7 +9,7 @@ import smile
 from smile.checkpoint import load_run, save_run
 from smile.config import Config, load_config
 from smile.data import Photo
-from smile.tokenizer import Tokenizer
+from smile.model.tokenizer import Tokenizer
 from smile.training.setup import accents_line, make_captioner
 from smile.training.state import captioner_of
 

@@ -7,10 +7,10 @@ from PIL import Image
 from torch.testing import assert_close
 
 from smile.attention import cross_attention, explain, word_maps
-from smile.captioner import Caption
 from smile.errors import UserError
-from smile.layers import Attention
-from smile.tokenizer import Tokenizer
+from smile.model.captioner import Caption
+from smile.model.layers import Attention
+from smile.model.tokenizer import Tokenizer
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from smile.captioner import Captioner
 from smile.config import (
     ALIASES,
     SETTINGS,
@@ -18,6 +17,7 @@ from smile.config import (
     num_weights,
 )
 from smile.errors import UserError
+from smile.model.captioner import Captioner
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.toml"))
 

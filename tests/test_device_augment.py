@@ -4,11 +4,11 @@ import pytest
 import torch
 from PIL import Image
 
-from smile.captioner import Captioner
 from smile.config import Config, DataConfig, DecoderConfig, ViTConfig
 from smile.data import device_augment
 from smile.data.device_augment import Pixels, augment_batch
-from smile.data.images import EvalTransform
+from smile.model.captioner import Captioner
+from smile.model.images import EvalTransform
 from smile.system.distributed import World
 from smile.training.loader import make_loader
 
@@ -64,7 +64,7 @@ class Example:
 
 @pytest.mark.parametrize(("training", "dtype"), [(True, torch.uint8), (False, torch.float32)])
 def test_the_loader_hands_out_bytes_for_training_alone(training, dtype):
-    from smile.tokenizer import Tokenizer
+    from smile.model.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.train(["one caption"], vocab_size=60)
     size = {"dim": 8, "depth": 1, "num_heads": 1, "mlp_dim": 8}

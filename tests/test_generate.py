@@ -11,7 +11,7 @@ from test_pretrained import make_transformers
 import smile
 from smile.config import GenerateConfig
 from smile.errors import UserError
-from smile.generate import constrain, generate, sampling_probabilities
+from smile.model.generate import constrain, generate, sampling_probabilities
 
 SEP = 2
 
@@ -99,7 +99,7 @@ def test_many_beams_are_exhaustive_search(length_penalty, min_length):
 
 def test_greedy_is_one_beam():
     model = TableModel(9)
-    from smile.generate import beam_search
+    from smile.model.generate import beam_search
 
     options = GenerateConfig(num_beams=1, min_length=0, max_length=12)
     prompts = torch.tensor([[0, 1]] * 8)
@@ -244,7 +244,7 @@ def test_caption_takes_any_prompt_per_image():
     """Empty, short and long prompts in one batch: each image as if it were alone."""
     golden = load_golden("a")
     captioner = golden.captioner
-    captioner.tokenizer = smile.tokenizer.Tokenizer(
+    captioner.tokenizer = smile.model.tokenizer.Tokenizer(
         ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "photo", "of", *map(str, range(202))]
     )
     images = golden.expected["image"]

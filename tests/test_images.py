@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import EpsImagePlugin, Image, ImageFile
 
-from smile.data import augment, images
+from smile.data import augment
 from smile.data.augment import GREY, RandAugment, TrainTransform, v2
-from smile.data.images import MEAN, STD, EvalTransform, open_image
 from smile.errors import UserError
+from smile.model import images
+from smile.model.images import MEAN, STD, EvalTransform, open_image
 from smile.system import picture_files
 
 

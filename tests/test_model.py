@@ -9,10 +9,10 @@ from golden_fixtures import load_golden
 from several_processes import walks_by_chance
 from torch.testing import assert_close
 
-from smile.captioner import Captioner
 from smile.config import Config, DecoderConfig, ViTConfig
-from smile.layers import DropPath
-from smile.vit import ConvStem, ViT, interpolate_positions
+from smile.model.captioner import Captioner
+from smile.model.layers import DropPath
+from smile.model.vit import ConvStem, ViT, interpolate_positions
 
 
 @pytest.fixture

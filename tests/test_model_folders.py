@@ -442,7 +442,7 @@ def test_an_exported_captioner_is_the_same(captioner, changes, format, tmp_path)
         config,
         **{name: replace(getattr(config, name), **keys) for name, keys in changes.items()},
     )
-    tokenizer = smile.tokenizer.Tokenizer(
+    tokenizer = smile.model.tokenizer.Tokenizer(
         captioner.tokenizer.vocab, strip_accents=config.tokenizer.strips_accents
     )
     original = smile.Captioner(config=config, tokenizer=tokenizer).eval()

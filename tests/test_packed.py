@@ -8,8 +8,8 @@ from golden_fixtures import load_golden
 from torch.testing import assert_close
 
 from smile.config import GenerateConfig
-from smile.generate import generate
-from smile.layers import Attention
+from smile.model.generate import generate
+from smile.model.layers import Attention
 from smile.packed import FEW, FewQueriesAttention, JointAttention, PackedLinear, can_pack, pack
 
 

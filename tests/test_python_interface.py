@@ -17,7 +17,7 @@ import sample
 import smile
 import train
 from smile.data import __main__ as drawing
-from smile.data.images import picture_of, to_rgb
+from smile.model.images import picture_of, to_rgb
 from smile.version import find_version
 
 ORIENTATION = 0x0112

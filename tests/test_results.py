@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from smile.captioner import Caption
 from smile.data import Broken
 from smile.errors import UserError
+from smile.model.captioner import Caption
 from smile.results import CaptionFile, Result, check_out
 from smile.system import files
 from smile.system.files import write_text

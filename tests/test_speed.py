@@ -10,13 +10,13 @@ from golden_fixtures import load_golden
 from torch import nn
 from torch.testing import assert_close
 
-from smile.captioner import Captioner
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.data import Batch
 from smile.errors import UserError
 from smile.head_loss import caption_loss
-from smile.layers import PreNormBlock
 from smile.loss import IGNORE
+from smile.model.captioner import Captioner
+from smile.model.layers import PreNormBlock
 from smile.onednn import OneDNNLinear, use_mkl, use_onednn
 from smile.training.objective import Objective
 from smile.training.precision import Precision

@@ -7,7 +7,7 @@ from transformers import BertTokenizer
 
 from smile.data import clean_caption
 from smile.errors import UserError
-from smile.tokenizer import LONGEST_WORD, Tokenizer, read_vocab
+from smile.model.tokenizer import LONGEST_WORD, Tokenizer, read_vocab
 
 CAPTIONS = [
     "a small red circle to the left of two large striped squares",

@@ -7,9 +7,9 @@ import sys
 import pytest
 from PIL import Image
 
-from smile.data import images
 from smile.data.batches import Broken
 from smile.data.walk import walk
+from smile.model import images
 from smile.system import picture_files
 from smile.system.picture_files import (
     HEIF_SUFFIXES,

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 import smile
 from smile import weight_file
-from smile.captioner import Captioner
 from smile.checkpoint import assign_weights, build, load_run, save_run
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.errors import UserError
 from smile.export import export_transformers
-from smile.tokenizer import Tokenizer
+from smile.model.captioner import Captioner
+from smile.model.tokenizer import Tokenizer
 from smile.weight_dtypes import FLOATS, to_float32, unusable
 from smile.weight_file import read_file, read_safetensors
 from smile.weight_names import BLIP, from_ours, to_ours

@@ -10,10 +10,10 @@ from smile.config import DataConfig
 from smile.data import flickr8k, folder, karpathy
 from smile.data.batches import Batch, Broken, CaptionDataset, Collate, Draw, EpochBatches, Example
 from smile.data.captions import clean_caption
-from smile.data.images import EvalTransform, Photo, open_image
 from smile.data.shapes import make_scenes
 from smile.data.splits import SPLITS, EmptySplit
 from smile.errors import UserError
+from smile.model.images import EvalTransform, Photo, open_image
 from smile.system.picture_files import IMAGE_SUFFIXES
 
 __all__ = [

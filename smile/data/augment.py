@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from smile.data.images import normalise
+from smile.model.images import normalise
 
 
 def _import_transforms() -> ModuleType:

@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from smile.errors import UserError
+from smile.model.tokenizer import Tokenizer
 from smile.system.distributed import World
-from smile.tokenizer import Tokenizer
 
 
 class Example(Protocol):

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from smile.data.images import MEAN, STD, to_pixels
+from smile.model.images import MEAN, STD, to_pixels
 
 AREA = (0.35, 1.0)  # of the picture that a crop keeps
 RATIO = (3 / 4, 4 / 3)  # of its sides

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 from smile.data.caption_table import read_table, text_of
-from smile.data.images import Photo
 from smile.data.layouts import (
     KAGGLE_FLICKR8K,
     Found,
@@ -20,6 +19,7 @@ from smile.data.notices import say_once
 from smile.data.places import Places, nfc
 from smile.data.splits import SPLITS, EmptySplit, hash_splits
 from smile.errors import UserError, first_few
+from smile.model.images import Photo
 from smile.system.picture_files import is_image
 
 _LISTS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip"

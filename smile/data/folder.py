@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 
 from smile.data.batches import Broken
 from smile.data.caption_table import is_csv, read_table
-from smile.data.images import Photo
 from smile.data.layouts import (
     Found,
     Layout,
@@ -23,6 +22,7 @@ from smile.data.places import Places, nfc
 from smile.data.splits import SPLIT_OF, SPLITS, EmptySplit, hash_splits, split_of
 from smile.data.walk import walk
 from smile.errors import UserError, brief, first_few
+from smile.model.images import Photo
 from smile.system.files import reading
 from smile.system.picture_files import is_image
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from smile.data.caption_table import text_of
-from smile.data.images import Photo
 from smile.data.layouts import (
     KAGGLE_FLICKR8K,
     Found,
@@ -19,6 +18,7 @@ from smile.data.layouts import (
 from smile.data.places import Places
 from smile.data.splits import EmptySplit, split_of
 from smile.errors import UserError, first_few
+from smile.model.images import Photo
 from smile.system.files import expect, half_pairs, parse_json, read_text, show
 
 _JSON = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from smile.data.caption_table import Row, text_of
 from smile.data.captions import clean_words
-from smile.data.images import Photo
 from smile.data.notices import say_once
 from smile.data.places import Places
 from smile.errors import UserError, first_few
+from smile.model.images import Photo
 from smile.system.files import read_text, show
 
 # Where the public data sets keep their images ("Flicker8k" is the archive's own spelling).

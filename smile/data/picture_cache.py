@@ -25,8 +25,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from smile.data.batches import Broken, read_picture
-from smile.data.images import Photo
 from smile.errors import UserError
+from smile.model.images import Photo
 
 FORMAT = 1
 LENGTH = 8  # bytes at the end that say how long the JSON before them is

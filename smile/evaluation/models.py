@@ -13,7 +13,6 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from smile.captioner import Captioner
 from smile.data import clean_caption
 from smile.errors import UserError
 from smile.evaluation.image_set import ImageSet
@@ -24,6 +23,7 @@ from smile.metrics.clip_score import PREFIX, clip_scores, ref_clip_scores, self_
 from smile.metrics.gpt2 import GPT2, load_gpt2
 from smile.metrics.perplexity import perplexities
 from smile.metrics.retrieval import log_likelihoods, ranks, recall
+from smile.model.captioner import Captioner
 
 __all__ = ["NONE", "ClipJudge", "Gpt2Judge", "RetrievalJudge", "Weights"]
 

@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 from smile.checkpoint import assign_weights
 from smile.config import ViTConfig
-from smile.data.images import normalise
 from smile.metrics.batching import batches, pad
 from smile.metrics.bpe import ClipTokenizer
 from smile.metrics.text_transformer import (
@@ -31,8 +30,9 @@ from smile.metrics.text_transformer import (
     TextTransformer,
     known_activation,
 )
+from smile.model.images import normalise
+from smile.model.vit import ViT
 from smile.transformers_folder import check_type, find_folder, read_folder
-from smile.vit import ViT
 from smile.weight_names import Convention, to_ours
 
 KNOWN = {

@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from smile.captioner import Captioner
-from smile.layers import KeysValues
 from smile.metrics.batching import batches
+from smile.model.captioner import Captioner
+from smile.model.layers import KeysValues
 
 # Ranks --------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smile.errors import UserError
-from smile.layers import Activation, PreNormBlock, embedding
+from smile.model.layers import Activation, PreNormBlock, embedding
 from smile.system.files import expect, show
 
 

@@ -4,10 +4,10 @@ import shlex
 
 import torch
 
-from smile.captioner import Captioner
 from smile.config import Config, check_relations, num_weights
 from smile.errors import UserError, counted
-from smile.generate import check_options
+from smile.model.captioner import Captioner
+from smile.model.generate import check_options
 from smile.system.device import pick_device
 from smile.training.estimate import size, total_memory
 from smile.training.schedule import Phase

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from smile.captioner import Captioner
 from smile.data import Broken, CaptionDataset, Draw, Example
 from smile.data.batches import readers_may_die
 from smile.errors import UserError, counted
+from smile.model.captioner import Captioner
 from smile.system.distributed import World
 from smile.system.files import writing
 from smile.training.console import bar, say

@@ -8,11 +8,11 @@ from itertools import islice
 import torch
 from torch.utils.data import DataLoader
 
-from smile.captioner import Captioner
 from smile.data import Batch, CaptionDataset, Collate, EpochBatches, Example
 from smile.data.batches import BrokenImage, ReaderKilled, readers_may_die
 from smile.data.device_augment import Pixels
 from smile.errors import UserError
+from smile.model.captioner import Captioner
 from smile.system.distributed import World
 from smile.training.features import NEEDS_LESS, Features
 from smile.training.signals import leave_signals_to_the_parent

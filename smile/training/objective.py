@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from smile.captioner import Captioner
 from smile.data import Batch
 from smile.head_loss import caption_loss
 from smile.loss import IGNORE
+from smile.model.captioner import Captioner
 
 
 class Objective(nn.Module):

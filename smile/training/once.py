@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from smile.captioner import Captioner
 from smile.data import Example
 from smile.data.picture_cache import cached, make_cache
+from smile.model.captioner import Captioner
 from smile.system.distributed import World
 from smile.system.files import write_atomically
 from smile.training.features import Features, compute_features, on_one_machine

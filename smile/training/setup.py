@@ -4,12 +4,12 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
-from smile.captioner import Captioner
 from smile.config import Config
 from smile.data import Example
 from smile.errors import UserError
+from smile.model.captioner import Captioner
+from smile.model.tokenizer import Tokenizer
 from smile.pretrained import load
-from smile.tokenizer import Tokenizer
 from smile.training.checks import check_memory
 
 

@@ -6,8 +6,8 @@ import sys
 
 import torch
 
-from smile.captioner import Captioner
 from smile.errors import UserError
+from smile.model.captioner import Captioner
 from smile.onednn import use_onednn
 
 C = ctypes.CDLL(None) if sys.platform != "win32" else None  # this process's C library

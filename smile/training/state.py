@@ -10,12 +10,12 @@ from typing import Any
 import numpy
 import torch
 
-from smile.captioner import Captioner
 from smile.checkpoint import build
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.errors import UserError
+from smile.model.captioner import Captioner
+from smile.model.tokenizer import Tokenizer
 from smile.system.distributed import World
-from smile.tokenizer import Tokenizer
 from smile.training.ema import WeightAverage
 from smile.training.precision import Precision
 

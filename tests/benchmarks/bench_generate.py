@@ -30,9 +30,9 @@ import torch
 from blip import BASE, LARGE, PROMPT, SEP, TINY, VOCAB, Sizes, make_ours, make_theirs
 from machine import copy_rate, matmul_rate, packed_rate, wait_for
 
-from smile.captioner import Captioner
 from smile.config import Config, override
-from smile.generate import generate
+from smile.model.captioner import Captioner
+from smile.model.generate import generate
 from smile.packed import can_pack, pack
 
 

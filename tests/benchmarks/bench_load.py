@@ -85,7 +85,7 @@ from PIL import Image
 sys.path.insert(0, "tests/benchmarks")
 from blip import BASE, TINY, make_ours, make_theirs
 from smile.export import export_transformers
-from smile.tokenizer import Tokenizer
+from smile.model.tokenizer import Tokenizer
 folder, photo, size = sys.argv[1:]
 words = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 words += [f"[unused{i}]" for i in range(99, 994)] + [f"w{i}" for i in range(30522 - 999)]

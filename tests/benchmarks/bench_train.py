@@ -37,11 +37,11 @@ from blip import BASE, PROMPT, SEP, TINY, VOCAB, Sizes, make_ours, make_theirs
 from machine import matmul_rate, wait_for
 from torch import Tensor, nn
 
-from smile.captioner import Captioner
 from smile.config import override
 from smile.head_loss import caption_loss
-from smile.layers import Attention
 from smile.loss import IGNORE
+from smile.model.captioner import Captioner
+from smile.model.layers import Attention
 from smile.training.speed import prepare
 
 

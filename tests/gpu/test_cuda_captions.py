@@ -8,9 +8,9 @@ import torch
 from golden_fixtures import load_golden
 from on_device import DEVICE, needs_device
 
-from smile.captioner import Captioner
 from smile.config import Config, DecoderConfig, GenerateConfig, ViTConfig
-from smile.generate import Hypothesis, generate
+from smile.model.captioner import Captioner
+from smile.model.generate import Hypothesis, generate
 
 pytestmark = needs_device
 SEP, PROMPT, IMAGES = 102, [1, 7, 9], 6

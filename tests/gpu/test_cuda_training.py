@@ -13,10 +13,10 @@ from kill_training import differences
 from on_device import DEVICE, needs_cuda, needs_device
 from several_processes import DROPOUT, NO_DROPOUT, ROOT, SMALL, config_of, train_in_bits, trainer_of
 
-from smile.captioner import Captioner
 from smile.config import Config, DecoderConfig, ViTConfig, override
 from smile.head_loss import BLOCK, caption_loss
 from smile.loss import IGNORE
+from smile.model.captioner import Captioner
 from smile.system.distributed import World
 from smile.training.precision import Precision
 from smile.training.schedule import Phase

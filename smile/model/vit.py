@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from smile.config import ViTConfig
-from smile.layers import Activation, PreNormBlock
+from smile.model.layers import Activation, PreNormBlock
 
 
 class ConvStem(nn.Module):

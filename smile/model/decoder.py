@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smile.cache import DecoderCache, PastCache
 from smile.config import DecoderConfig
-from smile.layers import MLP, Attention, KeysValues, embedding
+from smile.model.cache import DecoderCache, PastCache
+from smile.model.layers import MLP, Attention, KeysValues, embedding
 
 
 class DecoderBlock(nn.Module):

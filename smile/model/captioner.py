@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from smile.cache import DecoderCache
 from smile.config import Config, override
-from smile.data.images import EvalTransform, Picture, are_several, picture_of, pictures_of
-from smile.decoder import Decoder
-from smile.generate import Hypothesis, generate
-from smile.layers import KeysValues
-from smile.tokenizer import Tokenizer
-from smile.vit import ViT
+from smile.model.cache import DecoderCache
+from smile.model.decoder import Decoder
+from smile.model.generate import Hypothesis, generate
+from smile.model.images import EvalTransform, Picture, are_several, picture_of, pictures_of
+from smile.model.layers import KeysValues
+from smile.model.tokenizer import Tokenizer
+from smile.model.vit import ViT
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ or beams, and those of the words so far, one row per caption or beam, in buffers
 import torch
 from torch import Tensor
 
-from smile.layers import KeysValues
+from smile.model.layers import KeysValues
 
 
 class PastCache:
