@@ -21,7 +21,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from smile.bulk import Model, describe_all, fingerprint
-from smile.checkpoint import is_run
 from smile.config import DataConfig, load_config
 from smile.data.splits import SPLITS
 from smile.errors import UserError, counted, first_few, printable
@@ -48,11 +47,12 @@ from smile.options import (
     wants_bfloat16,
     whole_number,
 )
-from smile.pretrained import add_model_options, default_source, load
 from smile.system.device import pick_device
 from smile.system.distributed import World
 from smile.system.files import check_writable, sha256
 from smile.version import __version__
+from smile.weights.load import add_model_options, default_source, load
+from smile.weights.run_folder import is_run
 
 MOST_DRAWN = 500_000_000  # images in all draws of the bootstrap: 1 GB
 HUMAN = "human"

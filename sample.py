@@ -41,11 +41,11 @@ from smile.options import (
     whole_number,
 )
 from smile.pictures import check_picture, contact_sheet
-from smile.pretrained import add_model_options, default_source, load, start_check
 from smile.results import CaptionFile, Result, check_out, errors_path
 from smile.system.device import pick_device
 from smile.system.distributed import World
 from smile.version import __version__
+from smile.weights.load import add_model_options, default_source, load, start_check
 
 SHEET_IMAGES, SHEET_SIDE = 48, 480  # a contact sheet's most images, and their pixels kept
 

@@ -27,7 +27,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from smile.checkpoint import LAST_FOLDER, LOG, MLE_FOLDER, save_run
 from smile.config import Config, describe_config, load_config
 from smile.data import Batch, Broken, Example
 from smile.data.device_augment import augment_batch
@@ -95,6 +94,7 @@ from smile.training.state import (
     taking_up,
 )
 from smile.version import __version__
+from smile.weights.run_folder import LAST_FOLDER, LOG, MLE_FOLDER, save_run
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import gc
 from importlib import import_module
 
 _HOMES = {
-    "load": "smile.pretrained",
+    "load": "smile.weights.load",
     "Captioner": "smile.model.captioner",
     "open_image": "smile.model.images",
     "explain": "smile.attention",

@@ -43,16 +43,16 @@ import evaluate  # noqa: E402
 import sample  # noqa: E402
 import smile  # noqa: E402
 import train  # noqa: E402
-from smile.checkpoint import WEIGHTS, load_run  # noqa: E402
-from smile.checksum import checksum_path  # noqa: E402
 from smile.config import SETTINGS, DataConfig, load_config  # noqa: E402
 from smile.data import load_examples  # noqa: E402
 from smile.errors import UserError  # noqa: E402
 from smile.evaluation.caption_files import read_captions  # noqa: E402
 from smile.evaluation.image_set import ImageSet  # noqa: E402
-from smile.export import export_blip, export_transformers  # noqa: E402
 from smile.training.checkpoints import Checkpoints  # noqa: E402
 from smile.training.resume import check_about, check_same, identity  # noqa: E402
+from smile.weights.checksum import checksum_path  # noqa: E402
+from smile.weights.export import export_blip, export_transformers  # noqa: E402
+from smile.weights.run_folder import WEIGHTS, load_run  # noqa: E402
 
 SECONDS = 15  # more than this of a processor for one case is a hang,
 WAIT = 60  # and so is more than this of waiting

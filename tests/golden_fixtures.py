@@ -9,7 +9,7 @@ import torch
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.loss import IGNORE
 from smile.model.captioner import Captioner
-from smile.weight_names import BLIP, from_ours, to_ours
+from smile.weights.names import BLIP, from_ours, to_ours
 
 GOLDEN = Path(__file__).parent / "golden"
 

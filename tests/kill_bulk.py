@@ -24,10 +24,10 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from smile.checkpoint import save_run  # noqa: E402
 from smile.config import Config, DecoderConfig, GenerateConfig, ViTConfig  # noqa: E402
 from smile.model.captioner import Captioner  # noqa: E402
 from smile.model.tokenizer import Tokenizer  # noqa: E402
+from smile.weights.run_folder import save_run  # noqa: E402
 
 WORDS = (
     "a",

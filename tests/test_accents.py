@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 import smile
-from smile.checkpoint import load_run, save_run
 from smile.config import Config, load_config
 from smile.data import Photo
 from smile.model.tokenizer import Tokenizer
 from smile.training.setup import accents_line, make_captioner
 from smile.training.state import captioner_of
+from smile.weights.run_folder import load_run, save_run
 
 TEXTS = ("una niña sube", "a dog runs")
 EXAMPLES = [Photo("a.jpg", TEXTS)]

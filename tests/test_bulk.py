@@ -19,13 +19,13 @@ from smile.bulk import (
     name_seed,
     read_ahead,
 )
-from smile.checkpoint import load_run
 from smile.config import DecoderConfig, ViTConfig, override
 from smile.data import Broken
 from smile.errors import UserError
 from smile.model.captioner import Caption
 from smile.results import Result
 from smile.system.distributed import World
+from smile.weights.run_folder import load_run
 
 HERE = Path(__file__).parent
 

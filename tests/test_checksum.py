@@ -13,12 +13,13 @@ from PIL import Image
 
 import sample
 import smile
-from smile import checksum, pretrained
-from smile.checkpoint import WEIGHTS, load_run
-from smile.checksum import check_sum, checksum_path, start_check, write_with_checksum
 from smile.errors import UserError
 from smile.system import files
 from smile.training.folder import check_captioners
+from smile.weights import checksum
+from smile.weights import load as pretrained
+from smile.weights.checksum import check_sum, checksum_path, start_check, write_with_checksum
+from smile.weights.run_folder import WEIGHTS, load_run
 
 DIFFERS = r"model\.safetensors: not what was written there.*delete .*model\.safetensors\.sha256"
 

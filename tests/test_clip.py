@@ -23,7 +23,7 @@ from smile.errors import UserError
 from smile.metrics.bpe import ClipTokenizer
 from smile.metrics.clip import CLIP, ClipTransform, load_clip
 from smile.metrics.clip_score import PREFIX, clip_scores, ref_clip_scores, self_retrieval
-from smile.weight_names import account
+from smile.weights.names import account
 
 TEXTS = [
     "a dog on the beach",

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-import smile.connection as connection
-import smile.download as download
-from smile.download import fetch
+import smile.weights.connection as connection
+import smile.weights.download as download
 from smile.errors import UserError
+from smile.weights.download import fetch
 
 ROOT = Path(__file__).parent.parent
 CONTENT = bytes(range(256)) * 400  # 102 400 bytes
@@ -501,7 +501,7 @@ def hub():
 
 PROGRAM = """
 import json, sys
-from smile.download import hub_file
+from smile.weights.download import hub_file
 from smile.errors import UserError
 for arguments in json.loads(sys.argv[1]):
     try:

@@ -6,11 +6,11 @@ from kill_training import differences
 from several_processes import config_of, train_in_bits, trainer_of
 from torch import nn
 
-from smile.checkpoint import load_run
 from smile.system.distributed import World
 from smile.training.checkpoints import Checkpoints
 from smile.training.ema import WeightAverage
 from smile.training.schedule import Phase
+from smile.weights.run_folder import load_run
 
 SETTINGS = ("train.ema=0.9", "data.augment=true", "data.augment_on=device", "train.workers=0")
 

@@ -12,10 +12,10 @@ from kill_bulk import ROOT, make_run
 from PIL import Image
 
 import evaluate
-from smile.checkpoint import load_run
 from smile.data import load_examples
 from smile.evaluation.catalogue import METRICS
 from smile.evaluation.scoring import FAMILIES
+from smile.weights.run_folder import load_run
 
 SMALL = ["--set", "data.num_test=12", "--set", "data.num_train=20", "--draws", "50"]
 NO_MODELS = ["--clip", "none", "--gpt2", "none"]

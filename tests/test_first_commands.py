@@ -15,8 +15,6 @@ from PIL import Image
 
 import evaluate
 import sample
-from smile import pretrained
-from smile.checkpoint import load_run, run_config, save_run
 from smile.config import DataConfig, load_config
 from smile.data import __main__ as drawing
 from smile.data import load_examples
@@ -24,6 +22,8 @@ from smile.data.shapes import check_caption, make_scenes, true_statements
 from smile.evaluation.image_set import ImageSet
 from smile.training.report import command_to_try
 from smile.training.setup import make_captioner, recorded
+from smile.weights import load as pretrained
+from smile.weights.run_folder import load_run, run_config, save_run
 
 
 @pytest.fixture(scope="module")

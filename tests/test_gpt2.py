@@ -17,7 +17,7 @@ from smile.errors import UserError
 from smile.metrics.bpe import Gpt2Tokenizer
 from smile.metrics.gpt2 import convention, load_gpt2
 from smile.metrics.perplexity import perplexities, token_log_likelihoods
-from smile.weight_names import from_ours, to_ours
+from smile.weights.names import from_ours, to_ours
 
 CONTEXT = 40
 CAPTIONS = [

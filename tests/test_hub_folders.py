@@ -8,10 +8,10 @@ from kill_bulk import make_run
 from test_download import Loopback
 
 import smile
-from smile import pretrained
-from smile.checkpoint import load_run
 from smile.errors import UserError
-from smile.export import export_transformers
+from smile.weights import load as pretrained
+from smile.weights.export import export_transformers
+from smile.weights.run_folder import load_run
 
 OPTIONAL = {
     "processor_config.json", "preprocessor_config.json", "generation_config.json",

@@ -20,9 +20,9 @@ from transformers import (
 )
 
 import smile
-from smile.checkpoint import load_run
 from smile.errors import UserError
-from smile.export import export_blip, export_transformers
+from smile.weights.export import export_blip, export_transformers
+from smile.weights.run_folder import load_run
 
 PICTURES = [Image.effect_noise((40, 30), 90).convert("RGB").rotate(angle) for angle in (0, 90)]
 

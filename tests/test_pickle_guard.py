@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from smile import pickle_guard
 from smile.errors import UserError
-from smile.pickle_guard import PickleGuard
-from smile.torchfile import read_torch_file
+from smile.weights import pickle_guard
+from smile.weights.pickle_guard import PickleGuard
+from smile.weights.torch_file import read_torch_file
 
 START = b"\x80\x02"
 

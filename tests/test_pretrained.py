@@ -17,13 +17,14 @@ from torch.testing import assert_close
 from transformers import BlipConfig, BlipForConditionalGeneration, BlipProcessor
 
 import smile
-from smile import pretrained, transformers_folder
-from smile.checkpoint import build, save_run
-from smile.download import NotInRepository
 from smile.errors import UserError
-from smile.export import export_blip, export_transformers
 from smile.loss import IGNORE, mle_loss
-from smile.weight_names import BLIP, TIED, TRANSFORMERS, account, from_ours, to_ours
+from smile.weights import load as pretrained
+from smile.weights import transformers_folder
+from smile.weights.download import NotInRepository
+from smile.weights.export import export_blip, export_transformers
+from smile.weights.names import BLIP, TIED, TRANSFORMERS, account, from_ours, to_ours
+from smile.weights.run_folder import build, save_run
 
 ROOT = Path(__file__).parent.parent
 KEYS = json.loads((GOLDEN / "checkpoint_keys.json").read_text())
@@ -239,7 +240,7 @@ def equal_weights(a, b) -> bool:
 def test_export_and_back_is_bit_identical(small, format, tmp_path):
     _, captioner = small
     save_run(tmp_path / "run", captioner)
-    command = [sys.executable, "-m", "smile.pretrained"]
+    command = [sys.executable, "-m", "smile.weights.load"]
     args = ["export", tmp_path / "run", tmp_path / "out", "--format", format]
     done = subprocess.run([*command, *args], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -510,7 +511,7 @@ def test_inspect_prints_what_stands_beside_the_weights(small, tmp_path, monkeypa
 
 def test_inspect_prints_every_key(small, tmp_path):
     folder, _ = small
-    command = [sys.executable, "-m", "smile.pretrained", "inspect"]
+    command = [sys.executable, "-m", "smile.weights.load", "inspect"]
     done = subprocess.run([*command, folder], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for key in load_file(folder / "model.safetensors"):

@@ -22,7 +22,6 @@ from kill_training import command, differences, kill_and_resume
 from several_processes import ROOT, SMALL, config_of, stop_after, train_in_bits, trainer_of
 
 import train
-from smile.checkpoint import load_run
 from smile.errors import UserError
 from smile.system.distributed import World
 from smile.training import checkpoints as checkpoints_module
@@ -34,6 +33,7 @@ from smile.training.schedule import Phase
 from smile.training.signals import Stopped, StopSignals
 from smile.training.splits import load_splits
 from smile.training.state import Progress, random_state, set_random_state
+from smile.weights.run_folder import load_run
 
 # Everything that draws at random: dropout, stochastic depth, augmentation, random words.
 RANDOM = ("data.augment=true", "loss.objective=random", "train.accumulate=2", "train.workers=0")

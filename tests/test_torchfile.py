@@ -19,9 +19,9 @@ import pytest
 import torch
 from torch import nn
 
-import smile.torchfile as torchfile
+import smile.weights.torch_file as torchfile
 from smile.errors import UserError
-from smile.torchfile import Placeholder, read_torch_file
+from smile.weights.torch_file import Placeholder, read_torch_file
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 STORAGE = ("storage", torch.FloatStorage, "0", "cpu", 4)  # and None in the legacy format

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from several_processes import walks_by_chance
 
 import train
-from smile.checkpoint import load_run
 from smile.config import load_config
 from smile.errors import UserError
 from smile.system.files import write_atomically
 from smile.training.schedule import Phase, learning_rate
 from smile.training.setup import make_captioner
 from smile.training.splits import load_splits
+from smile.weights.run_folder import load_run
 
 ROOT = Path(__file__).parent.parent
 TINY = [

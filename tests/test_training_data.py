@@ -14,10 +14,10 @@ import train
 from smile.config import load_config
 from smile.data import load_examples
 from smile.errors import UserError
-from smile.pretrained import load
 from smile.training import estimate
 from smile.training.checkpoints import Checkpoints
 from smile.training.splits import load_splits
+from smile.weights.load import load
 
 CONFIG = Path(__file__).parent.parent / "configs" / "shapes.toml"
 TINY = (

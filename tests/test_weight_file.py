@@ -11,16 +11,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import smile
-from smile import weight_file
-from smile.checkpoint import assign_weights, build, load_run, save_run
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.errors import UserError
-from smile.export import export_transformers
 from smile.model.captioner import Captioner
 from smile.model.tokenizer import Tokenizer
-from smile.weight_dtypes import FLOATS, to_float32, unusable
-from smile.weight_file import read_file, read_safetensors
-from smile.weight_names import BLIP, from_ours, to_ours
+from smile.weights import file as weight_file
+from smile.weights.dtypes import FLOATS, to_float32, unusable
+from smile.weights.export import export_transformers
+from smile.weights.file import read_file, read_safetensors
+from smile.weights.names import BLIP, from_ours, to_ours
+from smile.weights.run_folder import assign_weights, build, load_run, save_run
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "picture", "of", "b", "c"]
 BIAS = "text_decoder.cls.predictions.bias"
@@ -201,7 +201,7 @@ def test_widening_keeps_one_tensor_twice_at_most():
         return to_float32(tensor)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("smile.checkpoint.to_float32", watch)
+        patch.setattr("smile.weights.run_folder.to_float32", watch)
         assign_weights(model, weights, source="")
     assert left == [2, 1, 0]
 

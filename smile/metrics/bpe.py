@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from smile.errors import UserError
 from smile.system.files import expect, read_text
-from smile.transformers_folder import find_json
+from smile.weights.transformers_folder import find_json
 
 BEGIN, END = "<|startoftext|>", "<|endoftext|>"
 

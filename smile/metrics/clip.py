@@ -19,7 +19,6 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from smile.checkpoint import assign_weights
 from smile.config import ViTConfig
 from smile.metrics.batching import batches, pad
 from smile.metrics.bpe import ClipTokenizer
@@ -32,8 +31,9 @@ from smile.metrics.text_transformer import (
 )
 from smile.model.images import normalise
 from smile.model.vit import ViT
-from smile.transformers_folder import check_type, find_folder, read_folder
-from smile.weight_names import Convention, to_ours
+from smile.weights.names import Convention, to_ours
+from smile.weights.run_folder import assign_weights
+from smile.weights.transformers_folder import check_type, find_folder, read_folder
 
 KNOWN = {
     "clip-vit-b-32": "openai/clip-vit-base-patch32",

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smile.checkpoint import assign_weights
 from smile.errors import UserError
 from smile.metrics.bpe import Gpt2Tokenizer
 from smile.metrics.text_transformer import (
@@ -22,8 +21,9 @@ from smile.metrics.text_transformer import (
     TextTransformer,
     known_activation,
 )
-from smile.transformers_folder import check_type, find_folder, read_folder
-from smile.weight_names import Convention, to_ours
+from smile.weights.names import Convention, to_ours
+from smile.weights.run_folder import assign_weights
+from smile.weights.transformers_folder import check_type, find_folder, read_folder
 
 KNOWN = {"gpt2": "openai-community/gpt2"}
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from smile.checkpoint import CHECKPOINTS
 from smile.errors import UserError
 from smile.system.files import (
     check_regular,
@@ -31,6 +30,7 @@ from smile.system.files import (
     writing,
 )
 from smile.training.console import say
+from smile.weights.run_folder import CHECKPOINTS
 
 KEPT = 2
 

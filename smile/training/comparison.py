@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from smile.checkpoint import MLE_FOLDER, is_run, load_run
 from smile.config import Config
 from smile.data import Example
 from smile.errors import UserError
 from smile.model.captioner import Captioner
 from smile.training.setup import make_captioner
+from smile.weights.run_folder import MLE_FOLDER, is_run, load_run
 
 COMPARISON = "comparison.png"  # the last thing a run writes
 

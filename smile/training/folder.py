@@ -6,13 +6,13 @@ import shlex
 import sys
 from pathlib import Path
 
-from smile.checkpoint import MLE_FOLDER, WEIGHTS, is_run
-from smile.checksum import check_sum
 from smile.errors import UserError
 from smile.system.distributed import World
 from smile.system.files import remove_unfinished, writing
 from smile.system.lock import RunLock
 from smile.training.checkpoints import Checkpoints
+from smile.weights.checksum import check_sum
+from smile.weights.run_folder import MLE_FOLDER, WEIGHTS, is_run
 
 
 def default_folder(config: str) -> Path:

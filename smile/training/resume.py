@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from smile.checkpoint import CONFIG, LAST_FOLDER, MLE_FOLDER, is_run
 from smile.config import SETTINGS, Config, config_to_toml, load_config
 from smile.data import Example
 from smile.data.splits import SPLITS
@@ -16,6 +15,7 @@ from smile.system.files import expect, show, write_text, writing
 from smile.training.comparison import COMPARISON
 from smile.training.schedule import Phase
 from smile.training.state import Progress
+from smile.weights.run_folder import CONFIG, LAST_FOLDER, MLE_FOLDER, is_run
 
 # Settings that may change: they do not touch what is learned, or only for how long. Where the data
 # lie is free too: what they say is compared instead.

@@ -9,8 +9,8 @@ from smile.data import Example
 from smile.errors import UserError
 from smile.model.captioner import Captioner
 from smile.model.tokenizer import Tokenizer
-from smile.pretrained import load
 from smile.training.checks import check_memory
+from smile.weights.load import load
 
 
 def recorded(config: Config) -> Config:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy
 import torch
 
-from smile.checkpoint import build
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.errors import UserError
 from smile.model.captioner import Captioner
@@ -18,6 +17,7 @@ from smile.model.tokenizer import Tokenizer
 from smile.system.distributed import World
 from smile.training.ema import WeightAverage
 from smile.training.precision import Precision
+from smile.weights.run_folder import build
 
 
 @dataclass

@@ -84,7 +84,7 @@ import torch
 from PIL import Image
 sys.path.insert(0, "tests/benchmarks")
 from blip import BASE, TINY, make_ours, make_theirs
-from smile.export import export_transformers
+from smile.weights.export import export_transformers
 from smile.model.tokenizer import Tokenizer
 folder, photo, size = sys.argv[1:]
 words = ["[PAD]", *(f"[unused{i}]" for i in range(99)), "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -6,10 +6,10 @@ import project  # noqa: F401
 import torch
 
 import smile.data.augment  # noqa: F401  (makes torchvision importable for transformers)
-from smile.checkpoint import build
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.model.captioner import Captioner
-from smile.weight_names import TRANSFORMERS, to_ours
+from smile.weights.names import TRANSFORMERS, to_ours
+from smile.weights.run_folder import build
 
 PROMPT = [30522, 1037, 3861, 1997]  # [DEC] a picture of
 SEP, VOCAB, PATCH = 102, 30524, 16

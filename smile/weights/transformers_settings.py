@@ -17,8 +17,8 @@ from smile.config import GenerateConfig, check_setting
 from smile.errors import UserError
 from smile.model.images import MEAN, STD
 from smile.system.files import expect, half_pairs, show
-from smile.transformers_folder import find_json
-from smile.vocabulary import TokenIds
+from smile.weights.transformers_folder import find_json
+from smile.weights.vocabulary import TokenIds
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")

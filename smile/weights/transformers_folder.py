@@ -11,10 +11,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from smile.download import NotInRepository, hub_file, in_hub_cache
 from smile.errors import UserError
 from smile.system.files import expect, read_json, show
-from smile.weight_file import MERGE, read_file
+from smile.weights.download import NotInRepository, hub_file, in_hub_cache
+from smile.weights.file import MERGE, read_file
 
 LARGEST_JSON = 100_000_000  # bytes of a config, an index or a tokenizer
 WEIGHT_FILES = (

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from smile.errors import UserError, first_few
-from smile.weight_dtypes import unusable
+from smile.weights.dtypes import unusable
 
 
 class Names(NamedTuple):

@@ -19,10 +19,10 @@ from urllib.parse import quote, urlsplit
 
 from tqdm import tqdm
 
-from smile.connection import Answer, Broken, Unreachable, ask, one_line, shown
 from smile.errors import UserError
 from smile.system.files import is_web_page
 from smile.system.files import sha256 as sha256_of
+from smile.weights.connection import Answer, Broken, Unreachable, ask, one_line, shown
 
 CHUNK = 1 << 20
 TRIES = 5  # connections made for one file before giving up

@@ -13,8 +13,8 @@ from smile.errors import UserError
 from smile.model.captioner import Captioner
 from smile.model.images import MEAN, STD
 from smile.system.files import write_atomically, write_text
-from smile.transformers_settings import GENERATION, OWN, OWN_SETTINGS, SAMPLING, SEARCH
-from smile.weight_names import BLIP, TIED, TRANSFORMERS, from_ours
+from smile.weights.names import BLIP, TIED, TRANSFORMERS, from_ours
+from smile.weights.transformers_settings import GENERATION, OWN, OWN_SETTINGS, SAMPLING, SEARCH
 
 CHECKPOINT = "checkpoint.pth"
 NOT_IN_WEIGHTS = (

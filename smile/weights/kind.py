@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from smile.errors import UserError, first_few
-from smile.weight_names import BLIP, TRANSFORMERS, Convention
+from smile.weights.names import BLIP, TRANSFORMERS, Convention
 
 # Names that only other models have.
 OTHERS = (

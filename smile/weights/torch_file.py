@@ -24,8 +24,8 @@ from typing import Any, BinaryIO
 import torch
 
 from smile.errors import UserError
-from smile.pickle_guard import DTYPES, STORAGES, PickleGuard, WholeModel
-from smile.weight_format import weight_format
+from smile.weights.format import weight_format
+from smile.weights.pickle_guard import DTYPES, STORAGES, PickleGuard, WholeModel
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # the number that opens what torch.save wrote before 1.6
 _AGAIN = (

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from smile.errors import UserError, first_few
 from smile.system.files import check_regular
-from smile.torchfile import Placeholder, read_torch_file
-from smile.weight_format import weight_format
+from smile.weights.format import weight_format
+from smile.weights.torch_file import Placeholder, read_torch_file
 
 # Where a checkpoint keeps its weights: those that were trained before their moving averages.
 PLACES = (

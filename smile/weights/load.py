@@ -8,9 +8,9 @@
 do not show (heads, LayerNorm's epsilon) comes from the source's own config where it has one, and
 from BLIP's habits where it has none.
 
-    python -m smile.pretrained inspect SOURCE
-    python -m smile.pretrained convert SOURCE DIR
-    python -m smile.pretrained export RUN DIR --format transformers
+    python -m smile.weights.load inspect SOURCE
+    python -m smile.weights.load convert SOURCE DIR
+    python -m smile.weights.load export RUN DIR --format transformers
 """
 
 import argparse
@@ -25,19 +25,6 @@ from typing import Any
 
 from torch import Tensor
 
-from smile import checksum
-from smile.checkpoint import (
-    CONFIG,
-    WEIGHTS,
-    build,
-    check_run,
-    is_run,
-    is_unfinished,
-    load_run,
-    num_layers,
-    read_run,
-    save_run,
-)
 from smile.config import (
     Config,
     DataConfig,
@@ -49,20 +36,36 @@ from smile.config import (
     load_config,
     with_settings,
 )
-from smile.download import fetch, hub_file
 from smile.errors import UserError, first_few, nearest
-from smile.export import export_blip, export_transformers
 from smile.model.captioner import Captioner
 from smile.model.tokenizer import Tokenizer
 from smile.system.files import check_empty
-from smile.transformers_folder import check_type, download_folder, read_folder
-from smile.transformers_settings import (
+from smile.weights import checksum
+from smile.weights.download import fetch, hub_file
+from smile.weights.export import export_blip, export_transformers
+from smile.weights.file import read_file
+from smile.weights.kind import recognise
+from smile.weights.names import TRANSFORMERS, Account, Convention, account, to_ours
+from smile.weights.run_folder import (
+    CONFIG,
+    WEIGHTS,
+    build,
+    check_run,
+    is_run,
+    is_unfinished,
+    load_run,
+    num_layers,
+    read_run,
+    save_run,
+)
+from smile.weights.transformers_folder import check_type, download_folder, read_folder
+from smile.weights.transformers_settings import (
     GENERATION,
     PROCESSORS,
     TOKENIZER_CONFIG,
     read_settings,
 )
-from smile.vocabulary import (
+from smile.weights.vocabulary import (
     TOKENIZER,
     VOCAB,
     Pieces,
@@ -73,9 +76,6 @@ from smile.vocabulary import (
     pieces_of_file,
     read_pieces,
 )
-from smile.weight_file import read_file
-from smile.weight_kind import recognise
-from smile.weight_names import TRANSFORMERS, Account, Convention, account, to_ours
 
 HEAD_DIM = 64  # of every BLIP: heads = width / 64 unless said otherwise
 BLIP_NORM_EPS = {"vit": 1e-6, "decoder": 1e-12}
@@ -475,13 +475,13 @@ def main() -> None:
     try:
         args.run(args)
     except UserError as error:
-        print(f"smile.pretrained: {error}", file=sys.stderr)
+        print(f"smile.weights.load: {error}", file=sys.stderr)
         sys.exit(2)
 
 
 def _parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m smile.pretrained",
+        prog="python -m smile.weights.load",
         description="Look into, convert and export captioners.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="known names:\n"
