@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from smile.attention import explain
 from smile.bulk import Model, TextFiles, Todo, describe_all, fingerprint
-from smile.data import Broken, open_image
+from smile.data.batches import Broken
 from smile.errors import UserError, counted, printable
 from smile.find_images import ImageNames
 from smile.model.captioner import Captioner
+from smile.model.images import open_image
 from smile.options import (
     Parser,
     add_caption_options,

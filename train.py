@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from smile.config import Config, describe_config, load_config
-from smile.data import Batch, Broken, Example
+from smile.data.batches import Batch, Broken, Example
 from smile.data.device_augment import augment_batch
 from smile.errors import UserError, counted
 from smile.model.captioner import Captioner

@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from smile.config import DecoderConfig, GenerateConfig, ViTConfig, override
-from smile.data import Broken, EvalTransform, Example, open_image
-from smile.data.batches import readers_may_die
+from smile.data.batches import Broken, Example, readers_may_die
 from smile.errors import UserError, printable
 from smile.model.captioner import Caption, Captioner
 from smile.model.generate import check_options
+from smile.model.images import EvalTransform, open_image
 from smile.results import Result
 from smile.system.distributed import World
 from smile.system.files import write_text, writing

@@ -13,10 +13,10 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from smile.data import IMAGE_SUFFIXES, Broken
+from smile.data.batches import Broken
 from smile.data.walk import walk
 from smile.errors import UserError, counted
-from smile.system.picture_files import HEIF_SUFFIXES, is_image, other_picture
+from smile.system.picture_files import HEIF_SUFFIXES, IMAGE_SUFFIXES, is_image, other_picture
 
 
 class ImageNames:

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from smile.caption_csv import read_csv, write_csv
-from smile.caption_lines import beside, gather, image_of, parts, repair, scan
 from smile.config import GenerateConfig
-from smile.data import Broken
+from smile.data.batches import Broken
+from smile.data.caption_csv import read_csv, write_csv
+from smile.data.caption_lines import beside, gather, image_of, parts, repair, scan
 from smile.errors import UserError, first_few
 from smile.model.captioner import Caption
 from smile.system.files import (

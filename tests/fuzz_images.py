@@ -25,7 +25,7 @@ from PIL import Image, ImageFilter
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from smile.bulk import Reader
-from smile.data import Broken
+from smile.data.batches import Broken
 
 SIZE = 32  # of the pixels asked for
 SECONDS = 20  # more than this for one image is a hang

@@ -44,7 +44,7 @@ import sample  # noqa: E402
 import smile  # noqa: E402
 import train  # noqa: E402
 from smile.config import SETTINGS, DataConfig, load_config  # noqa: E402
-from smile.data import load_examples  # noqa: E402
+from smile.data.load import load_examples  # noqa: E402
 from smile.errors import UserError  # noqa: E402
 from smile.evaluation.caption_files import read_captions  # noqa: E402
 from smile.evaluation.image_set import ImageSet  # noqa: E402

@@ -7,7 +7,7 @@ import pytest
 
 import smile
 from smile.config import Config, load_config
-from smile.data import Photo
+from smile.model.images import Photo
 from smile.model.tokenizer import Tokenizer
 from smile.training.setup import accents_line, make_captioner
 from smile.training.state import captioner_of

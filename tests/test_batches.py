@@ -8,10 +8,18 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from smile.data import Broken, CaptionDataset, Collate, Draw, EpochBatches, EvalTransform, Photo
 from smile.data.augment import TrainTransform
-from smile.data.batches import ReaderKilled, readers_may_die
+from smile.data.batches import (
+    Broken,
+    CaptionDataset,
+    Collate,
+    Draw,
+    EpochBatches,
+    ReaderKilled,
+    readers_may_die,
+)
 from smile.errors import UserError
+from smile.model.images import EvalTransform, Photo
 
 
 @dataclass(frozen=True)

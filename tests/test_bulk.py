@@ -20,7 +20,7 @@ from smile.bulk import (
     read_ahead,
 )
 from smile.config import DecoderConfig, ViTConfig, override
-from smile.data import Broken
+from smile.data.batches import Broken
 from smile.errors import UserError
 from smile.model.captioner import Caption
 from smile.results import Result

@@ -1,6 +1,6 @@
 import pytest
 
-from smile.data import clean_caption
+from smile.data.captions import clean_caption
 
 
 @pytest.mark.parametrize(

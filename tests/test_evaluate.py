@@ -12,7 +12,7 @@ from kill_bulk import ROOT, make_run
 from PIL import Image
 
 import evaluate
-from smile.data import load_examples
+from smile.data.load import load_examples
 from smile.evaluation.catalogue import METRICS
 from smile.evaluation.scoring import FAMILIES
 from smile.weights.run_folder import load_run

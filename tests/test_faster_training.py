@@ -12,7 +12,8 @@ from test_train import ROOT, TINY
 
 import train
 from smile.config import load_config
-from smile.data import Draw, load_examples
+from smile.data.batches import Draw
+from smile.data.load import load_examples
 from smile.errors import UserError
 from smile.system.distributed import World
 from smile.training import once

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from smile.data import Broken
+from smile.data.batches import Broken
 from smile.errors import UserError
 from smile.find_images import ImageNames
 

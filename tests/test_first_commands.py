@@ -17,7 +17,7 @@ import evaluate
 import sample
 from smile.config import DataConfig, load_config
 from smile.data import __main__ as drawing
-from smile.data import load_examples
+from smile.data.load import load_examples
 from smile.data.shapes import check_caption, make_scenes, true_statements
 from smile.evaluation.image_set import ImageSet
 from smile.training.report import command_to_try

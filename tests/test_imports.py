@@ -20,7 +20,7 @@ LAYERS = (
     {"system"},
     {"config"},
     {"loss", "model", "onednn", "pictures"},
-    {"caption_csv", "caption_lines", "head_loss"},
+    {"head_loss"},
     {"data", "weights"},
     {"find_images"},
     {"attention", "packed"},

@@ -8,10 +8,11 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from smile.data import layouts, load_examples
+from smile.data import layouts
 from smile.data.flickr8k import load as flickr8k
 from smile.data.folder import load as folder
 from smile.data.karpathy import load as karpathy
+from smile.data.load import load_examples
 from smile.data.places import nfc
 from smile.data.splits import SPLITS, hash_splits
 from smile.errors import UserError

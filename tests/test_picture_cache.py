@@ -9,9 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from smile.data import CaptionDataset, Draw, EvalTransform, Photo
+from smile.data.batches import CaptionDataset, Draw
 from smile.data.picture_cache import PictureCache, cached, make_cache
 from smile.errors import UserError
+from smile.model.images import EvalTransform, Photo
 from smile.system.files import write_atomically
 
 

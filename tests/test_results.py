@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from smile.data import Broken
+from smile.data.batches import Broken
 from smile.errors import UserError
 from smile.model.captioner import Caption
 from smile.results import CaptionFile, Result, check_out

@@ -22,7 +22,7 @@ from several_processes import (
 )
 
 import train
-from smile.data import EpochBatches
+from smile.data.batches import EpochBatches
 from smile.data.shapes import make_scenes
 from smile.errors import UserError
 from smile.system.distributed import World

@@ -11,7 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from smile.config import Config, DecoderConfig, ViTConfig
-from smile.data import Batch
+from smile.data.batches import Batch
 from smile.errors import UserError
 from smile.head_loss import caption_loss
 from smile.loss import IGNORE

@@ -5,7 +5,7 @@ import unicodedata
 import pytest
 from transformers import BertTokenizer
 
-from smile.data import clean_caption
+from smile.data.captions import clean_caption
 from smile.errors import UserError
 from smile.model.tokenizer import LONGEST_WORD, Tokenizer, read_vocab
 

@@ -12,7 +12,7 @@ from several_processes import SMALL
 
 import train
 from smile.config import load_config
-from smile.data import load_examples
+from smile.data.load import load_examples
 from smile.errors import UserError
 from smile.training import estimate
 from smile.training.checkpoints import Checkpoints

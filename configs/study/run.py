@@ -41,7 +41,7 @@ from processes import WAYS, Child  # noqa: E402
 import evaluate  # noqa: E402
 import train  # noqa: E402
 from smile.config import load_config  # noqa: E402
-from smile.data import load_examples  # noqa: E402
+from smile.data.load import load_examples  # noqa: E402
 from smile.data.picture_cache import make_cache  # noqa: E402
 from smile.errors import UserError  # noqa: E402
 from smile.system.files import write_atomically  # noqa: E402

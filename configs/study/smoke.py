@@ -16,7 +16,7 @@ from processes import Child
 import evaluate
 import train
 from smile.config import load_config
-from smile.data import load_examples
+from smile.data.load import load_examples
 from smile.system.distributed import World
 from smile.training.schedule import Phase
 from smile.training.speed import train_mode

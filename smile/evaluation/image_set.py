@@ -10,13 +10,15 @@ from pathlib import Path
 from PIL import Image
 
 from smile.config import DataConfig
-from smile.data import Example, Photo, load_examples
+from smile.data.batches import Example
 from smile.data.caption_table import read_table
 from smile.data.karpathy import karpathy_ids
 from smile.data.layouts import image_folder, remark_outside
+from smile.data.load import load_examples
 from smile.data.places import Places, nfc
 from smile.data.shapes import Scene
 from smile.errors import UserError, first_few
+from smile.model.images import Photo
 
 __all__ = ["ImageIndex", "ImageSet", "lies_outside", "same_images", "thumbnail"]
 

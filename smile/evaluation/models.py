@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from smile.data import clean_caption
+from smile.data.captions import clean_caption
 from smile.errors import UserError
 from smile.evaluation.image_set import ImageSet
 from smile.evaluation.measured import Averaged, Outcome, ratio

@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from smile.data import Example
+from smile.data.batches import Example
 from smile.evaluation.image_set import ImageSet, lies_outside, thumbnail
 from smile.evaluation.published import NOTE, PUBLISHED, PUBLISHED_ROWS
 from smile.evaluation.rows import Row, System

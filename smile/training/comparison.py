@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from smile.config import Config
-from smile.data import Example
+from smile.data.batches import Example
 from smile.errors import UserError
 from smile.model.captioner import Captioner
 from smile.training.setup import make_captioner

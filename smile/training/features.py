@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from smile.data import Broken, CaptionDataset, Draw, Example
-from smile.data.batches import readers_may_die
+from smile.data.batches import Broken, CaptionDataset, Draw, Example, readers_may_die
 from smile.errors import UserError, counted
 from smile.model.captioner import Captioner
 from smile.system.distributed import World

@@ -8,8 +8,16 @@ from itertools import islice
 import torch
 from torch.utils.data import DataLoader
 
-from smile.data import Batch, CaptionDataset, Collate, EpochBatches, Example
-from smile.data.batches import BrokenImage, ReaderKilled, readers_may_die
+from smile.data.batches import (
+    Batch,
+    BrokenImage,
+    CaptionDataset,
+    Collate,
+    EpochBatches,
+    Example,
+    ReaderKilled,
+    readers_may_die,
+)
 from smile.data.device_augment import Pixels
 from smile.errors import UserError
 from smile.model.captioner import Captioner

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from smile.data import Batch
+from smile.data.batches import Batch
 from smile.head_loss import caption_loss
 from smile.loss import IGNORE
 from smile.model.captioner import Captioner

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from smile.data import Example
+from smile.data.batches import Example
 from smile.data.picture_cache import cached, make_cache
 from smile.model.captioner import Captioner
 from smile.system.distributed import World

@@ -7,8 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from smile.config import TrainConfig
-from smile.data import Broken, Example
-from smile.data.batches import read_picture
+from smile.data.batches import Broken, Example, read_picture
 from smile.data.shapes import Scene, check_caption
 from smile.errors import counted
 from smile.model.captioner import Captioner

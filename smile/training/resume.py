@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from smile.config import SETTINGS, Config, config_to_toml, load_config
-from smile.data import Example
+from smile.data.batches import Example
 from smile.data.splits import SPLITS
 from smile.errors import UserError, first_few
 from smile.system.files import expect, show, write_text, writing

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from smile.config import Config
-from smile.data import Example
+from smile.data.batches import Example
 from smile.errors import UserError
 from smile.model.captioner import Captioner
 from smile.model.tokenizer import Tokenizer

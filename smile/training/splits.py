@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from smile.config import Config
-from smile.data import Broken, Example, load_examples
-from smile.data.batches import read_picture
+from smile.data.batches import Broken, Example, read_picture
+from smile.data.load import load_examples
 from smile.data.splits import SPLITS, EmptySplit
 from smile.errors import UserError, first_few
 from smile.system.distributed import World
