@@ -20,7 +20,19 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from smile.bulk import Model, describe_all, fingerprint
+from smile.captioning.describe import Model, describe_all, fingerprint
+from smile.captioning.options import (
+    Parser,
+    add_caption_options,
+    add_speed_options,
+    caption_settings,
+    labels,
+    option_names,
+    prepare,
+    speed,
+    wants_bfloat16,
+    whole_number,
+)
 from smile.config import DataConfig, load_config
 from smile.data.splits import SPLITS
 from smile.errors import UserError, counted, first_few, printable
@@ -35,18 +47,6 @@ from smile.metrics import Bootstrap
 from smile.metrics.clip import load_clip
 from smile.metrics.gpt2 import load_gpt2
 from smile.model.captioner import Captioner
-from smile.options import (
-    Parser,
-    add_caption_options,
-    add_speed_options,
-    caption_settings,
-    labels,
-    option_names,
-    prepare,
-    speed,
-    wants_bfloat16,
-    whole_number,
-)
 from smile.system.device import pick_device
 from smile.system.distributed import World
 from smile.system.files import check_writable, sha256

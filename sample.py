@@ -22,14 +22,11 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from smile.attention import explain
-from smile.bulk import Model, TextFiles, Todo, describe_all, fingerprint
-from smile.data.batches import Broken
-from smile.errors import UserError, counted, printable
-from smile.find_images import ImageNames
-from smile.model.captioner import Captioner
-from smile.model.images import open_image
-from smile.options import (
+from smile.captioning.caption_file import CaptionFile, Result, check_out, errors_path
+from smile.captioning.describe import Model, TextFiles, Todo, describe_all, fingerprint
+from smile.captioning.explain import explain
+from smile.captioning.find_images import ImageNames
+from smile.captioning.options import (
     Parser,
     add_caption_options,
     add_speed_options,
@@ -41,8 +38,11 @@ from smile.options import (
     wants_bfloat16,
     whole_number,
 )
-from smile.pictures import check_picture, contact_sheet
-from smile.results import CaptionFile, Result, check_out, errors_path
+from smile.captioning.pictures import check_picture, contact_sheet
+from smile.data.batches import Broken
+from smile.errors import UserError, counted, printable
+from smile.model.captioner import Captioner
+from smile.model.images import open_image
 from smile.system.device import pick_device
 from smile.system.distributed import World
 from smile.version import __version__

@@ -27,12 +27,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from smile.captioning.caption_file import json_line
 from smile.config import Config, describe_config, load_config
 from smile.data.batches import Batch, Broken, Example
 from smile.data.device_augment import augment_batch
 from smile.errors import UserError, counted
 from smile.model.captioner import Captioner
-from smile.results import json_line
 from smile.system.device import pick_device
 from smile.system.distributed import World
 from smile.system.files import write_atomically

@@ -12,7 +12,7 @@ _HOMES = {
     "load": "smile.weights.load",
     "Captioner": "smile.model.captioner",
     "open_image": "smile.model.images",
-    "explain": "smile.attention",
+    "explain": "smile.captioning.explain",
     "smile_loss": "smile.loss",
     "UserError": "smile.errors",
     "__version__": "smile.version",

@@ -24,7 +24,7 @@ from PIL import Image, ImageFilter
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from smile.bulk import Reader
+from smile.captioning.describe import Reader
 from smile.data.batches import Broken
 
 SIZE = 32  # of the pixels asked for

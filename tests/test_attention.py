@@ -6,7 +6,7 @@ from golden_fixtures import load_golden
 from PIL import Image
 from torch.testing import assert_close
 
-from smile.attention import cross_attention, explain, word_maps
+from smile.captioning.explain import cross_attention, explain, word_maps
 from smile.errors import UserError
 from smile.model.captioner import Caption
 from smile.model.layers import Attention

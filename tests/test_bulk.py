@@ -8,8 +8,9 @@ import pytest
 import torch
 from kill_bulk import make_photos, make_run
 
-from smile import bulk
-from smile.bulk import (
+from smile.captioning import describe as bulk
+from smile.captioning.caption_file import Result
+from smile.captioning.describe import (
     Model,
     Reader,
     TextFiles,
@@ -23,7 +24,6 @@ from smile.config import DecoderConfig, ViTConfig, override
 from smile.data.batches import Broken
 from smile.errors import UserError
 from smile.model.captioner import Caption
-from smile.results import Result
 from smile.system.distributed import World
 from smile.weights.run_folder import load_run
 

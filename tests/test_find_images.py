@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from smile.captioning.find_images import ImageNames
 from smile.data.batches import Broken
 from smile.errors import UserError
-from smile.find_images import ImageNames
 
 
 def test_folders_are_searched_in_order_of_their_names(tree):

@@ -19,14 +19,11 @@ LAYERS = (
     {"errors", "version"},
     {"system"},
     {"config"},
-    {"loss", "model", "onednn", "pictures"},
+    {"loss", "model", "onednn"},
     {"head_loss"},
     {"data", "weights"},
-    {"find_images"},
-    {"attention", "packed"},
-    {"results"},
-    {"bulk"},
-    {"metrics", "options", "training"},
+    {"captioning"},
+    {"metrics", "training"},
     {"evaluation"},
 )
 ROW = {module: row for row, modules in enumerate(LAYERS) for module in modules}

@@ -7,10 +7,17 @@ import torch
 from golden_fixtures import load_golden
 from torch.testing import assert_close
 
+from smile.captioning.packed import (
+    FEW,
+    FewQueriesAttention,
+    JointAttention,
+    PackedLinear,
+    can_pack,
+    pack,
+)
 from smile.config import GenerateConfig
 from smile.model.generate import generate
 from smile.model.layers import Attention
-from smile.packed import FEW, FewQueriesAttention, JointAttention, PackedLinear, can_pack, pack
 
 
 @pytest.mark.parametrize("relay", [True, False])

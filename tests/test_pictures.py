@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from smile import evaluation
-from smile.errors import UserError
-from smile.pictures import (
+from smile.captioning.pictures import (
     BLUE,
     FAINT,
     INK,
@@ -22,6 +21,7 @@ from smile.pictures import (
     light,
     loss_curve,
 )
+from smile.errors import UserError
 
 RED, GREEN = (255, 0, 0), (0, 255, 0)
 

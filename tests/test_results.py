@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from smile.captioning.caption_file import CaptionFile, Result, check_out
 from smile.data.batches import Broken
 from smile.errors import UserError
 from smile.model.captioner import Caption
-from smile.results import CaptionFile, Result, check_out
 from smile.system import files
 from smile.system.files import write_text
 
@@ -484,7 +484,7 @@ def test_a_file_of_unknown_origin_is_refused_and_can_be_overwritten(path):
 def test_two_runs_at_once_are_refused(path):
     """Until the first is no more, killed or not; its children do not count."""
     code = (
-        "import os, sys, time; from smile.results import CaptionFile\n"
+        "import os, sys, time; from smile.captioning.caption_file import CaptionFile\n"
         f"CaptionFile({str(path)!r}, run={RUN!r}).prepare()\n"
         "if os.fork() == 0: time.sleep(60)\n"
         "print(os.getpid(), flush=True); time.sleep(60)"

@@ -5,12 +5,12 @@ import pytest
 import torch
 from PIL import Image
 
+from smile.captioning.packed import can_pack, pack
 from smile.config import Config, DataConfig, DecoderConfig, ViTConfig
 from smile.metrics import retrieval
 from smile.metrics.retrieval import log_likelihoods, ranks, recall
 from smile.model.captioner import Captioner
 from smile.model.tokenizer import Tokenizer
-from smile.packed import can_pack, pack
 
 CAPTIONS = [
     "a small red circle to the left of two large squares",

@@ -15,13 +15,13 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from smile.captioning.pictures import colour_numbers
 from smile.data.batches import Example
 from smile.evaluation.image_set import ImageSet, lies_outside, thumbnail
 from smile.evaluation.published import NOTE, PUBLISHED, PUBLISHED_ROWS
 from smile.evaluation.rows import Row, System
 from smile.evaluation.table import not_measured, show, show_difference
 from smile.metrics import Comparison, Interval
-from smile.pictures import colour_numbers
 from smile.system.files import write_atomically, writing
 from smile.version import NAME, __version__
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from smile.captioning.pictures import contact_sheet, loss_curve
 from smile.config import TrainConfig
 from smile.data.batches import Broken, Example, read_picture
 from smile.data.shapes import Scene, check_caption
 from smile.errors import counted
 from smile.model.captioner import Captioner
-from smile.pictures import contact_sheet, loss_curve
 from smile.system.distributed import World
 from smile.training.console import bar
 

@@ -22,9 +22,9 @@ from pathlib import Path
 from project import ROOT
 
 import smile
-from smile.bulk import Model, read_ahead
-from smile.find_images import ImageNames
-from smile.options import (
+from smile.captioning.describe import Model, read_ahead
+from smile.captioning.find_images import ImageNames
+from smile.captioning.options import (
     add_caption_options,
     add_speed_options,
     caption_settings,

@@ -30,10 +30,10 @@ import torch
 from blip import BASE, LARGE, PROMPT, SEP, TINY, VOCAB, Sizes, make_ours, make_theirs
 from machine import copy_rate, matmul_rate, packed_rate, wait_for
 
+from smile.captioning.packed import can_pack, pack
 from smile.config import Config, override
 from smile.model.captioner import Captioner
 from smile.model.generate import generate
-from smile.packed import can_pack, pack
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from project import ROOT
 OURS = """
 import smile
 from PIL import Image
-from smile.packed import pack
+from smile.captioning.packed import pack
 captioner = pack(smile.load({folder!r}), relay=False)  # as sample.py does for one image
 print(captioner.caption(Image.open({photo!r}), num_beams=1, max_length=24, min_length=24))
 """

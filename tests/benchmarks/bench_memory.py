@@ -16,7 +16,7 @@ from bench_load import DECLARE, TORCH, make_model, measure, torchvision_imports
 OURS = """
 import smile
 from PIL import Image
-from smile.packed import pack
+from smile.captioning.packed import pack
 captioner = pack(smile.load({folder!r}))  # as sample.py does for a folder
 photos = [Image.open({photo!r}).rotate(angle) for angle in range(8)]
 settings = {{"num_beams": 3, "max_length": 24, "min_length": 24}}

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from project import ROOT
 
+from smile.captioning.packed import can_pack, pack
 from smile.config import load_config, override
 from smile.data.shapes import make_scenes
 from smile.metrics.retrieval import log_likelihoods
 from smile.model.captioner import Captioner
 from smile.model.tokenizer import Tokenizer
-from smile.packed import can_pack, pack
 
 SHAPES = ROOT / "configs" / "shapes.toml"
 

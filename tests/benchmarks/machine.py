@@ -6,7 +6,7 @@ from collections.abc import Callable
 import project  # noqa: F401
 import torch
 
-from smile.packed import PackedLinear
+from smile.captioning.packed import PackedLinear
 
 
 def wait_for(device: str) -> None:

@@ -9,10 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from smile.captioning.packed import can_pack, pack
 from smile.config import GenerateConfig, check_setting
 from smile.errors import UserError, printable
 from smile.model.captioner import Captioner
-from smile.packed import can_pack, pack
 
 
 class Parser(argparse.ArgumentParser):

@@ -21,13 +21,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from smile.captioning.caption_file import Result
 from smile.config import DecoderConfig, GenerateConfig, ViTConfig, override
 from smile.data.batches import Broken, Example, readers_may_die
 from smile.errors import UserError, printable
 from smile.model.captioner import Caption, Captioner
 from smile.model.generate import check_options
 from smile.model.images import EvalTransform, open_image
-from smile.results import Result
 from smile.system.distributed import World
 from smile.system.files import write_text, writing
 

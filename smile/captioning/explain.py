@@ -12,10 +12,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from smile.captioning.pictures import attention_sheet, check_picture
 from smile.errors import UserError
 from smile.model.captioner import Caption, Captioner
 from smile.model.images import Picture, picture_of
-from smile.pictures import attention_sheet, check_picture
 
 
 @dataclass(frozen=True)
