@@ -37,21 +37,38 @@ from smile.system.device import pick_device
 from smile.system.distributed import World
 from smile.system.files import write_atomically
 from smile.system.lock import RunLock
-from smile.training.checkpoints import Checkpoints
-from smile.training.checks import advice, check_fit
-from smile.training.comparison import COMPARISON, contenders
-from smile.training.console import bar, say, take_any_name
-from smile.training.dry_run import try_out
-from smile.training.ema import WeightAverage
-from smile.training.features import Features
-from smile.training.folder import (
+from smile.training.checkpointing.checkpoints import Checkpoints
+from smile.training.checkpointing.folder import (
     check_captioners,
     claim,
     leave,
     resume_command,
     run_folder,
 )
-from smile.training.keeper import Keeper
+from smile.training.checkpointing.keeper import Keeper
+from smile.training.checkpointing.resume import (
+    change_of_epochs,
+    check_about,
+    check_epochs,
+    check_same,
+    identity,
+    something_left,
+)
+from smile.training.checkpointing.signals import Stopped
+from smile.training.checkpointing.state import (
+    Progress,
+    RunState,
+    captioner_of,
+    seed_process,
+    seeded,
+    taking_up,
+)
+from smile.training.checks import advice, check_fit
+from smile.training.comparison import COMPARISON, contenders
+from smile.training.console import bar, say, take_any_name
+from smile.training.dry_run import try_out
+from smile.training.ema import WeightAverage
+from smile.training.features import Features
 from smile.training.loader import NoNextBatch, in_groups, make_loader, read
 from smile.training.objective import Objective
 from smile.training.once import decode_once, encode_once
@@ -67,17 +84,8 @@ from smile.training.report import (
     summarise,
     summary_line,
 )
-from smile.training.resume import (
-    change_of_epochs,
-    check_about,
-    check_epochs,
-    check_same,
-    identity,
-    something_left,
-)
 from smile.training.schedule import Phase
 from smile.training.setup import accents_line, make_captioner, recorded
-from smile.training.signals import Stopped
 from smile.training.speed import (
     give_back_freed_memory,
     prepare,
@@ -85,14 +93,6 @@ from smile.training.speed import (
     uncompiled,
 )
 from smile.training.splits import choose_shown, load_splits
-from smile.training.state import (
-    Progress,
-    RunState,
-    captioner_of,
-    seed_process,
-    seeded,
-    taking_up,
-)
 from smile.version import __version__
 from smile.weights.run_folder import LAST_FOLDER, LOG, MLE_FOLDER, save_run
 

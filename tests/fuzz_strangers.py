@@ -48,8 +48,8 @@ from smile.data.load import load_examples  # noqa: E402
 from smile.errors import UserError  # noqa: E402
 from smile.evaluation.caption_files import read_captions  # noqa: E402
 from smile.evaluation.image_set import ImageSet  # noqa: E402
-from smile.training.checkpoints import Checkpoints  # noqa: E402
-from smile.training.resume import check_about, check_same, identity  # noqa: E402
+from smile.training.checkpointing.checkpoints import Checkpoints  # noqa: E402
+from smile.training.checkpointing.resume import check_about, check_same, identity  # noqa: E402
 from smile.weights.checksum import checksum_path  # noqa: E402
 from smile.weights.export import export_blip, export_transformers  # noqa: E402
 from smile.weights.run_folder import WEIGHTS, load_run  # noqa: E402

@@ -22,7 +22,7 @@ from kill_training import TINY  # noqa: E402
 import train  # noqa: E402
 from smile.config import Config, load_config  # noqa: E402
 from smile.system.distributed import World  # noqa: E402
-from smile.training.signals import Stopped  # noqa: E402
+from smile.training.checkpointing.signals import Stopped  # noqa: E402
 from smile.training.splits import load_splits  # noqa: E402
 
 SMALL = (

@@ -9,8 +9,8 @@ import smile
 from smile.config import Config, load_config
 from smile.model.images import Photo
 from smile.model.tokenizer import Tokenizer
+from smile.training.checkpointing.state import captioner_of
 from smile.training.setup import accents_line, make_captioner
-from smile.training.state import captioner_of
 from smile.weights.run_folder import load_run, save_run
 
 TEXTS = ("una niña sube", "a dog runs")

@@ -15,7 +15,7 @@ import sample
 import smile
 from smile.errors import UserError
 from smile.system import files
-from smile.training.folder import check_captioners
+from smile.training.checkpointing.folder import check_captioners
 from smile.weights import checksum
 from smile.weights import load as pretrained
 from smile.weights.checksum import check_sum, checksum_path, start_check, write_with_checksum

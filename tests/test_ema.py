@@ -7,7 +7,7 @@ from several_processes import config_of, train_in_bits, trainer_of
 from torch import nn
 
 from smile.system.distributed import World
-from smile.training.checkpoints import Checkpoints
+from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.training.ema import WeightAverage
 from smile.training.schedule import Phase
 from smile.weights.run_folder import load_run

@@ -6,9 +6,9 @@ from golden_fixtures import load_golden
 from torch.testing import assert_close
 
 from smile.config import GenerateConfig
-from smile.head_loss import caption_loss
 from smile.loss import mle_loss, reverse_loss, smile_loss
 from smile.model.generate import generate
+from smile.training.head_loss import caption_loss
 
 pytestmark = pytest.mark.parametrize("golden", ["a", "b"], indirect=True)
 

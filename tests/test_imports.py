@@ -19,12 +19,11 @@ LAYERS = (
     {"errors", "version"},
     {"system"},
     {"config"},
-    {"loss", "model", "onednn"},
-    {"head_loss"},
+    {"loss", "model"},
     {"data", "weights"},
     {"captioning"},
-    {"metrics", "training"},
-    {"evaluation"},
+    {"metrics"},
+    {"evaluation", "training"},
 )
 ROW = {module: row for row, modules in enumerate(LAYERS) for module in modules}
 

@@ -9,8 +9,8 @@ from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from smile.head_loss import caption_loss
 from smile.loss import IGNORE, mle_loss, random_loss, reverse_loss, smile_loss
+from smile.training.head_loss import caption_loss
 
 
 def brute_force(logits, labels, allowed_words, *, first_token_mle=True, end=None, smoothing=0.0):
@@ -284,7 +284,7 @@ def test_blocks_change_nothing(batch, objective, monkeypatch):
     settings = {"objective": objective, "mle_weight": 0.25, "label_smoothing": 0.1}
     results = []
     for block in (1000, 5, 4):
-        monkeypatch.setattr("smile.head_loss.BLOCK", block)
+        monkeypatch.setattr("smile.training.head_loss.BLOCK", block)
         torch.manual_seed(0)
         leaves = [tensor.clone().requires_grad_() for tensor in (states, weight, bias)]
         s, w, b = leaves

@@ -13,12 +13,12 @@ from torch.testing import assert_close
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.data.batches import Batch
 from smile.errors import UserError
-from smile.head_loss import caption_loss
 from smile.loss import IGNORE
 from smile.model.captioner import Captioner
 from smile.model.layers import PreNormBlock
-from smile.onednn import OneDNNLinear, use_mkl, use_onednn
+from smile.training.head_loss import caption_loss
 from smile.training.objective import Objective
+from smile.training.onednn import OneDNNLinear, use_mkl, use_onednn
 from smile.training.precision import Precision
 
 OBJECTIVES = ("smile", "mle", "reverse")

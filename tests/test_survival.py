@@ -24,15 +24,15 @@ from several_processes import ROOT, SMALL, config_of, stop_after, train_in_bits,
 import train
 from smile.errors import UserError
 from smile.system.distributed import World
-from smile.training import checkpoints as checkpoints_module
-from smile.training.checkpoints import Checkpoints
+from smile.training.checkpointing import checkpoints as checkpoints_module
+from smile.training.checkpointing.checkpoints import Checkpoints
+from smile.training.checkpointing.resume import change_of_epochs, check_about, check_same, identity
+from smile.training.checkpointing.signals import Stopped, StopSignals
+from smile.training.checkpointing.state import Progress, random_state, set_random_state
 from smile.training.console import say
 from smile.training.loader import NoNextBatch, read
-from smile.training.resume import change_of_epochs, check_about, check_same, identity
 from smile.training.schedule import Phase
-from smile.training.signals import Stopped, StopSignals
 from smile.training.splits import load_splits
-from smile.training.state import Progress, random_state, set_random_state
 from smile.weights.run_folder import load_run
 
 # Everything that draws at random: dropout, stochastic depth, augmentation, random words.
@@ -221,7 +221,7 @@ def test_a_second_ctrl_c_stops_at_once():
     """Where the step never ends, as with a device that hangs."""
     code = (
         "import os, signal\n"
-        "from smile.training.signals import StopSignals\n"
+        "from smile.training.checkpointing.signals import StopSignals\n"
         "with StopSignals() as signals:\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"
         "    os.kill(os.getpid(), signal.SIGTERM)\n"

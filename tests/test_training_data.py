@@ -15,7 +15,7 @@ from smile.config import load_config
 from smile.data.load import load_examples
 from smile.errors import UserError
 from smile.training import estimate
-from smile.training.checkpoints import Checkpoints
+from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.training.splits import load_splits
 from smile.weights.load import load
 

@@ -45,7 +45,7 @@ from smile.data.load import load_examples  # noqa: E402
 from smile.data.picture_cache import make_cache  # noqa: E402
 from smile.errors import UserError  # noqa: E402
 from smile.system.files import write_atomically  # noqa: E402
-from smile.training.checkpoints import Checkpoints  # noqa: E402
+from smile.training.checkpointing.checkpoints import Checkpoints  # noqa: E402
 
 IMAGE_SIZE = 160
 STOPPING = 20  # seconds in which a run that is told to stop has saved itself

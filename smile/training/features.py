@@ -20,9 +20,9 @@ from smile.errors import UserError, counted
 from smile.model.captioner import Captioner
 from smile.system.distributed import World
 from smile.system.files import writing
+from smile.training.checkpointing.signals import leave_signals_to_the_parent
 from smile.training.console import bar, say
 from smile.training.precision import Precision
-from smile.training.signals import leave_signals_to_the_parent
 
 NEEDS_LESS = "train.workers = 0 and a smaller train.batch_size need less"  # memory
 

@@ -22,8 +22,8 @@ from smile.data.device_augment import Pixels
 from smile.errors import UserError
 from smile.model.captioner import Captioner
 from smile.system.distributed import World
+from smile.training.checkpointing.signals import leave_signals_to_the_parent
 from smile.training.features import NEEDS_LESS, Features
-from smile.training.signals import leave_signals_to_the_parent
 
 PREFETCH = 4  # batches that each worker has ready, so that a few slow pictures stop nobody
 

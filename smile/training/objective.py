@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from smile.data.batches import Batch
-from smile.head_loss import caption_loss
 from smile.loss import IGNORE
 from smile.model.captioner import Captioner
+from smile.training.head_loss import caption_loss
 
 
 class Objective(nn.Module):

@@ -8,7 +8,7 @@ import torch
 
 from smile.errors import UserError
 from smile.model.captioner import Captioner
-from smile.onednn import use_onednn
+from smile.training.onednn import use_onednn
 
 C = ctypes.CDLL(None) if sys.platform != "win32" else None  # this process's C library
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from bench_generate import in_turn
 from torch import Tensor
 
-from smile.head_loss import caption_loss
+from smile.training.head_loss import caption_loss
 
 VOCAB, DIM = 30524, 768
 

@@ -38,10 +38,10 @@ from machine import matmul_rate, wait_for
 from torch import Tensor, nn
 
 from smile.config import override
-from smile.head_loss import caption_loss
 from smile.loss import IGNORE
 from smile.model.captioner import Captioner
 from smile.model.layers import Attention
+from smile.training.head_loss import caption_loss
 from smile.training.speed import prepare
 
 

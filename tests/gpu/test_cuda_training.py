@@ -14,10 +14,10 @@ from on_device import DEVICE, needs_cuda, needs_device
 from several_processes import DROPOUT, NO_DROPOUT, ROOT, SMALL, config_of, train_in_bits, trainer_of
 
 from smile.config import Config, DecoderConfig, ViTConfig, override
-from smile.head_loss import BLOCK, caption_loss
 from smile.loss import IGNORE
 from smile.model.captioner import Captioner
 from smile.system.distributed import World
+from smile.training.head_loss import BLOCK, caption_loss
 from smile.training.precision import Precision
 from smile.training.schedule import Phase
 from smile.training.speed import prepare, train_mode

@@ -8,10 +8,10 @@ from typing import Any
 from smile.errors import UserError
 from smile.system.distributed import World
 from smile.system.files import writing
-from smile.training.checkpoints import Checkpoints
+from smile.training.checkpointing.checkpoints import Checkpoints
+from smile.training.checkpointing.signals import Stopped, StopSignals
+from smile.training.checkpointing.state import RunState
 from smile.training.console import say
-from smile.training.signals import Stopped, StopSignals
-from smile.training.state import RunState
 
 
 class Keeper:

@@ -10,7 +10,7 @@ from smile.errors import UserError
 from smile.system.distributed import World
 from smile.system.files import remove_unfinished, writing
 from smile.system.lock import RunLock
-from smile.training.checkpoints import Checkpoints
+from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.weights.checksum import check_sum
 from smile.weights.run_folder import MLE_FOLDER, WEIGHTS, is_run
 

@@ -12,9 +12,9 @@ from smile.data.batches import Example
 from smile.data.splits import SPLITS
 from smile.errors import UserError, first_few
 from smile.system.files import expect, show, write_text, writing
+from smile.training.checkpointing.state import Progress
 from smile.training.comparison import COMPARISON
 from smile.training.schedule import Phase
-from smile.training.state import Progress
 from smile.weights.run_folder import CONFIG, LAST_FOLDER, MLE_FOLDER, is_run
 
 # Settings that may change: they do not touch what is learned, or only for how long. Where the data
