@@ -43,9 +43,9 @@ from smile.evaluation.report import FILES, write_report
 from smile.evaluation.rows import System, make_rows
 from smile.evaluation.scoring import Family, Trial, human_outcomes, score
 from smile.evaluation.table import published_table, table
-from smile.metrics import Bootstrap
-from smile.metrics.clip import load_clip
-from smile.metrics.gpt2 import load_gpt2
+from smile.metrics.bootstrap import Bootstrap
+from smile.metrics.models.clip import load_clip
+from smile.metrics.models.gpt2 import load_gpt2
 from smile.model.captioner import Captioner
 from smile.system.device import pick_device
 from smile.system.distributed import World

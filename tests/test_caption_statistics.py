@@ -6,18 +6,11 @@ import random
 import numpy as np
 import pytest
 
-from smile.metrics import (
-    Bootstrap,
-    Candidates,
-    References,
-    bleu,
-    bleu_from_counts,
-    caption_statistics,
-    jackknife,
-    jackknife_compare,
-    repeats_at_tail,
-    rouge_l,
-)
+from smile.metrics.bootstrap import Bootstrap, jackknife, jackknife_compare
+from smile.metrics.text.bleu import bleu, bleu_from_counts
+from smile.metrics.text.ngrams import Candidates, References
+from smile.metrics.text.rouge import rouge_l
+from smile.metrics.text.statistics import caption_statistics, repeats_at_tail
 
 
 def bleu_4(counts: np.ndarray) -> np.ndarray:

@@ -20,9 +20,9 @@ from transformers import (
 )
 
 from smile.errors import UserError
-from smile.metrics.bpe import ClipTokenizer
-from smile.metrics.clip import CLIP, ClipTransform, load_clip
 from smile.metrics.clip_score import PREFIX, clip_scores, ref_clip_scores, self_retrieval
+from smile.metrics.models.bpe import ClipTokenizer
+from smile.metrics.models.clip import CLIP, ClipTransform, load_clip
 from smile.weights.names import account
 
 TEXTS = [

@@ -20,7 +20,8 @@ from smile.evaluation.java import meteor_from_statistics
 from smile.evaluation.measured import Averaged, LeftOut, Missing, average
 from smile.evaluation.models import ClipJudge, Gpt2Judge, Weights
 from smile.evaluation.scoring import Trial, human_outcomes, score, true_share_by_kind
-from smile.metrics import Bootstrap, bleu_from_counts
+from smile.metrics.bootstrap import Bootstrap
+from smile.metrics.text.bleu import bleu_from_counts
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ from torch.testing import assert_close
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
 from smile.errors import UserError
-from smile.metrics.bpe import Gpt2Tokenizer
-from smile.metrics.gpt2 import convention, load_gpt2
+from smile.metrics.models.bpe import Gpt2Tokenizer
+from smile.metrics.models.gpt2 import convention, load_gpt2
 from smile.metrics.perplexity import perplexities, token_log_likelihoods
 from smile.weights.names import from_ours, to_ours
 

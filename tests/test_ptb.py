@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from smile.metrics import ptb, tokenize, tokenize_all
+from smile.metrics.text import ptb
+from smile.metrics.text.ptb import tokenize, tokenize_all
 
 GOLDEN = Path(__file__).parent / "golden" / "coco_metrics.json"
 

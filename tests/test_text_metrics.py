@@ -9,8 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smile.metrics import Candidates, References, bleu, cider, cider_d, rouge_l, tokenize_all
-from smile.metrics.rouge import common_subsequence_length
+from smile.metrics.text.bleu import bleu
+from smile.metrics.text.cider import cider, cider_d
+from smile.metrics.text.ngrams import Candidates, References
+from smile.metrics.text.ptb import tokenize_all
+from smile.metrics.text.rouge import common_subsequence_length, rouge_l
 
 GOLDEN = Path(__file__).parent / "golden" / "coco_metrics.json"
 

@@ -5,8 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from smile.metrics import Bootstrap, Comparison, Interval, jackknife, jackknife_compare
-from smile.metrics.bootstrap import mean
+from smile.metrics.bootstrap import (
+    Bootstrap,
+    Comparison,
+    Interval,
+    jackknife,
+    jackknife_compare,
+    mean,
+)
 
 __all__ = ["Averaged", "LeftOut", "Measured", "Missing", "Outcome", "average", "ratio"]
 

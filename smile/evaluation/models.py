@@ -18,9 +18,9 @@ from smile.errors import UserError
 from smile.evaluation.image_set import ImageSet
 from smile.evaluation.measured import Averaged, Outcome, ratio
 from smile.evaluation.scoring import Trial
-from smile.metrics.clip import Clip, load_clip
 from smile.metrics.clip_score import PREFIX, clip_scores, ref_clip_scores, self_retrieval
-from smile.metrics.gpt2 import GPT2, load_gpt2
+from smile.metrics.models.clip import Clip, load_clip
+from smile.metrics.models.gpt2 import GPT2, load_gpt2
 from smile.metrics.perplexity import perplexities
 from smile.metrics.retrieval import log_likelihoods, ranks, recall
 from smile.model.captioner import Captioner

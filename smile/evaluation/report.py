@@ -21,7 +21,7 @@ from smile.evaluation.image_set import ImageSet, lies_outside, thumbnail
 from smile.evaluation.published import NOTE, PUBLISHED, PUBLISHED_ROWS
 from smile.evaluation.rows import Row, System
 from smile.evaluation.table import not_measured, show, show_difference
-from smile.metrics import Comparison, Interval
+from smile.metrics.bootstrap import Comparison, Interval
 from smile.system.files import write_atomically, writing
 from smile.version import NAME, __version__
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from smile.evaluation.catalogue import METRICS, Metric
 from smile.evaluation.measured import Missing, Outcome
-from smile.metrics import Bootstrap, Comparison, Interval
+from smile.metrics.bootstrap import Bootstrap, Comparison, Interval
 
 __all__ = ["Cell", "Row", "System", "make_rows"]
 

@@ -15,19 +15,12 @@ from smile.errors import UserError
 from smile.evaluation import java
 from smile.evaluation.image_set import ImageSet
 from smile.evaluation.measured import Averaged, LeftOut, Measured, Missing, Outcome, average, ratio
-from smile.metrics import (
-    Candidates,
-    References,
-    bleu,
-    bleu_from_counts,
-    can_weigh,
-    caption_statistics,
-    cider,
-    cider_d,
-    rouge_l,
-    tokenize,
-    tokenize_all,
-)
+from smile.metrics.text.bleu import bleu, bleu_from_counts
+from smile.metrics.text.cider import can_weigh, cider, cider_d
+from smile.metrics.text.ngrams import Candidates, References
+from smile.metrics.text.ptb import tokenize, tokenize_all
+from smile.metrics.text.rouge import rouge_l
+from smile.metrics.text.statistics import caption_statistics
 
 __all__ = ["FAMILIES", "Family", "Trial", "human_outcomes", "score", "true_share_by_kind"]
 

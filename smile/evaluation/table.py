@@ -9,7 +9,7 @@ from itertools import groupby
 from smile.evaluation.catalogue import Metric
 from smile.evaluation.published import NOTE, PUBLISHED, PUBLISHED_ROWS
 from smile.evaluation.rows import Row
-from smile.metrics import Comparison, Interval
+from smile.metrics.bootstrap import Comparison, Interval
 
 __all__ = ["not_measured", "published_table", "show", "show_difference", "table"]
 

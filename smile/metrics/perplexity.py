@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from smile.metrics.batching import batches, pad
-from smile.metrics.gpt2 import GPT2
+from smile.metrics.models.batching import batches, pad
+from smile.metrics.models.gpt2 import GPT2
 
 
 @dataclass(frozen=True)

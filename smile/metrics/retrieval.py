@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from smile.metrics.batching import batches
+from smile.metrics.models.batching import batches
 from smile.model.captioner import Captioner
 from smile.model.layers import KeysValues
 

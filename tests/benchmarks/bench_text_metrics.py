@@ -14,7 +14,11 @@ import time
 import numpy as np
 import project  # noqa: F401
 
-from smile.metrics import Candidates, References, bleu, cider_d, rouge_l, tokenize_all
+from smile.metrics.text.bleu import bleu
+from smile.metrics.text.cider import cider_d
+from smile.metrics.text.ngrams import Candidates, References
+from smile.metrics.text.ptb import tokenize_all
+from smile.metrics.text.rouge import rouge_l
 
 
 def make_captions(num_images: int, per_image: int, seed: int = 0) -> list[list[str]]:

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from smile.config import ViTConfig
-from smile.metrics.batching import batches, pad
-from smile.metrics.bpe import ClipTokenizer
-from smile.metrics.text_transformer import (
+from smile.metrics.models.batching import batches, pad
+from smile.metrics.models.bpe import ClipTokenizer
+from smile.metrics.models.text_transformer import (
     ACTIVATIONS,
     Sizes,
     TextConfig,

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smile.errors import UserError
-from smile.metrics.bpe import Gpt2Tokenizer
-from smile.metrics.text_transformer import (
+from smile.metrics.models.bpe import Gpt2Tokenizer
+from smile.metrics.models.text_transformer import (
     Sizes,
     TextConfig,
     TextTransformer,

@@ -11,7 +11,7 @@ __all__ = ["Score"]
 class Score:
     """A metric over a set of images: one number for all, and one for each image.
 
-    Usually `corpus` is the mean of `per_image`; for BLEU it is not (see `smile.metrics.bleu`).
+    Usually `corpus` is the mean of `per_image`; for BLEU it is not (see `smile.metrics.text.bleu`).
     """
 
     corpus: float
