@@ -51,7 +51,8 @@ from smile.system.device import pick_device
 from smile.system.distributed import World
 from smile.system.files import check_writable, sha256
 from smile.version import __version__
-from smile.weights.load import add_model_options, default_source, load
+from smile.weights.arguments import add_model_options
+from smile.weights.load import default_source, load
 from smile.weights.run_folder import is_run
 
 MOST_DRAWN = 500_000_000  # images in all draws of the bootstrap: 1 GB

@@ -46,7 +46,8 @@ from smile.model.images import open_image
 from smile.system.device import pick_device
 from smile.system.distributed import World
 from smile.version import __version__
-from smile.weights.load import add_model_options, default_source, load, start_check
+from smile.weights.arguments import add_model_options
+from smile.weights.load import default_source, load, start_check
 
 SHEET_IMAGES, SHEET_SIDE = 48, 480  # a contact sheet's most images, and their pixels kept
 

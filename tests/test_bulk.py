@@ -8,7 +8,7 @@ import pytest
 import torch
 from kill_bulk import make_photos, make_run
 
-from smile.captioning import describe as bulk
+from smile.captioning import describe
 from smile.captioning.caption_file import Result
 from smile.captioning.describe import (
     Model,
@@ -80,13 +80,13 @@ def test_names_are_drawn_only_a_few_batches_ahead(photos):
         batches = read_ahead(endless(), [8], batch_size=2, workers=workers)
         for _ in range(3):
             next(batches)
-        assert drawn <= 2 * (3 + 1 + bulk.PREFETCH * workers)
+        assert drawn <= 2 * (3 + 1 + describe.PREFETCH * workers)
         batches.close()
 
 
 def test_few_images_start_no_process(photos, monkeypatch):
     loaders = []
-    monkeypatch.setattr(bulk, "DataLoader", lambda *_, **kwargs: loaders.append(kwargs) or [])
+    monkeypatch.setattr(describe, "DataLoader", lambda *_, **kwargs: loaders.append(kwargs) or [])
     for count in (2, 3):
         list(read_ahead(photos[:count], [8], batch_size=2, workers=4))
     assert [loader["num_workers"] for loader in loaders] == [0, 4]
@@ -106,7 +106,7 @@ def test_a_killed_worker_is_said(photos, monkeypatch):
         raise RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed.")
         yield
 
-    monkeypatch.setattr(bulk, "DataLoader", killed)
+    monkeypatch.setattr(describe, "DataLoader", killed)
     with pytest.raises(UserError, match=r"was killed: memory.*--workers 0"):
         list(read_ahead(photos, [8], batch_size=2, workers=1))
 
@@ -214,15 +214,15 @@ def test_the_fingerprint_is_of_weights_sizes_and_words(run):
 
 def test_fingerprints_of_version_0_1_stay(run):
     """Files of captions remember them; each of these texts went into one."""
-    assert bulk._sizes(ViTConfig()) == (
+    assert describe._sizes(ViTConfig()) == (
         "ViTConfig(image_size=224, patch_size=16, dim=768, depth=12, num_heads=12, mlp_dim=3072, "
         "norm_eps=1e-06, drop_path=0.0)"
     )
-    assert bulk._sizes(DecoderConfig()) == (
+    assert describe._sizes(DecoderConfig()) == (
         "DecoderConfig(vocab_size=30524, dim=768, features_dim=768, depth=12, num_heads=12, "
         "mlp_dim=3072, max_positions=512, norm_eps=1e-12, dropout=0.1)"
     )
-    assert "stem='conv'" in bulk._sizes(ViTConfig(stem="conv"))
+    assert "stem='conv'" in describe._sizes(ViTConfig(stem="conv"))
 
 
 # --- what is left to do -----------------------------------------------------------------------

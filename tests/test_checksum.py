@@ -16,8 +16,8 @@ import smile
 from smile.errors import UserError
 from smile.system import files
 from smile.training.checkpointing.folder import check_captioners
+from smile.weights import __main__ as weights_command
 from smile.weights import checksum
-from smile.weights import load as pretrained
 from smile.weights.checksum import check_sum, checksum_path, start_check, write_with_checksum
 from smile.weights.run_folder import WEIGHTS, load_run
 
@@ -68,9 +68,9 @@ def test_a_flipped_bit_is_refused_wherever_a_run_is_read(run, tmp_path, monkeypa
         ["export", run, tmp_path / "e"],
         ["convert", run, tmp_path / "c"],
     ):
-        monkeypatch.setattr(sys, "argv", ["pretrained", *map(str, command)])
+        monkeypatch.setattr(sys, "argv", ["weights", *map(str, command)])
         with pytest.raises(SystemExit):
-            pretrained.main()
+            weights_command.main()
         assert "not what was written there" in capsys.readouterr().err
     assert not (tmp_path / "e").exists() and not (tmp_path / "c").exists()
     checksum_path(run / WEIGHTS).unlink()  # the way to accept it; older runs have none

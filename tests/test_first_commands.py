@@ -22,7 +22,7 @@ from smile.data.shapes import check_caption, make_scenes, true_statements
 from smile.evaluation.image_set import ImageSet
 from smile.training.report import command_to_try
 from smile.training.setup import make_captioner, recorded
-from smile.weights import load as pretrained
+from smile.weights import load as loading
 from smile.weights.run_folder import load_run, run_config, save_run
 
 
@@ -83,7 +83,7 @@ def run_main(script, monkeypatch, capfd, *args: object) -> tuple[int, str, str]:
 def test_what_a_run_was_trained_on_is_recorded_or_worked_out(make, folder, expected):
     path = make("a", **folder)
     assert run_config(path).model.trained_on == expected
-    loaded = pretrained.load(path)
+    loaded = loading.load(path)
     assert loaded.config.model.trained_on == expected
     save_run("moved/elsewhere", loaded)  # as `convert` does, without the log
     assert run_config("moved/elsewhere").model.trained_on == expected
@@ -115,14 +115,14 @@ def test_training_records_what_it_trains_on(make, before):
 def test_captioners_of_drawn_scenes_are_not_chosen_for_photos(make):
     make("drawn", trained_on="shapes")
     make("drawn-older", old=True, log=True, age=5)
-    source, why = pretrained.default_source(for_photos=True)
+    source, why = loading.default_source(for_photos=True)
     assert source == "blip-base" and "runs/drawn knows only drawn scenes" in why
-    assert pretrained.default_source() == ("runs/drawn", "the newest run under runs/")
+    assert loading.default_source() == ("runs/drawn", "the newest run under runs/")
     make("converted", old=True, age=20)
     make("photos", trained_on="photos", age=10)
-    assert pretrained.default_source(for_photos=True)[0] == "runs/photos"
+    assert loading.default_source(for_photos=True)[0] == "runs/photos"
     shutil.rmtree("runs/photos")
-    assert pretrained.default_source(for_photos=True)[0] == "runs/converted"
+    assert loading.default_source(for_photos=True)[0] == "runs/converted"
 
 
 def _fifo(path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_damaged_run_does_not_spoil_the_choice(make, damage, for_photos):
     make("sound", trained_on="photos", age=9)
     damage(make("broken", trained_on="photos"))
     os.utime("runs/sound", (1, 1))
-    source, why = pretrained.default_source(for_photos=for_photos)
+    source, why = loading.default_source(for_photos=for_photos)
     if os.geteuid() or damage.__code__.co_names != ("chmod",):  # root may look into everything
         assert source == "runs/sound"
     if "left out" in why:

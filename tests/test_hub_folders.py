@@ -9,7 +9,7 @@ from test_download import Loopback
 
 import smile
 from smile.errors import UserError
-from smile.weights import load as pretrained
+from smile.weights import load as loading
 from smile.weights.export import export_transformers
 from smile.weights.run_folder import load_run
 
@@ -124,9 +124,9 @@ def test_without_any_vocabulary_the_option_is_named(hub):
 def test_bert_s_vocabulary_that_cannot_be_had_leads_to_the_option(tmp_path, monkeypatch):
     monkeypatch.setenv("SMILE_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    monkeypatch.setattr(pretrained, "BERT_VOCAB", ("nobody/nothing", "vocab.txt"))
+    monkeypatch.setattr(loading, "BERT_VOCAB", ("nobody/nothing", "vocab.txt"))
     with pytest.raises(UserError, match=r"m\.pth has no vocab\.txt .*--vocab.*downloads are off"):
-        pretrained._find_pieces(tmp_path / "m.pth", None, num_rows=30524)
+        loading._find_pieces(tmp_path / "m.pth", None, num_rows=30524)
 
 
 @pytest.mark.parametrize("name", ["blip-captioner-v1.5", "v2.bins", "a.b-c_d"])

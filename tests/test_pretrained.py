@@ -19,10 +19,12 @@ from transformers import BlipConfig, BlipForConditionalGeneration, BlipProcessor
 import smile
 from smile.errors import UserError
 from smile.loss import IGNORE, mle_loss
-from smile.weights import load as pretrained
+from smile.weights import __main__ as weights_command
+from smile.weights import load as loading
 from smile.weights import transformers_folder
 from smile.weights.download import NotInRepository
 from smile.weights.export import export_blip, export_transformers
+from smile.weights.known import STORAGE
 from smile.weights.names import BLIP, TIED, TRANSFORMERS, account, from_ours, to_ours
 from smile.weights.run_folder import build, save_run
 
@@ -198,7 +200,7 @@ def test_every_key_of_the_real_checkpoints_is_accounted_for(name):
     qkv = theirs["visual_encoder.blocks.3.attn.qkv.weight"]
     word = theirs["text_decoder.bert.embeddings.word_embeddings.weight"]
     weights = to_ours(theirs, BLIP, source=name)
-    config = pretrained.infer_config(weights)
+    config = loading.infer_config(weights)
     captioner = build(config, None, weights, source=name)
     large = "large" in name
     assert config.vit.dim == (1024 if large else 768)
@@ -240,7 +242,7 @@ def equal_weights(a, b) -> bool:
 def test_export_and_back_is_bit_identical(small, format, tmp_path):
     _, captioner = small
     save_run(tmp_path / "run", captioner)
-    command = [sys.executable, "-m", "smile.weights.load"]
+    command = [sys.executable, "-m", "smile.weights"]
     args = ["export", tmp_path / "run", tmp_path / "out", "--format", format]
     done = subprocess.run([*command, *args], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -269,7 +271,7 @@ def test_a_stem_that_others_do_not_know_is_not_exported(export, small, tmp_path)
 def test_exported_folder_captions_the_same_in_transformers(small, tmp_path):
     """Image file in, text out, through the library's own processor and search."""
     _, captioner = small
-    pretrained.export_transformers(captioner, tmp_path / "out")
+    export_transformers(captioner, tmp_path / "out")
     model = BlipForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
     processor = BlipProcessor.from_pretrained(tmp_path / "out")
     generator = torch.Generator().manual_seed(0)
@@ -451,7 +453,7 @@ def test_a_transformers_config_is_checked(small, tmp_path):
 def test_names_lead_to_their_files(small, monkeypatch, tmp_path):
     """Each known name fetches from its address; hub ids work like names; the rest is refused."""
     _, captioner = small
-    pretrained.export_transformers(captioner, tmp_path / "hub")
+    export_transformers(captioner, tmp_path / "hub")
     asked = []
 
     def hub_file(repo, name, repo_type="model"):
@@ -460,7 +462,7 @@ def test_names_lead_to_their_files(small, monkeypatch, tmp_path):
             raise NotInRepository(f"{repo} has no file {name}")
         return tmp_path / "hub" / name
 
-    for module in (pretrained, transformers_folder):
+    for module in (loading, transformers_folder):
         monkeypatch.setattr(module, "hub_file", hub_file)
     monkeypatch.setattr(transformers_folder, "in_hub_cache", lambda *_: False)
     assert equal_weights(smile.load("blip-base"), captioner)
@@ -474,10 +476,10 @@ def test_names_lead_to_their_files(small, monkeypatch, tmp_path):
     assert asked[-1] == ("space", "yuezih/BLIP-SMILE", "model/blip_smile_base.pth")
     urls = []
     monkeypatch.setattr(
-        pretrained, "fetch", lambda url: urls.append(url) or tmp_path / "hub/model" / path.name
+        loading, "fetch", lambda url: urls.append(url) or tmp_path / "hub/model" / path.name
     )
     smile.load("blip-base-coco", num_heads=1)
-    assert urls == [pretrained.STORAGE + "model_base_caption_capfilt_large.pth"]
+    assert urls == [STORAGE + "model_base_caption_capfilt_large.pth"]
     with pytest.raises(UserError, match=r"blip-bse: no such.*blip-base, .*mean blip-base\?"):
         smile.load("blip-bse")
 
@@ -485,13 +487,13 @@ def test_names_lead_to_their_files(small, monkeypatch, tmp_path):
 def test_the_newest_run_is_the_default(small, tmp_path):
     _, captioner = small
     runs = tmp_path / "runs"
-    assert pretrained.default_source(runs) == ("blip-base", f"since there is no run under {runs}/")
+    assert loading.default_source(runs) == ("blip-base", f"since there is no run under {runs}/")
     for age, name in ((200, "old"), (100, "new"), (0, "broken")):
         save_run(runs / name, captioner)
         time = 1e9 - age
         os.utime(runs / name / "model.safetensors", (time, time))
     (runs / "broken" / "vocab.txt").unlink()
-    assert pretrained.default_source(runs)[0] == str(runs / "new")
+    assert loading.default_source(runs)[0] == str(runs / "new")
 
 
 def test_loading_draws_no_random_numbers(small):
@@ -503,15 +505,15 @@ def test_loading_draws_no_random_numbers(small):
 
 def test_inspect_prints_what_stands_beside_the_weights(small, tmp_path, monkeypatch, capsys):
     _, captioner = small
-    pretrained.export_blip(captioner, tmp_path / "out")
+    export_blip(captioner, tmp_path / "out")
     monkeypatch.setattr(sys, "argv", ["x", "inspect", str(tmp_path / "out" / "checkpoint.pth")])
-    pretrained.main()
+    weights_command.main()
     assert "num_heads 2" in capsys.readouterr().out
 
 
 def test_inspect_prints_every_key(small, tmp_path):
     folder, _ = small
-    command = [sys.executable, "-m", "smile.weights.load", "inspect"]
+    command = [sys.executable, "-m", "smile.weights", "inspect"]
     done = subprocess.run([*command, folder], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for key in load_file(folder / "model.safetensors"):

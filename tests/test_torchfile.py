@@ -19,8 +19,8 @@ import pytest
 import torch
 from torch import nn
 
-import smile.weights.torch_file as torchfile
 from smile.errors import UserError
+from smile.weights import torch_file
 from smile.weights.torch_file import Placeholder, read_torch_file
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -45,7 +45,8 @@ def write_zip(path: Path, program: bytes, data: bytes = bytes(16)) -> Path:
 def write_legacy(path: Path, program: bytes, numel: int = 4, data: bytes = bytes(16)) -> Path:
     """The same in the legacy format; the storage's name is in the list of keys that follows."""
     head = b"".join(
-        pickle.dumps(value, protocol=2) for value in (torchfile.LEGACY_MAGIC, 1001, {"protocol": 1})
+        pickle.dumps(value, protocol=2)
+        for value in (torch_file.LEGACY_MAGIC, 1001, {"protocol": 1})
     )
     keys = pickle.dumps(["0"], protocol=2) + struct.pack("<q", numel) + data
     path.write_bytes(head + program + keys)
@@ -90,7 +91,7 @@ def tensor_call(
 def of_torch() -> dict[str, Any]:
     """All that a file could write to of what builds tensors: code, defaults and attributes."""
     found = {"OrderedDict": OrderedDict, "Size": torch.Size, "Tensor": torch.Tensor}
-    found |= torchfile.BUILDERS | {"Placeholder": Placeholder, "Unpickler": torchfile._Unpickler}
+    found |= torch_file.BUILDERS | {"Placeholder": Placeholder, "Unpickler": torch_file._Unpickler}
     for module in (torch._utils, torch.storage, torch.serialization):
         found |= {f"{module.__name__}.{name}": value for name, value in vars(module).items()}
     return {
@@ -235,7 +236,7 @@ def test_where_torch_may_read_nothing_but_weights(tmp_path, monkeypatch):
 def test_the_unpickler_alone_reads_what_torch_reads(tmp_path, zipped):
     state = tensors()
     path = save(state, tmp_path / "a.pth", zipped)
-    found = torchfile._load(path, is_zip=zipped, plain=False)
+    found = torch_file._load(path, is_zip=zipped, plain=False)
     check_tensors(found, state)
     assert found["weight"].data_ptr() == found["same"].data_ptr()
 
@@ -403,7 +404,7 @@ def test_the_hostile_pickles_are_hostile(tmp_path, name):
 
 
 @pytest.mark.parametrize("state", [{"__defaults__": (1,)}, (None, {"__defaults__": (1,)})])
-@pytest.mark.parametrize("name", [*torchfile.BUILDERS, "torch.FloatStorage", "os.system"])
+@pytest.mark.parametrize("name", [*torch_file.BUILDERS, "torch.FloatStorage", "os.system"])
 def test_even_unguarded_a_pickle_cannot_write_to_what_it_names(tmp_path, name, state):
     """pickle's BUILD writes into whatever it gets, functions and classes of this process too."""
     module, _, last = name.rpartition(".")
@@ -411,7 +412,7 @@ def test_even_unguarded_a_pickle_cannot_write_to_what_it_names(tmp_path, name, s
     path = write_zip(tmp_path / "a.pth", b"\x80\x02" + program)
     before = of_torch()
     with contextlib.suppress(Exception):
-        torchfile._load(path, is_zip=True, plain=False)
+        torch_file._load(path, is_zip=True, plain=False)
     assert of_torch() == before
     with pytest.raises(UserError, match="it sets attributes of a Function"):
         read_torch_file(path)

@@ -7,19 +7,13 @@
 `KNOWN`, or any hub id of a `transformers` BLIP captioner. Sizes are read off the weights; what they
 do not show (heads, LayerNorm's epsilon) comes from the source's own config where it has one, and
 from BLIP's habits where it has none.
-
-    python -m smile.weights.load inspect SOURCE
-    python -m smile.weights.load convert SOURCE DIR
-    python -m smile.weights.load export RUN DIR --format transformers
 """
 
-import argparse
 import contextlib
 import os
 import re
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +33,12 @@ from smile.config import (
 from smile.errors import UserError, first_few, nearest
 from smile.model.captioner import Captioner
 from smile.model.tokenizer import Tokenizer
-from smile.system.files import check_empty
 from smile.weights import checksum
 from smile.weights.download import fetch, hub_file
-from smile.weights.export import export_blip, export_transformers
 from smile.weights.file import read_file
 from smile.weights.kind import recognise
-from smile.weights.names import TRANSFORMERS, Account, Convention, account, to_ours
+from smile.weights.known import KNOWN, Known
+from smile.weights.names import TRANSFORMERS, Convention, to_ours
 from smile.weights.run_folder import (
     CONFIG,
     WEIGHTS,
@@ -53,10 +46,8 @@ from smile.weights.run_folder import (
     check_run,
     is_run,
     is_unfinished,
-    load_run,
     num_layers,
     read_run,
-    save_run,
 )
 from smile.weights.transformers_folder import check_type, download_folder, read_folder
 from smile.weights.transformers_settings import (
@@ -84,54 +75,6 @@ BERT_ROWS = range(30522, 30522 + 1024)  # with BLIP's two tokens, perhaps padded
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")  # of files, not of repositories
 VOCABULARY_FILES = (VOCAB, TOKENIZER, TOKENIZER_CONFIG)
-STORAGE = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/"
-
-
-@dataclass(frozen=True)
-class Known:
-    """A published checkpoint: where it lies, and what it is."""
-
-    meaning: str
-    hub: str = ""  # a repository in `transformers` format
-    space: str = ""  # a file of a hub space, "owner/name:path"
-    url: str = ""
-
-    @property
-    def address(self) -> str:
-        if self.hub:
-            return f"https://huggingface.co/{self.hub}"
-        if self.space:
-            name, _, path = self.space.partition(":")
-            return f"https://huggingface.co/spaces/{name}/resolve/main/{path}"
-        return self.url
-
-
-KNOWN = {
-    "blip-base": Known("BLIP base, captioning", hub="Salesforce/blip-image-captioning-base"),
-    "blip-large": Known("BLIP large, captioning", hub="Salesforce/blip-image-captioning-large"),
-    "blip-base-pretrained": Known("BLIP base, pre-trained, 224 px", url=STORAGE + "model_base.pth"),
-    "blip-large-pretrained": Known(
-        "BLIP large, pre-trained, 224 px", url=STORAGE + "model_large.pth"
-    ),
-    "blip-base-capfilt": Known(
-        "BLIP base, pre-trained with CapFilt-L, 224 px",
-        url=STORAGE + "model_base_capfilt_large.pth",
-    ),
-    "blip-base-coco": Known(
-        "BLIP base, fine-tuned on COCO captions, 384 px",
-        url=STORAGE + "model_base_caption_capfilt_large.pth",
-    ),
-    "blip-large-coco": Known(
-        "BLIP large, fine-tuned on COCO captions, 384 px", url=STORAGE + "model_large_caption.pth"
-    ),
-    "blip-smile": Known(
-        "BLIP base, SMILE on COCO, 384 px", space="yuezih/BLIP-SMILE:model/blip_smile_base.pth"
-    ),
-    "blip-mle-smile": Known(
-        "BLIP base, 0.01 MLE + 0.99 SMILE on COCO, 384 px",
-        space="yuezih/BLIP-SMILE:model/blip_mle_smile_base.pth",
-    ),
-}
 
 
 def load(
@@ -167,7 +110,7 @@ def load(
         "vit.drop_path": drop_path,
         "decoder.dropout": dropout,
     }
-    found = _find(str(source), own_vocab=vocab is None)
+    found = find(str(source), own_vocab=vocab is None)
     ids = TokenIds()
     if (found / CONFIG).is_file() and not is_unfinished(found):
         weights, config, tokenizer = read_run(found, check=check)
@@ -322,7 +265,7 @@ def infer_config(weights: dict[str, Tensor], *, source: object = "these weights"
 # Finding ------------------------------------------------------------------------------------------
 
 
-def _find(source: str, *, own_vocab: bool = True) -> Path:
+def find(source: str, *, own_vocab: bool = True) -> Path:
     """The file or folder that `source` names, downloaded if it has to be.
 
     Args:
@@ -387,13 +330,13 @@ def _read_foreign(
         check_type(folder, "blip")
     theirs, convention = read_weights(found)
     weights = to_ours(theirs, convention, source=found)
-    config, ids = _find_config(
+    config, ids = find_config(
         found, weights, convention, own_vocab=own_vocab, knows_heads=knows_heads
     )
     return weights, config, ids
 
 
-def _find_config(
+def find_config(
     found: Path,
     weights: dict[str, Tensor],
     convention: Convention,
@@ -465,123 +408,3 @@ def _find_pieces(found: Path, vocab: str | Path | None, *, num_rows: int) -> Pie
             f"{missing}; name one with vocab=… (--vocab), or BERT's: {error}"
         ) from error
     return pieces_of_file(path, num_rows=num_rows)
-
-
-# Command line -------------------------------------------------------------------------------------
-
-
-def main() -> None:
-    args = _parse_args()
-    try:
-        args.run(args)
-    except UserError as error:
-        print(f"smile.weights.load: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m smile.weights.load",
-        description="Look into, convert and export captioners.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="known names:\n"
-        + "\n".join(f"  {name:<22} {known.meaning}" for name, known in KNOWN.items()),
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    inspect = commands.add_parser("inspect", help="print sizes, and what becomes of every key")
-    inspect.add_argument("source", metavar="SOURCE")
-    inspect.set_defaults(run=_inspect)
-    convert = commands.add_parser("convert", help="make a run folder of ours")
-    convert.add_argument("source", metavar="SOURCE")
-    convert.set_defaults(run=_convert)
-    export = commands.add_parser("export", help="write weights for transformers or for BLIP's code")
-    export.add_argument("source", metavar="RUN")
-    export.add_argument("--format", choices=sorted(EXPORTS), default="transformers")
-    export.set_defaults(run=_export)
-    for command in (convert, export):
-        command.add_argument("folder", metavar="DIR", type=Path, help="a new or empty folder")
-    for command in (inspect, convert, export):
-        add_model_options(command)
-    return parser.parse_args()
-
-
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """What cannot be inferred from a source and can be said on any command line."""
-    parser.add_argument(
-        "--model-config",
-        metavar="FILE.toml",
-        help="settings that weights do not show, such as [vit] num_heads",
-    )
-    parser.add_argument("--vocab", metavar="vocab.txt", help="vocabulary, if not the source's own")
-
-
-def _load(args: argparse.Namespace) -> Captioner:
-    return load(args.source, model_config=args.model_config, vocab=args.vocab)
-
-
-def _inspect(args: argparse.Namespace) -> None:
-    """Prints sizes and the accounting table of a source."""
-    found = _find(args.source, own_vocab=args.vocab is None)
-    if is_run(found):
-        captioner = load_run(found)
-        weights, config = captioner.state_dict(), captioner.config
-        lines = [f"{len(weights)} weights by our own names"]
-    else:
-        theirs, convention = read_weights(found)
-        book = account(theirs, convention)
-        lines = _account_lines(book, theirs, convention)
-        if book.missing or book.left_over:
-            print("\n".join(lines))
-            raise UserError(f"{found}: not a BLIP captioner: see the keys marked above")
-        weights = to_ours(theirs, convention, source=found)
-        config, _ = _find_config(
-            found,
-            weights,
-            convention,
-            own_vocab=args.vocab is None,
-            knows_heads=args.model_config is not None,
-        )
-    if args.model_config is not None:
-        config = load_config(args.model_config, base=config)
-    total = sum(tensor.numel() for tensor in weights.values())
-    print(f"{found}: {total / 1e6:.1f} M parameters")
-    for name in ("vit", "decoder"):
-        sizes = vars(getattr(config, name)).items()
-        print(f"  [{name}] " + ", ".join(f"{key} {value}" for key, value in sizes))
-    print("\n".join(lines))
-
-
-def _account_lines(book: Account, theirs: dict[str, Tensor], convention: Convention) -> list[str]:
-    """One line a key: its shape, and what becomes of it."""
-
-    def line(key: str, fate: str) -> str:
-        return f"  {key:<75} {tuple(theirs[key].shape)!s:<18} {fate}"
-
-    lines = [f"{len(theirs)} keys by {convention.name}'s names:"]
-    for row in book.rows:
-        fate = "renamed" if len(row.ours) == 1 else f"split in {len(row.ours)}"
-        lines += [
-            line(key, f"{fate}: {', '.join(row.ours)}") for key in row.theirs if key in theirs
-        ]
-    lines += [line(key, f"tied: repeats {original}") for key, original in book.tied.items()]
-    lines += [line(key, f"dropped: {reason}") for key, reason in book.dropped.items()]
-    lines += [line(key, "LEFT OVER: not part of a BLIP captioner") for key in book.left_over]
-    return lines + [f"  {key:<75} MISSING" for key in book.missing]
-
-
-def _convert(args: argparse.Namespace) -> None:
-    check_empty(args.folder)
-    save_run(args.folder, _load(args))
-    print(f"{args.folder} is a run folder: python sample.py PHOTO --model {args.folder}")
-
-
-EXPORTS = {"transformers": export_transformers, "blip": export_blip}
-
-
-def _export(args: argparse.Namespace) -> None:
-    check_empty(args.folder)
-    print(EXPORTS[args.format](_load(args), args.folder))
-
-
-if __name__ == "__main__":
-    main()

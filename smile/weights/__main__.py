@@ -1,0 +1,130 @@
+"""The command line of weights: look into, convert and export captioners.
+
+python -m smile.weights inspect SOURCE
+python -m smile.weights convert SOURCE DIR
+python -m smile.weights export RUN DIR --format transformers
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from torch import Tensor
+
+from smile.config import load_config
+from smile.errors import UserError
+from smile.model.captioner import Captioner
+from smile.system.files import check_empty
+from smile.weights.arguments import add_model_options
+from smile.weights.export import export_blip, export_transformers
+from smile.weights.known import KNOWN
+from smile.weights.load import find, find_config, load, read_weights
+from smile.weights.names import Account, Convention, account, to_ours
+from smile.weights.run_folder import is_run, load_run, save_run
+
+
+def main() -> None:
+    args = _parse_args()
+    try:
+        args.run(args)
+    except UserError as error:
+        print(f"smile.weights: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m smile.weights",
+        description="Look into, convert and export captioners.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="known names:\n"
+        + "\n".join(f"  {name:<22} {known.meaning}" for name, known in KNOWN.items()),
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    inspect = commands.add_parser("inspect", help="print sizes, and what becomes of every key")
+    inspect.add_argument("source", metavar="SOURCE")
+    inspect.set_defaults(run=_inspect)
+    convert = commands.add_parser("convert", help="make a run folder of ours")
+    convert.add_argument("source", metavar="SOURCE")
+    convert.set_defaults(run=_convert)
+    export = commands.add_parser("export", help="write weights for transformers or for BLIP's code")
+    export.add_argument("source", metavar="RUN")
+    export.add_argument("--format", choices=sorted(EXPORTS), default="transformers")
+    export.set_defaults(run=_export)
+    for command in (convert, export):
+        command.add_argument("folder", metavar="DIR", type=Path, help="a new or empty folder")
+    for command in (inspect, convert, export):
+        add_model_options(command)
+    return parser.parse_args()
+
+
+def _load(args: argparse.Namespace) -> Captioner:
+    return load(args.source, model_config=args.model_config, vocab=args.vocab)
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    """Prints sizes and the accounting table of a source."""
+    found = find(args.source, own_vocab=args.vocab is None)
+    if is_run(found):
+        captioner = load_run(found)
+        weights, config = captioner.state_dict(), captioner.config
+        lines = [f"{len(weights)} weights by our own names"]
+    else:
+        theirs, convention = read_weights(found)
+        book = account(theirs, convention)
+        lines = _account_lines(book, theirs, convention)
+        if book.missing or book.left_over:
+            print("\n".join(lines))
+            raise UserError(f"{found}: not a BLIP captioner: see the keys marked above")
+        weights = to_ours(theirs, convention, source=found)
+        config, _ = find_config(
+            found,
+            weights,
+            convention,
+            own_vocab=args.vocab is None,
+            knows_heads=args.model_config is not None,
+        )
+    if args.model_config is not None:
+        config = load_config(args.model_config, base=config)
+    total = sum(tensor.numel() for tensor in weights.values())
+    print(f"{found}: {total / 1e6:.1f} M parameters")
+    for name in ("vit", "decoder"):
+        sizes = vars(getattr(config, name)).items()
+        print(f"  [{name}] " + ", ".join(f"{key} {value}" for key, value in sizes))
+    print("\n".join(lines))
+
+
+def _account_lines(book: Account, theirs: dict[str, Tensor], convention: Convention) -> list[str]:
+    """One line a key: its shape, and what becomes of it."""
+
+    def line(key: str, fate: str) -> str:
+        return f"  {key:<75} {tuple(theirs[key].shape)!s:<18} {fate}"
+
+    lines = [f"{len(theirs)} keys by {convention.name}'s names:"]
+    for row in book.rows:
+        fate = "renamed" if len(row.ours) == 1 else f"split in {len(row.ours)}"
+        lines += [
+            line(key, f"{fate}: {', '.join(row.ours)}") for key in row.theirs if key in theirs
+        ]
+    lines += [line(key, f"tied: repeats {original}") for key, original in book.tied.items()]
+    lines += [line(key, f"dropped: {reason}") for key, reason in book.dropped.items()]
+    lines += [line(key, "LEFT OVER: not part of a BLIP captioner") for key in book.left_over]
+    return lines + [f"  {key:<75} MISSING" for key in book.missing]
+
+
+def _convert(args: argparse.Namespace) -> None:
+    check_empty(args.folder)
+    save_run(args.folder, _load(args))
+    print(f"{args.folder} is a run folder: python sample.py PHOTO --model {args.folder}")
+
+
+EXPORTS = {"transformers": export_transformers, "blip": export_blip}
+
+
+def _export(args: argparse.Namespace) -> None:
+    check_empty(args.folder)
+    print(EXPORTS[args.format](_load(args), args.folder))
+
+
+if __name__ == "__main__":
+    main()
