@@ -8,6 +8,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def mistakes(root: Path) -> list[str]:
         where = path.relative_to(root)
         inside = where.parts[0] == "smile"
         own = where.with_suffix("").parts[1] if inside else None
-        if inside and own not in ROW and own not in ("__init__", "__main__"):
+        if inside and own not in ROW and own not in ("__init__", "__main__", "pretrained"):
             found.append(f"{where}: {own} has no row in LAYERS")
             continue
         for name in imported_names(path, root):
@@ -77,6 +78,48 @@ def third_party(root: Path) -> set[str]:
 
 def test_imports_go_one_way():
     assert mistakes(ROOT) == []
+
+
+ROOMS = [path.parent for path in sorted(ROOT.glob("smile/*/**/__init__.py"))]
+
+
+def contents(room: Path) -> list[str]:
+    """The names that the docstring of a package lists, a line each, in its order."""
+    docstring = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8")))
+    return re.findall(r"^(\w+) {2,}\S", docstring or "", re.MULTILINE)
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.relative_to(ROOT).as_posix())
+def test_a_room_s_docstring_lists_its_files(room):
+    tree = ast.parse((room / "__init__.py").read_text(encoding="utf-8"))
+    assert len(tree.body) == 1, "a package's __init__ is its docstring"
+    inside = {path.stem for path in room.glob("*.py")} - {"__init__"}
+    inside |= {path.parent.name for path in room.glob("*/__init__.py")}
+    assert sorted(contents(room)) == sorted(inside)
+
+
+def neighbours(room: Path) -> dict[str, set[str]]:
+    """Each file or folder of a package → those of the same package that it imports."""
+    dotted = ".".join(room.relative_to(ROOT).parts)
+    found: dict[str, set[str]] = {name: set() for name in contents(room)}
+    for path in room.rglob("*.py"):
+        own = path.relative_to(room).with_suffix("").parts[0]
+        if own != "__init__":
+            names = (name.removeprefix(f"{dotted}.") for name in imported_names(path, ROOT))
+            found[own] |= {name.partition(".")[0] for name in names} & set(found) - {own}
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: room.relative_to(ROOT).as_posix())
+def test_no_file_of_a_room_needs_itself_by_a_detour(room):
+    TopologicalSorter(neighbours(room)).prepare()  # raises CycleError
+
+
+def test_the_model_is_listed_in_the_order_it_is_read():
+    """Each file of the model needs only those above it."""
+    order = contents(ROOT / "smile" / "model")
+    for name, needed in neighbours(ROOT / "smile" / "model").items():
+        assert needed <= set(order[: order.index(name)]), name
 
 
 def test_requirements_name_every_package_used():

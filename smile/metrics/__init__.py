@@ -1,6 +1,9 @@
-"""Scores of captions that need no network and no model: text against text.
+"""Scores of captions.
 
-references = References([tokenize_all(captions) for captions in captions_of_each_image])
-candidates = Candidates(tokenize_all(captions), references)
-bleu(candidates).scores[3].corpus, rouge_l(candidates).corpus, cider_d(candidates).per_image
+text         BLEU, ROUGE-L, CIDEr, statistics: text against text, no model
+models       CLIP and GPT-2, from scratch
+bootstrap    how sure a score is: intervals, and a paired test
+retrieval    which image makes a caption likeliest, for the captioner itself
+clip_score   CLIPScore, RefCLIPScore, self-retrieval
+perplexity   of captions under GPT-2
 """

@@ -1,0 +1,11 @@
+"""BLIP's captioner, in reading order: each file needs only those above it.
+
+layers     attention, the MLP, the pre-norm block
+vit        the image encoder
+cache      the keys and values that decoding remembers
+decoder    the caption decoder, which reads words and image
+generate   greedy, sampling and beam search
+tokenizer  text ↔ token ids
+images     from an image file to the tensor that the encoder reads
+captioner  all of them joined: photo in, caption out
+"""
