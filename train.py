@@ -36,7 +36,7 @@ from smile.model.captioner import Captioner
 from smile.system.device import pick_device
 from smile.system.distributed import World
 from smile.system.files import write_atomically
-from smile.system.lock import RunLock
+from smile.system.lock import ProcessLock
 from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.training.checkpointing.folder import (
     check_captioners,
@@ -158,7 +158,7 @@ def train(args: argparse.Namespace, config: Config, world: World) -> None:
         Trainer(make_captioner(config, examples["train"]), Path(), examples, world=world).dry_run()
         return
     folder = world.first(lambda: run_folder(args.config, args.out, resume=args.resume))
-    lock = RunLock(folder / ".lock")
+    lock = ProcessLock(folder / ".lock")
     world.first(lambda: claim(folder, lock))
     try:
         begin = resume if args.resume else start

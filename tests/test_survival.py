@@ -542,8 +542,8 @@ def test_there_is_nothing_to_resume(run_main, tmp_path):
 
 def test_two_runs_cannot_write_one_folder(run_main, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from smile.system.lock import RunLock\n"
-        f"assert RunLock(Path({str(tmp_path / '.lock')!r})).acquire()\n"
+        "import sys; from pathlib import Path; from smile.system.lock import ProcessLock\n"
+        f"assert ProcessLock(Path({str(tmp_path / '.lock')!r})).acquire()\n"
         "print(flush=True); sys.stdin.read()"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

@@ -35,7 +35,7 @@ from smile.system.files import (
     write_text,
     writing,
 )
-from smile.system.lock import RunLock
+from smile.system.lock import ProcessLock
 
 VERSION = 1  # of the files above
 SUFFIXES = (".jsonl", ".csv")
@@ -134,7 +134,7 @@ class CaptionFile:
         self.run_path = beside(self.path, ".run.json")
         self.errors_path = errors_path(self.path)
         self.own_errors = beside(self.errors_path, part)
-        self.lock = RunLock(self.lines.with_name(f".{self.lines.name}.lock"))
+        self.lock = ProcessLock(self.lines.with_name(f".{self.lines.name}.lock"))
         self.done: set[str] = set()
 
     # Before -----------------------------------------------------------------------------------

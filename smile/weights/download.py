@@ -22,6 +22,7 @@ from tqdm import tqdm
 from smile.errors import UserError
 from smile.system.files import is_web_page
 from smile.system.files import sha256 as sha256_of
+from smile.system.lock import ProcessLock
 from smile.weights.connection import Answer, Broken, Unreachable, ask, one_line, shown
 
 CHUNK = 1 << 20
@@ -206,14 +207,10 @@ def _announce(url: str, size: int | None, place: Path) -> None:
 @contextlib.contextmanager
 def _only_process(target: Path) -> Iterator[None]:
     """Waits until no other process downloads the same file."""
-    from filelock import FileLock, Timeout  # 0.1 s to import, which a first caption need not wait
-
-    lock = FileLock(target.with_name(f".{target.name}.lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+    lock = ProcessLock(target.with_name(f".{target.name}.lock"))
+    if not lock.acquire():
         print(f"waiting for another process to download {target}", file=sys.stderr)
-        lock.acquire()
+        lock.wait()
     try:
         yield
     finally:

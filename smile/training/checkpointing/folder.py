@@ -9,7 +9,7 @@ from pathlib import Path
 from smile.errors import UserError
 from smile.system.distributed import World
 from smile.system.files import remove_unfinished, writing
-from smile.system.lock import RunLock
+from smile.system.lock import ProcessLock
 from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.weights.checksum import check_sum
 from smile.weights.run_folder import MLE_FOLDER, WEIGHTS, is_run
@@ -46,7 +46,7 @@ def run_folder(config: str, out: Path | None, *, resume: bool) -> Path:
     return Path(f"{folder}-{number}")
 
 
-def claim(folder: Path, lock: RunLock) -> None:
+def claim(folder: Path, lock: ProcessLock) -> None:
     """Makes the folder ours alone, and clears away what a killed run left half written."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,9 +55,9 @@ def claim(folder: Path, lock: RunLock) -> None:
         remove_unfinished(folder)
 
 
-def leave(folder: Path, lock: RunLock) -> None:
+def leave(folder: Path, lock: ProcessLock) -> None:
     """Releases the lock, and removes the folder if the run wrote nothing into it."""
-    claimed = lock.file is not None
+    claimed = lock.held
     lock.release()
     if claimed:
         with contextlib.suppress(OSError):  # as long as there is something in it
