@@ -113,7 +113,7 @@ def test_models_side_by_side_are_named(tmp_path):
 @pytest.fixture
 def no_flush(monkeypatch):
     """Hundreds of runs need not wait for the disk."""
-    monkeypatch.setattr(files, "_flush", lambda path: None)
+    monkeypatch.setattr(files, "flush", lambda path: None)
 
 
 def test_a_file_torn_anywhere_is_made_whole(path, no_flush):

@@ -42,11 +42,11 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     temporary = _new_file(path)
     try:
         write(temporary)
-        _flush(temporary)
+        flush(temporary)
         with contextlib.suppress(FileNotFoundError):
             temporary.chmod(stat.S_IMODE(path.stat().st_mode))
         temporary.replace(path)
-        _flush(path.parent)  # without this, the new name may not survive a loss of power
+        flush(path.parent)  # without this, the new name may not survive a loss of power
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -65,9 +65,12 @@ def _new_file(path: Path) -> Path:
     return temporary
 
 
-def _flush(path: Path) -> None:
-    """Returns once a file's contents, or a folder's names, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Returns once a file's contents, or a folder's names, are on the disk. Raises OSError."""
+    on_windows = not hasattr(os, "O_DIRECTORY")
+    if on_windows and path.is_dir():  # which cannot be opened there
+        return
+    handle = os.open(path, os.O_RDWR if on_windows else os.O_RDONLY)  # flushed only if writable
     try:
         os.fsync(handle)
     finally:
@@ -79,7 +82,7 @@ def remove(path: str | Path) -> None:
     path = Path(path)
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
-        _flush(path.parent)
+        flush(path.parent)
 
 
 def check_empty(folder: str | Path) -> None:

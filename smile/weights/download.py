@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 from tqdm import tqdm
 
 from smile.errors import UserError
-from smile.system.files import is_web_page
+from smile.system.files import flush, is_web_page
 from smile.system.files import sha256 as sha256_of
 from smile.system.lock import ProcessLock
 from smile.weights.connection import Answer, Broken, Unreachable, ask, one_line, shown
@@ -254,8 +254,7 @@ class _Part:
 
     def finish(self) -> None:
         """Gives the file its final name, once all of it is on the disk."""
-        with self.path.open("rb") as file:
-            os.fsync(file.fileno())
+        flush(self.path)
         self.path.replace(self.target)
         self._note.unlink(missing_ok=True)
 
