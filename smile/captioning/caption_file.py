@@ -39,6 +39,8 @@ from smile.system.lock import ProcessLock
 
 VERSION = 1  # of the files above
 SUFFIXES = (".jsonl", ".csv")
+_APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND
+_APPEND |= getattr(os, "O_BINARY", 0)  # or Windows would write other ends of lines
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ class CaptionFile:
             for path in parts(self.lines):
                 self.done.update(name for name, *_ in scan(path))
             mode = stat.S_IMODE(self.path.stat().st_mode) if self.path.exists() else 0o666
-            self.file = os.open(self.own, os.O_RDWR | os.O_CREAT | os.O_APPEND, mode)
+            self.file = os.open(self.own, _APPEND, mode)
 
     # During -----------------------------------------------------------------------------------
 
@@ -251,7 +253,9 @@ class CaptionFile:
             )
         self.own.parent.mkdir(parents=True, exist_ok=True)
         put = beside(self.own, ".saved") if self.own.exists() else self.own
-        data = os.pread(self.file, status.st_size, 0)
+        with open(self.file, "rb", closefd=False) as file:
+            file.seek(0)
+            data = file.read()
         write_atomically(put, lambda path: path.write_bytes(data))
         self._write_run()
         what = "removed" if put == self.own else "replaced"
