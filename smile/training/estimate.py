@@ -2,7 +2,6 @@
 
 import math
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +11,11 @@ from typing import Any
 import torch
 
 from smile.errors import counted
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,10 +87,15 @@ def timed(action: Callable[[], Any]) -> tuple[Any, float]:
     return action(), time.perf_counter() - start
 
 
-def peak_memory(device: torch.device) -> int:
-    """Most bytes taken so far: on a GPU by tensors, else by this process."""
+def peak_memory(device: torch.device) -> float:
+    """Most bytes taken so far: on a GPU by tensors, else by this process.
+
+    Infinity where the system does not tell.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return math.inf
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
@@ -101,6 +110,9 @@ def total_memory(device: torch.device) -> float:
 
 
 def size(num_bytes: float) -> str:
+    """1.50 GB; or what is to be said of an infinity, which stands for what is not known."""
+    if num_bytes == math.inf:
+        return "an unknown amount"
     return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"
 
 

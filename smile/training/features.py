@@ -2,14 +2,17 @@
 
 Where the encoder does not learn and the pictures are not augmented, an image has the same features
 each time: 12 layers of work for a read from memory. They lie in a file of the run's folder that all
-its processes map; it has no name any more, so nothing is left of it when they end.
+its processes map; it has no name any more, so nothing is left of it when they end. (Windows keeps
+the name of a mapped file; the next run in the folder removes it.)
 """
 
+import contextlib
 import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -24,6 +27,7 @@ from smile.training.checkpointing.signals import leave_signals_to_the_parent
 from smile.training.console import bar, say
 from smile.training.precision import Precision
 
+ZEROS = 2**24  # bytes written at a time where the system cannot set room aside
 NEEDS_LESS = "train.workers = 0 and a smaller train.batch_size need less"  # memory
 
 
@@ -43,18 +47,20 @@ def compute_features(
     captioner: Captioner,
     examples: Sequence[Example],
     *,
-    folder: Path,
+    path: Path,
     precision: Precision,
     world: World,
 ) -> Features:
     """Encodes every image of a split, each process its share; all are on one machine.
+
+    Args:
+        path: where the file is made, in the run's folder; of no other split.
 
     Raises:
         UserError: the disk lacks the room, or an image cannot be read (without `skip_broken`).
     """
     config = captioner.config
     shape = (len(examples), captioner.vit.positions.size(1), config.vit.dim)
-    path = folder / ".unfinished-features"
     if world.is_first:
         size = 4 * math.prod(shape) / 1e9
         images = counted(len(examples), "image")
@@ -62,7 +68,7 @@ def compute_features(
     world.first(lambda: _make_room(path, 4 * math.prod(shape)))
     values = torch.from_file(str(path), shared=True, size=math.prod(shape)).view(shape)
     world.wait()
-    world.first(path.unlink)
+    world.first(lambda: _unname(path))
     broken = {}
     for indices, pictures in _own_share(captioner, examples, world):
         whole = {i: p for i, p in zip(indices, pictures, strict=True) if not isinstance(p, Broken)}
@@ -89,7 +95,21 @@ def _make_room(path: Path, size: int) -> None:
             "computed anew with data.augment = true"
         )
     with writing(path), open(path, "wb") as file:
+        _allocate(file, size)
+
+
+def _allocate(file: BinaryIO, size: int) -> None:
+    """Lengthens an empty file to `size` bytes of zeros that have their room on the disk."""
+    if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
+        return
+    for start in range(0, size, ZEROS):  # macOS, Windows: what is only made longer has no room yet
+        file.write(bytes(min(ZEROS, size - start)))
+
+
+def _unname(path: Path) -> None:
+    with contextlib.suppress(PermissionError):  # Windows, while it is mapped
+        path.unlink()
 
 
 def _own_share(

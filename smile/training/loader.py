@@ -1,5 +1,6 @@
 """Batches of a split, read ahead by other processes."""
 
+import multiprocessing
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,6 +45,10 @@ def make_loader(
     """
     config, data = captioner.config.train, captioner.config.data
     transform = captioner.transform
+    # Only a fork has the file of the features mapped; they are in memory, so without it nobody need
+    # read ahead.
+    forks = multiprocessing.get_start_method() == "fork"
+    workers = config.workers if features is None or forks else 0
     if training and data.augment and data.augment_on == "device":
         transform = Pixels(captioner.config.vit.image_size)
     elif training and data.augment:
@@ -72,11 +77,11 @@ def make_loader(
             max_tokens=data.max_tokens,
             shift_first=captioner.config.loss.first_token == "shift",
         ),
-        num_workers=config.workers,
+        num_workers=workers,
         worker_init_fn=leave_signals_to_the_parent,
         pin_memory=pin_memory,
-        prefetch_factor=PREFETCH if config.workers > 0 else None,
-        persistent_workers=training and config.workers > 0,
+        prefetch_factor=PREFETCH if workers > 0 else None,
+        persistent_workers=training and workers > 0,
         # A loader draws a seed for its workers, which need none. Drawn from a generator of its own,
         # it leaves alone the one that dropout draws from.
         generator=torch.Generator(),

@@ -7,7 +7,7 @@ from smile.data.batches import Example
 from smile.data.picture_cache import cached, make_cache
 from smile.model.captioner import Captioner
 from smile.system.distributed import World
-from smile.system.files import write_atomically
+from smile.system.files import UNFINISHED, write_atomically
 from smile.training.features import Features, compute_features, on_one_machine
 from smile.training.precision import Precision
 from smile.training.speed import is_frozen
@@ -65,7 +65,11 @@ def encode_once(
     captioner.eval()
     return {
         split: compute_features(
-            captioner, splits[split], folder=folder, precision=precision, world=world
+            captioner,
+            splits[split],
+            path=folder / f"{UNFINISHED}features-{split}",
+            precision=precision,
+            world=world,
         )
         for split in ("train", "val")
         if splits[split]

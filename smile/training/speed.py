@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import sys
 
 import torch
 
@@ -10,7 +9,6 @@ from smile.errors import UserError
 from smile.model.captioner import Captioner
 from smile.training.onednn import use_onednn
 
-C = ctypes.CDLL(None) if sys.platform != "win32" else None  # this process's C library
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
 
 
@@ -58,6 +56,17 @@ def uncompiled(captioner: Captioner) -> contextlib.AbstractContextManager:
     if captioner.config.train.compile:
         return torch.compiler.set_stance("force_eager")
     return contextlib.nullcontext()
+
+
+def _c_library() -> ctypes.CDLL | None:
+    """This process's C library; None where a process is no library, as on Windows."""
+    try:
+        return ctypes.CDLL(None)
+    except (OSError, TypeError):
+        return None
+
+
+C = _c_library()
 
 
 def keep_freed_memory() -> None:

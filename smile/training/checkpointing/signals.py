@@ -48,7 +48,7 @@ class StopSignals:
         """The handler."""
         if number == self.number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
         elif not self.number:
             self.number = number
             again = "; Ctrl-C again stops at once" if number == signal.SIGINT else ""
