@@ -49,6 +49,13 @@ def test_patterns_that_the_shell_left_alone(tree, pattern, expected):
     assert list(ImageNames([absolute])) == [os.path.abspath(name) for name in expected]
 
 
+def test_patterns_may_be_written_with_both_separators(tree, monkeypatch):
+    """As on Windows, where the other one is "/"."""
+    tree("p/a.jpg", "p/sub/b.jpg")
+    monkeypatch.setattr(os, "altsep", "\\")
+    assert list(ImageNames([r"p\**/*.jpg"])) == ["p/a.jpg", "p/sub/b.jpg"]
+
+
 def test_a_file_named_twice_comes_once(tree):
     tree("p/a.jpg", "p/b.jpg")
     names = ImageNames(["p/b.jpg", "p", "./p/a.jpg", "p/*"])

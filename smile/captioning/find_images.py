@@ -140,8 +140,11 @@ def _matching(pattern: str, repeated: list[str]) -> Iterator[str | Broken]:
     A folder that matches gives its files, as it would if the shell had expanded the pattern;
     beside `**`, which reaches those files itself, it does not.
     """
-    root = os.sep if os.path.isabs(pattern) else ""
-    waiting = [(root, tuple(pattern.strip(os.sep).split(os.sep)))]  # a stack: patterns may be long
+    if os.altsep:  # Windows: people write both
+        pattern = pattern.replace(os.altsep, os.sep)
+    drive, rest = os.path.splitdrive(pattern)
+    root = drive + os.sep if rest.startswith(os.sep) else drive
+    waiting = [(root, tuple(rest.strip(os.sep).split(os.sep)))]  # a stack: patterns may be long
     while waiting:
         place, parts = waiting.pop()
         if not parts:
