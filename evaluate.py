@@ -14,7 +14,7 @@ for anything but one run. A metric that cannot be computed is shown as missing, 
 import argparse
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from smile.captioning.describe import Model, describe_all, fingerprint
 from smile.captioning.options import (
+    Options,
     Parser,
     add_caption_options,
     add_speed_options,
-    caption_settings,
     labels,
     option_names,
     prepare,
@@ -63,12 +63,35 @@ HUMAN_NOTE = (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Options):
+    """What is scored on which images, by which metrics, and where the report goes."""
+
+    model: str | None
+    captions: str | None
+    compare: tuple[str, ...] | None
+    human: bool
+    data: str | None
+    set: tuple[str, ...]
+    references: str | None
+    split: str
+    limit: int | None
+    only_captioned: bool
+    embed_outside: bool
+    clip: str | None
+    gpt2: str | None
+    judge: str | None
+    paper: bool
+    draws: int
+    out: Path | None
+
+
 def main() -> None:
-    args = parse_args()
+    options = parse_options()
     if sys.stdout:  # names of files may hold any bytes
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        evaluate(args)
+        evaluate(options)
     except UserError as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         sys.exit(2)
@@ -77,37 +100,38 @@ def main() -> None:
         sys.exit(130)
 
 
-def evaluate(args: argparse.Namespace) -> None:
+def evaluate(options: EvaluateOptions) -> None:
     """Everything from captions to reports. Of several processes, all write captions, one scores."""
     world = World.join()
-    device = pick_device(args.device)
-    caption_settings(args)  # what is impossible is refused before anything is loaded
-    sources = find_sources(args)
+    device = pick_device(options.device)
+    sources = find_sources(options)
     names = labels(sources)
     # Whatever is wrong shows before any captioning.
-    folder = out_folder(args, sources, names)
+    folder = out_folder(options, sources, names)
     for name in FILES:
         check_writable(folder / name)
-    captioners = {name: load_captioner(args, name) for name in sources if is_model(args, name)}
-    images = find_images(args, captioners)
-    check_draws(args, images)
-    said = {s: read(args, s, images) for s in sources if s not in captioners}
-    judges = find_judges(args) if world.rank == 0 else None
-    images = only_captioned(args, images, said)
+    captioners = {
+        name: load_captioner(options, name) for name in sources if is_model(options, name)
+    }
+    images = find_images(options, captioners)
+    check_draws(options, images)
+    said = {s: read(options, s, images) for s in sources if s not in captioners}
+    judges = find_judges(options) if world.rank == 0 else None
+    images = only_captioned(options, images, said)
     for source, captioner in captioners.items():
-        said[source] = describe(args, source, captioner.to(device), images, world)
+        said[source] = describe(options, source, captioner.to(device), images, world)
     images = images.part(known_of_all(said))
     if world.rank == 0:
         labelled = {label: said[source] for label, source in zip(names, sources, strict=True)}
-        systems = score_all(args, images, labelled, judges.families(images))
-        report(args, images, systems, folder)
+        systems = score_all(options, images, labelled, judges.families(images))
+        report(options, images, systems, folder)
     world.leave()
 
 
 # Options ------------------------------------------------------------------------------------------
 
 
-def parse_args() -> argparse.Namespace:
+def parse_options() -> EvaluateOptions:
     parser = Parser(usage="%(prog)s [options]", description=__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     what = parser.add_mutually_exclusive_group()
@@ -140,7 +164,7 @@ def parse_args() -> argparse.Namespace:
         metavar="DIR",
         help="for report.json and report.html (the run's folder, or evaluation/NAME)",
     )
-    return parser.parse_args()
+    return parser.parse(EvaluateOptions)
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -203,74 +227,77 @@ def add_metric_options(parser: argparse.ArgumentParser) -> None:
 # What is scored on what ---------------------------------------------------------------------------
 
 
-def find_sources(args: argparse.Namespace) -> list[str]:
+def find_sources(options: EvaluateOptions) -> Sequence[str]:
     """What was asked for: models, files of captions, or people."""
-    if args.human:
+    if options.human:
         return [HUMAN]
-    if args.captions and not is_caption_file(args.captions):
-        raise UserError(f"--captions {args.captions}: expected a .json, .jsonl, .csv or .tsv file")
-    if args.captions or args.compare:
-        return args.compare or [args.captions]
-    if args.model:
-        return [args.model]
+    if options.captions and not is_caption_file(options.captions):
+        raise UserError(
+            f"--captions {options.captions}: expected a .json, .jsonl, .csv or .tsv file"
+        )
+    if options.captions or options.compare:
+        return options.compare or [options.captions]
+    if options.model:
+        return [options.model]
     source, why = default_source()
     print(f"evaluate.py: nothing named: --model {source}, {why}", file=sys.stderr)
     return [source]
 
 
-def is_model(args: argparse.Namespace, source: str) -> bool:
-    return not args.human and not is_caption_file(source)
+def is_model(options: EvaluateOptions, source: str) -> bool:
+    return not options.human and not is_caption_file(source)
 
 
-def load_captioner(args: argparse.Namespace, source: str) -> Captioner:
-    return load(source, model_config=args.model_config, vocab=args.vocab)
+def load_captioner(options: EvaluateOptions, source: str) -> Captioner:
+    return load(source, model_config=options.model_config, vocab=options.vocab)
 
 
-def find_images(args: argparse.Namespace, models: Iterable[str]) -> ImageSet:
+def find_images(options: EvaluateOptions, models: Iterable[str]) -> ImageSet:
     """The data set or references named, or the data set that the runs were trained on."""
-    for change in args.set:
+    for change in options.set:
         if not change.strip().startswith("data."):
             raise UserError(f"--set {change}: expected data.KEY=VALUE; --num-beams and its like "
                             "change how captions are written")  # fmt: skip
-    if args.references:
-        if args.data or args.set:
+    if options.references:
+        if options.data or options.set:
             raise UserError("--references cannot go with --data or --set: give one or the other")
-        return ImageSet.from_references(args.references, limit=args.limit)
-    if args.data:
-        return load_images(args, load_config(args.data, args.set).data)
+        return ImageSet.from_references(options.references, limit=options.limit)
+    if options.data:
+        return load_images(options, load_config(options.data, options.set).data)
     runs = [name for name in models if is_run(name)]
     if not runs:
         raise UserError(
             "nothing says which images and references: add --data CONFIG.toml or --references FILE"
         )
     sets = [
-        load_images(args, load_config(Path(name) / "config.toml", args.set).data) for name in runs
+        load_images(options, load_config(Path(name) / "config.toml", options.set).data)
+        for name in runs
     ]
     if not same_images(sets):
         raise UserError(
-            f"{', '.join(runs)} have different {args.split} images: say which with --data "
+            f"{', '.join(runs)} have different {options.split} images: say which with --data "
             "CONFIG.toml, such as a run's own config.toml"
         )
     return sets[0]
 
 
-def check_draws(args: argparse.Namespace, images: ImageSet) -> None:
+def check_draws(options: EvaluateOptions, images: ImageSet) -> None:
     """Raises UserError where the bootstrap would take more memory than anyone wants."""
-    if (num_images := len(images.examples)) * args.draws > MOST_DRAWN:
+    if (num_images := len(images.examples)) * options.draws > MOST_DRAWN:
         raise UserError(
-            f"--draws {args.draws}: of {num_images} images at most {MOST_DRAWN // num_images} "
+            f"--draws {options.draws}: of {num_images} images at most {MOST_DRAWN // num_images} "
             "can be drawn; 1000 are usual"
         )
 
 
-def load_images(args: argparse.Namespace, data: DataConfig) -> ImageSet:
-    return ImageSet.from_data(data, args.split, limit=args.limit)
+def load_images(options: EvaluateOptions, data: DataConfig) -> ImageSet:
+    return ImageSet.from_data(data, options.split, limit=options.limit)
 
 
-def out_folder(args: argparse.Namespace, sources: list[str], names: list[str]) -> Path:
-    if args.out:
-        return args.out
-    if len(sources) == 1 and is_model(args, sources[0]) and is_run(sources[0]):
+def out_folder(options: EvaluateOptions, sources: Sequence[str], names: list[str]) -> Path:
+    if options.out:
+        return options.out
+    if len(sources) == 1 and is_model(options, sources[0]) and is_run(sources[0]):
         return Path(sources[0])
     return Path("evaluation") / "-vs-".join(re.sub(r"[^\w.+-]+", "_", name) for name in names)
 
@@ -286,18 +313,18 @@ class Said:
     record: dict
 
 
-def read(args: argparse.Namespace, source: str, images: ImageSet) -> Said:
+def read(options: EvaluateOptions, source: str, images: ImageSet) -> Said:
     """What a file says of each image, or the first of the people who did."""
-    if args.human:
+    if options.human:
         first = {n: texts[0] for n, texts in zip(images.numbers, images.references, strict=True)}
         return Said(first, {"source": HUMAN, "note": HUMAN_NOTE})
-    captions = read_captions(source, images, some_may_lack=args.only_captioned)
+    captions = read_captions(source, images, some_may_lack=options.only_captioned)
     return Said(captions, {"source": source, "sha256": sha256(source)})
 
 
-def only_captioned(args: argparse.Namespace, images: ImageSet, said: dict[str, Said]) -> ImageSet:
+def only_captioned(options: EvaluateOptions, images: ImageSet, said: dict[str, Said]) -> ImageSet:
     """With that option the images of which every file has a caption, else all."""
-    if not args.only_captioned:
+    if not options.only_captioned:
         return images
     if not said:
         raise UserError("--only-captioned goes with files of captions, and none is named")
@@ -313,17 +340,17 @@ def known_of_all(said: dict[str, Said]) -> list[int]:
 
 
 def describe(
-    args: argparse.Namespace, source: str, captioner: Captioner, images: ImageSet, world: World
+    options: EvaluateOptions, source: str, captioner: Captioner, images: ImageSet, world: World
 ) -> Said:
     """The captioner's best caption of each image; each process writes its share, all know all."""
     weights = fingerprint(captioner)
     with option_names():
         model = Model(
-            captioner=prepare(captioner, args),
+            captioner=prepare(captioner, options),
             source=source,
             weights=weights,
-            prompt=args.prompt,
-            settings=caption_settings(args),
+            prompt=options.prompt,
+            settings=options.settings,
         )
     examples = images.at_size(captioner.config.vit.image_size)
     share = examples[world.rank :: world.size]
@@ -336,7 +363,7 @@ def describe(
         disable=True if world.rank else None,  # None: unless on a terminal
     )
     with bar:
-        for results, unread in describe_all(share, [model], **speed(args, captioner)):
+        for results, unread in describe_all(share, [model], **speed(options, captioner)):
             captions |= {result.name: result.captions[""][0].text for result in results}
             broken += [f"{image.name}: {image.reason}" for image in unread]
             bar.update(len(results) + len(unread))
@@ -351,8 +378,8 @@ def describe(
             )
         if world.rank == 0:
             print(f"evaluate.py: {problem}: left out (data.skip_broken)", file=sys.stderr)
-    precision = "bfloat16" if wants_bfloat16(args, captioner) else "float32"
-    record = model.record(seed=args.seed) | {"precision": precision}
+    precision = "bfloat16" if wants_bfloat16(options, captioner) else "float32"
+    record = model.record(seed=options.seed) | {"precision": precision}
     names = zip(images.numbers, images.names, strict=True)
     return Said({number: captions[name] for number, name in names if name in captions}, record)
 
@@ -378,20 +405,22 @@ class Judges:
         }
 
 
-def find_judges(args: argparse.Namespace) -> Judges:
+def find_judges(options: EvaluateOptions) -> Judges:
     """Loads the models that were named; CLIP and GPT-2 else when they are first asked."""
     captioner = None
-    if args.judge:
-        captioner = prepare(load_captioner(args, args.judge).to(pick_device(args.device)), args)
-    clip, gpt2 = weights(args, "clip", "clip-vit-b-32"), weights(args, "gpt2", "gpt2")
+    if options.judge:
+        captioner = prepare(
+            load_captioner(options, options.judge).to(pick_device(options.device)), options
+        )
+    clip, gpt2 = weights(options, "clip", "clip-vit-b-32"), weights(options, "gpt2", "gpt2")
     for judge, load_judge in ((clip, load_clip), (gpt2, load_gpt2)):
         if judge.asked not in (None, NONE):
             judge.load(load_judge)
-    return Judges(clip, gpt2, captioner, args.judge or "")
+    return Judges(clip, gpt2, captioner, options.judge or "")
 
 
 def score_all(
-    args: argparse.Namespace,
+    options: EvaluateOptions,
     images: ImageSet,
     said: dict[str, Said],
     models: dict[str, Family],
@@ -400,7 +429,7 @@ def score_all(
     systems = []
     for label, one in tqdm(said.items(), desc="scores", leave=False, disable=None):
         captions = [one.captions[number] for number in images.numbers]
-        if args.human:
+        if options.human:
             outcomes = human_outcomes(images)
         else:
             outcomes = score(
@@ -415,43 +444,48 @@ def score_all(
     return systems
 
 
-def weights(args: argparse.Namespace, kind: str, usual: str) -> Weights:
+def weights(options: EvaluateOptions, kind: str, usual: str) -> Weights:
     return Weights(
         option=f"--{kind}",
         usual=usual,
-        asked=getattr(args, kind),
-        device=pick_device(args.device),
+        asked=getattr(options, kind),
+        device=pick_device(options.device),
     )
 
 
-def report(args: argparse.Namespace, images: ImageSet, systems: list[System], folder: Path) -> None:
+def report(options: EvaluateOptions, images: ImageSet, systems: list[System], folder: Path) -> None:
     """The tables on standard output, and the files of the report."""
-    bootstrap = Bootstrap(num_images=len(images.examples), draws=args.draws)
+    bootstrap = Bootstrap(num_images=len(images.examples), draws=options.draws)
     rows = make_rows(systems, bootstrap)
     names = [system.label for system in systems]
     number, of = len(images.examples), images.num_in_split
     size = counted(of, "image") if number == of else f"{number} of {counted(of, 'image')}"
     print(f"{printable(images.title)}: {size}\n")
-    if args.human:
+    if options.human:
         print(f"{HUMAN}: {HUMAN_NOTE}\n")
     print(printable(table(rows, names)))
-    if args.paper:
+    if options.paper:
         print("\n" + printable(published_table(rows, names)))
-    settings = {"limit": args.limit, "draws": args.draws, "clip": args.clip, "gpt2": args.gpt2}
-    settings |= {"judge": args.judge, "split": args.split if images.data else None}
-    settings |= {"only_captioned": args.only_captioned}
+    settings = {
+        "limit": options.limit,
+        "draws": options.draws,
+        "clip": options.clip,
+        "gpt2": options.gpt2,
+    }
+    settings |= {"judge": options.judge, "split": options.split if images.data else None}
+    settings |= {"only_captioned": options.only_captioned}
     paths = write_report(
         folder,
         images,
         systems,
         rows,
         settings=settings,
-        published=args.paper,
-        embed_outside=args.embed_outside,
+        published=options.paper,
+        embed_outside=options.embed_outside,
     )
     print(printable(f"\n→ {' and '.join(map(str, paths))}"))
     left_out = sum(lies_outside(example) for example in images.examples)
-    if left_out and not args.embed_outside:
+    if left_out and not options.embed_outside:
         print(
             f"evaluate.py: {left_out} of {len(images.examples)} pictures lie outside the folder of "
             "the references or data and are left out of report.html: --embed-outside shows them",

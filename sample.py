@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -27,10 +28,10 @@ from smile.captioning.describe import Model, TextFiles, Todo, describe_all, fing
 from smile.captioning.explain import explain
 from smile.captioning.find_images import ImageNames
 from smile.captioning.options import (
+    Options,
     Parser,
     add_caption_options,
     add_speed_options,
-    caption_settings,
     labels,
     option_names,
     prepare,
@@ -54,17 +55,17 @@ SHEET_IMAGES, SHEET_SIDE = 48, 480  # a contact sheet's most images, and their p
 
 def main() -> None:
     is_heard = reopen_closed_streams()
-    args = parse_args()
+    options = parse_options()
     sys.stdout.reconfigure(errors="surrogateescape")  # file names may hold any bytes
     try:
-        if not (is_heard or args.out or args.txt or args.sheet or args.explain):
+        if not (is_heard or options.out or options.txt or options.sheet or options.explain):
             raise UserError("standard output is closed: say with --out where captions should go")
-        failed = draw_attention(args) if args.explain else describe(args)
+        failed = draw_attention(options) if options.explain else describe(options)
     except UserError as error:
         print(f"sample.py: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        remedy = "; the same command resumes from here" if args.out or args.txt else ""
+        remedy = "; the same command resumes from here" if options.out or options.txt else ""
         print(f"sample.py: stopped{remedy}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # whoever read our captions has had enough, as `head` does
@@ -76,7 +77,24 @@ def main() -> None:
 # Options ------------------------------------------------------------------------------------------
 
 
-def parse_args() -> argparse.Namespace:
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(Options):
+    """What to describe, by which models, and where the captions go."""
+
+    images: tuple[str, ...]
+    model: str | None
+    compare: tuple[str, str] | None
+    json: bool
+    json_tokens: bool
+    out: Path | None
+    txt: bool
+    overwrite: bool
+    sheet: Path | None
+    explain: Path | None
+    layer: int | None
+
+
+def parse_options() -> SampleOptions:
     parser = Parser(usage="%(prog)s IMAGE [IMAGE ...] [options]", description=__doc__)
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument(
@@ -98,14 +116,12 @@ def parse_args() -> argparse.Namespace:
     add_output_options(parser)
     add_caption_options(parser)
     add_speed_options(parser)
-    args = parser.parse_args()
-    if args.explain and (args.compare or args.out or args.txt or args.sheet):
+    options = parser.parse(SampleOptions)
+    if options.explain and (options.compare or options.out or options.txt or options.sheet):
         parser.error("--explain draws one image for one model, without --compare, --out and so on")
-    if args.txt and args.compare:
+    if options.txt and options.compare:
         parser.error("--txt holds one model's captions: leave out --compare, or use --out")
-    if args.json_tokens and args.out is None:
-        args.json = True
-    return args
+    return options
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -155,37 +171,38 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
 # Models -------------------------------------------------------------------------------------------
 
 
-def find_models(args: argparse.Namespace) -> list[Model]:
+def find_models(options: SampleOptions) -> list[Model]:
     """The model named, or both of `--compare`, on the device."""
-    device = pick_device(args.device)
-    settings = caption_settings(args)
-    few = len(args.images) == 1 and os.path.isfile(args.images[0])
+    device = pick_device(options.device)
+    few = len(options.images) == 1 and os.path.isfile(options.images[0])
     models = []
-    names = labels(args.compare) if args.compare else [""]
-    for source, label in zip(args.compare or [args.model], names, strict=True):
-        source, captioner = find_captioner(args, source)
-        weights = fingerprint(captioner) if args.out else ""
+    names = labels(options.compare) if options.compare else [""]
+    for source, label in zip(options.compare or [options.model], names, strict=True):
+        source, captioner = find_captioner(options, source)
+        weights = fingerprint(captioner) if options.out else ""
         with option_names():
             model = Model(
-                captioner=prepare(captioner.to(device), args, relay=not few),
+                captioner=prepare(captioner.to(device), options, relay=not few),
                 label=label,
                 source=source,
                 weights=weights,
-                prompt=args.prompt,
-                settings=settings,
+                prompt=options.prompt,
+                settings=options.settings,
             )
         models.append(model)
     return models
 
 
-def find_captioner(args: argparse.Namespace, source: str | None) -> tuple[str, Captioner]:
+def find_captioner(options: SampleOptions, source: str | None) -> tuple[str, Captioner]:
     """The captioner named; without a name the newest run, or else blip-base."""
     named = source is not None
     if not named:
         source, why = default_source(for_photos=True)
         print(f"sample.py: no --model given: {source}, {why}", file=sys.stderr)
     try:
-        return source, load(source, model_config=args.model_config, vocab=args.vocab, check=False)
+        return source, load(
+            source, model_config=options.model_config, vocab=options.vocab, check=False
+        )
     except UserError as error:
         if named:
             raise
@@ -210,25 +227,25 @@ def warn_of_drawn(models: list[Model]) -> None:
 # One image, explained -----------------------------------------------------------------------------
 
 
-def draw_attention(args: argparse.Namespace) -> int:
+def draw_attention(options: SampleOptions) -> int:
     """Captions one image and draws where the model looked for each word."""
-    names = list(islice(ImageNames(args.images), 2))
+    names = list(islice(ImageNames(options.images), 2))
     if len(names) != 1:
         raise UserError("--explain: expected one image, not several or none")
     if isinstance(names[0], Broken):
         raise UserError(f"{names[0].name}: {names[0].reason}")
-    check_outputs(args)
+    check_outputs(options)
     image = open_image(names[0])
-    [model] = models = find_models(args)
+    [model] = models = find_models(options)
     start_check(model.source)()
     warn_of_drawn(models)
     caption = explain(
         model.captioner,
         image,
-        args.explain,
-        prompt=args.prompt,
-        layer=args.layer,
-        seeds=[args.seed],
+        options.explain,
+        prompt=options.prompt,
+        layer=options.layer,
+        seeds=[options.seed],
         **model.settings,
     )
     with printing():
@@ -239,27 +256,27 @@ def draw_attention(args: argparse.Namespace) -> int:
 # Describing ---------------------------------------------------------------------------------------
 
 
-def describe(args: argparse.Namespace) -> int:
+def describe(options: SampleOptions) -> int:
     """Describes everything asked for; returns how many images could not be."""
-    names = ImageNames(args.images)
-    check_outputs(args)
+    names = ImageNames(options.images)
+    check_outputs(options)
     world = World.join()
-    if world.size > 1 and (args.sheet or not (args.out or args.txt)):
+    if world.size > 1 and (options.sheet or not (options.out or options.txt)):
         raise UserError("several processes write --out and --txt only; do the rest in one")
-    models = find_models(args)
+    models = find_models(options)
     checks = [start_check(model.source) for model in models]
     if world.rank == 0:
         warn_of_drawn(models)
-    texts = TextFiles(overwrite=args.overwrite) if args.txt else None
-    out = open_out(args, models, world) if args.out else None
-    sheet = Sheet(args.sheet) if args.sheet else None
+    texts = TextFiles(overwrite=options.overwrite) if options.txt else None
+    out = open_out(options, models, world) if options.out else None
+    sheet = Sheet(options.sheet) if options.sheet else None
     left = {"done": out and out.done, "texts": texts, "world": world}
-    todo, ahead = Todo(names, **left), Todo(ImageNames(args.images), **left)
+    todo, ahead = Todo(names, **left), Todo(ImageNames(options.images), **left)
     num_described = num_broken = 0
     start = time.perf_counter()
-    bar = Progress(ahead, disable=None if shows_progress(args, world) else True)
+    bar = Progress(ahead, disable=None if shows_progress(options, world) else True)
     with bar, leaving_order(out, sheet):
-        for results, broken in describe_all(todo, models, **speed(args, models[0].captioner)):
+        for results, broken in describe_all(todo, models, **speed(options, models[0].captioner)):
             for wait in checks:  # large weights are compared with their checksum meanwhile
                 wait()
             # Texts first: what is in `out` counts as done.
@@ -267,8 +284,8 @@ def describe(args: argparse.Namespace) -> int:
             for sink in (out, sheet):
                 if sink is not None:
                     sink.add(results)
-            if not (args.out or args.txt):
-                show(results, args)
+            if not (options.out or options.txt):
+                show(results, options)
             complain(broken, out)
             num_described += len(results)
             num_broken += len(broken)
@@ -282,24 +299,24 @@ def describe(args: argparse.Namespace) -> int:
             out.finish((n for n in names if isinstance(n, str)), in_order=todo.in_order)
     totals = [world.total(n) for n in (num_described, todo.num_done, num_broken)]
     if world.rank == 0:
-        report(args, *totals, left_out=names.left_out(), seconds=time.perf_counter() - start)
+        report(options, *totals, left_out=names.left_out(), seconds=time.perf_counter() - start)
     world.leave(1 if totals[-1] else 0)
     return totals[-1]
 
 
-def check_outputs(args: argparse.Namespace) -> None:
+def check_outputs(options: SampleOptions) -> None:
     """Raises UserError, before any work, if what was asked for cannot be written.
 
     A picture that is to be described is no place for captions. It can be --out only where that is
     named as an image too, since folders and patterns give files with an image's suffix.
     """
-    if args.out:
-        check_out(args.out)
-    for path in filter(None, (args.sheet, args.explain)):
+    if options.out:
+        check_out(options.out)
+    for path in filter(None, (options.sheet, options.explain)):
         check_picture(path)
     for path, names in (
-        (args.out, args.images),
-        (args.sheet or args.explain, ImageNames(args.images)),
+        (options.out, options.images),
+        (options.sheet or options.explain, ImageNames(options.images)),
     ):
         if path and path.exists():
             for name in names:
@@ -321,26 +338,26 @@ def leaving_order(out: CaptionFile | None, sheet: "Sheet | None") -> Iterator[No
         raise
 
 
-def open_out(args: argparse.Namespace, models: list[Model], world: World) -> CaptionFile:
+def open_out(options: SampleOptions, models: list[Model], world: World) -> CaptionFile:
     """The file of `--out`, ready for more."""
     run = {
-        "precision": "bfloat16" if wants_bfloat16(args, models[0].captioner) else "float32",
-        "models": [model.record(seed=args.seed) for model in models],
+        "precision": "bfloat16" if wants_bfloat16(options, models[0].captioner) else "float32",
+        "models": [model.record(seed=options.seed) for model in models],
     }
     out = CaptionFile(
-        args.out,
+        options.out,
         run=run,
         captions_per_image=sum(model.options.num_return for model in models),
         labels=[model.label for model in models],
-        tokens=args.json_tokens,
+        tokens=options.json_tokens,
         rank=world.rank,
         world=world.size,
     )
-    if not args.overwrite:
+    if not options.overwrite:
         out.check()
     world.wait()
     if world.rank == 0:
-        out.prepare(overwrite=args.overwrite)
+        out.prepare(overwrite=options.overwrite)
     world.wait()
     out.open()
     return out
@@ -365,17 +382,17 @@ class Progress(tqdm):
         super().update(n)
 
 
-def shows_progress(args: argparse.Namespace, world: World) -> bool:
+def shows_progress(options: SampleOptions, world: World) -> bool:
     """Whether a bar would be of use: not between captions on the same terminal."""
-    return world.rank == 0 and (args.out or args.txt or not sys.stdout.isatty())
+    return world.rank == 0 and (options.out or options.txt or not sys.stdout.isatty())
 
 
-def show(results: list[Result], args: argparse.Namespace) -> None:
+def show(results: list[Result], options: SampleOptions) -> None:
     """Captions on standard output; those of several models beneath the image's name."""
     with printing():
         for result in results:
-            if args.json:
-                sys.stdout.buffer.write(result.json_line(tokens=args.json_tokens))
+            if options.json or options.json_tokens:
+                sys.stdout.buffer.write(result.json_line(tokens=options.json_tokens))
             elif "" in result.captions:
                 for line in result.lines():
                     say(f"{result.name}: {line}")
@@ -425,7 +442,7 @@ def complain(broken: list[Broken], out: CaptionFile | None) -> None:
 
 
 def report(
-    args: argparse.Namespace,
+    options: SampleOptions,
     num_described: int,
     num_done: int,
     num_broken: int,
@@ -435,13 +452,13 @@ def report(
 ) -> None:
     """One line about a run whose captions went to files, or that left something out."""
     parts = []
-    if args.out or args.txt:
+    if options.out or options.txt:
         rate = f" ({num_described / seconds:.1f} a second)" if num_described else ""
         parts.append(f"{counted(num_described, 'image')} described in {seconds:.1f} s{rate}")
         if num_done:
             parts.append(f"{num_done} had {'its' if num_done == 1 else 'their'} captions already")
         if num_broken:
-            where = f", see {errors_path(args.out)}" if args.out else ""
+            where = f", see {errors_path(options.out)}" if options.out else ""
             parts.append(f"{num_broken} failed{where}")
     parts += left_out
     if parts:

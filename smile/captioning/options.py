@@ -5,14 +5,36 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from smile.captioning.packed import can_pack, pack
 from smile.config import GenerateConfig, check_setting
 from smile.errors import UserError, printable
 from smile.model.captioner import Captioner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What both scripts are asked; each adds its own options in a subclass.
+
+    `settings` are the settings of `[generate]` that were given; None elsewhere: not given.
+    """
+
+    settings: dict[str, Any]
+    prompt: str | None
+    seed: int
+    batch_size: int | None
+    workers: int | None
+    device: str
+    precision: str
+    compile: bool
+    model_config: str | None
+    vocab: str | None
+
+
+AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,6 +46,22 @@ class Parser(argparse.ArgumentParser):
             description=description,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+
+    def parse(self, kind: type[AnyOptions], words: Sequence[str] | None = None) -> AnyOptions:
+        """The command line (or `words`) as a `kind`, whose fields have the options' names."""
+        values = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in vars(self.parse_args(words)).items()
+        }
+        settings = {setting.name: values.pop(setting.name) for setting in fields(GenerateConfig)}
+        given = {name: value for name, value in settings.items() if value is not None}
+        try:
+            with option_names():
+                for name, value in given.items():
+                    check_setting(f"generate.{name}", value)
+        except UserError as error:
+            self.exit(2, f"{self.prog}: {error}\n")
+        return kind(settings=given, **values)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {printable(message)}; --help shows all options\n")
@@ -50,16 +88,6 @@ def add_caption_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--seed", type=int, default=0, help="of sampling; each image draws its own from it (0)"
     )
-
-
-def caption_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The settings of `[generate]` that were given. Raises UserError if one is impossible."""
-    settings = {setting.name: getattr(args, setting.name) for setting in fields(GenerateConfig)}
-    given = {name: value for name, value in settings.items() if value is not None}
-    with option_names():
-        for name, value in given.items():
-            check_setting(f"generate.{name}", value)
-    return given
 
 
 @contextlib.contextmanager
@@ -105,33 +133,33 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def prepare(captioner: Captioner, args: argparse.Namespace, *, relay: bool = True) -> Captioner:
+def prepare(captioner: Captioner, options: Options, *, relay: bool = True) -> Captioner:
     """Makes a captioner fast, by what the speed options say; `relay` as in `pack`."""
-    if args.compile:
+    if options.compile:
         captioner.vit.compile()
-    elif args.precision != "bfloat16" and can_pack(captioner):
+    elif options.precision != "bfloat16" and can_pack(captioner):
         pack(captioner, relay=relay)
     return captioner
 
 
-def speed(args: argparse.Namespace, captioner: Captioner) -> dict[str, Any]:
+def speed(options: Options, captioner: Captioner) -> dict[str, Any]:
     """How `describe_all` is to go about it: what was asked for, or what suits the machine."""
     on_cuda = captioner.device.type == "cuda"
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     cpus //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     workers = max(1, min(16, cpus) if on_cuda else min(4, cpus // 2))
     return {
-        "batch_size": args.batch_size or (64 if on_cuda else 8),
-        "workers": workers if args.workers is None else args.workers,
-        "seed": args.seed,
-        "bfloat16": wants_bfloat16(args, captioner),
+        "batch_size": options.batch_size or (64 if on_cuda else 8),
+        "workers": workers if options.workers is None else options.workers,
+        "seed": options.seed,
+        "bfloat16": wants_bfloat16(options, captioner),
     }
 
 
-def wants_bfloat16(args: argparse.Namespace, captioner: Captioner) -> bool:
-    if args.precision == "auto":
+def wants_bfloat16(options: Options, captioner: Captioner) -> bool:
+    if options.precision == "auto":
         return captioner.device.type == "cuda"
-    return args.precision == "bfloat16"
+    return options.precision == "bfloat16"
 
 
 def labels(sources: Sequence[str]) -> list[str]:

@@ -8,7 +8,6 @@ all the photos and drops them. The slower of the two is the bottleneck. Options 
 with --tiny and nothing else, pictures and captioner are made on the spot.
 """
 
-import argparse
 import itertools
 import os
 import subprocess
@@ -17,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from project import ROOT
@@ -25,14 +25,24 @@ import smile
 from smile.captioning.describe import Model, read_ahead
 from smile.captioning.find_images import ImageNames
 from smile.captioning.options import (
+    Options,
+    Parser,
     add_caption_options,
     add_speed_options,
-    caption_settings,
     prepare,
     speed,
 )
+from smile.weights.load import add_model_options
 
 IN_MEMORY = 64  # batches that the model alone captions
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions(Options):
+    """What sample.py is to caption, by which model."""
+
+    photos: str
+    model: str
 
 
 def main() -> None:
@@ -45,22 +55,21 @@ def main() -> None:
 
 def measure(words: list[str]) -> None:
     """Prints the rates of what these words of sample.py's command line ask for."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(usage="%(prog)s PHOTOS --model MODEL [options]", description=__doc__)
     parser.add_argument("photos", help="a folder")
     parser.add_argument("--model", required=True, help="a run folder or weights")
     add_caption_options(parser)
     add_speed_options(parser)
-    args = parser.parse_args(words)
+    add_model_options(parser)
+    options = parser.parse(BenchOptions, words)
     whole, memory, count = time_whole(words)
     print(
         f"whole: {count / whole:.0f} images/s ({count} in {whole:.0f} s), {memory:.0f} MB at most"
     )
-    captioner = smile.load(args.model)
+    captioner = smile.load(options.model)
     rates = {
-        "the model alone": model_rate(captioner, args),
-        "reading": reading_rate(captioner, args),
+        "the model alone": model_rate(captioner, options),
+        "reading": reading_rate(captioner, options),
     }
     for what, rate in rates.items():
         print(f"{what}: {rate:.0f} images/s")
@@ -94,18 +103,18 @@ def time_whole(words: list[str]) -> tuple[float, float, int]:
         return seconds, usage.ru_maxrss * 1024 / 1e6, len(out.read_text("utf-8").splitlines())
 
 
-def reading_rate(captioner: smile.Captioner, args: argparse.Namespace) -> float:
+def reading_rate(captioner: smile.Captioner, options: BenchOptions) -> float:
     """Images a second, read by the worker processes and dropped."""
     started = time.perf_counter()
-    read = sum(len(batch.names) for batch in batches(captioner, args))
+    read = sum(len(batch.names) for batch in batches(captioner, options))
     return read / (time.perf_counter() - started)
 
 
-def model_rate(captioner: smile.Captioner, args: argparse.Namespace) -> float:
+def model_rate(captioner: smile.Captioner, options: BenchOptions) -> float:
     """Images a second, captioned from memory."""
     size = captioner.transform.size
-    pixels = [b.pixels[size] for b in itertools.islice(batches(captioner, args), IN_MEMORY)]
-    model = Model(captioner=prepare(captioner, args), settings=caption_settings(args))
+    pixels = [b.pixels[size] for b in itertools.islice(batches(captioner, options), IN_MEMORY)]
+    model = Model(captioner=prepare(captioner, options), settings=options.settings)
     model.describe(pixels[0], range(len(pixels[0])))
     started = time.perf_counter()
     for batch in pixels:
@@ -113,11 +122,11 @@ def model_rate(captioner: smile.Captioner, args: argparse.Namespace) -> float:
     return sum(map(len, pixels)) / (time.perf_counter() - started)
 
 
-def batches(captioner: smile.Captioner, args: argparse.Namespace):
+def batches(captioner: smile.Captioner, options: BenchOptions):
     """The folder's pictures as sample.py reads them."""
-    how = speed(args, captioner)
+    how = speed(options, captioner)
     return read_ahead(
-        ImageNames([args.photos]),
+        ImageNames([options.photos]),
         [captioner.transform.size],
         batch_size=how["batch_size"],
         workers=how["workers"],
