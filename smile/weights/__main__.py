@@ -8,12 +8,12 @@ python -m smile.weights export RUN DIR --format transformers
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from smile.config import load_config
 from smile.errors import UserError
-from smile.model.captioner import Captioner
 from smile.system.files import check_empty
 from smile.weights.arguments import add_model_options
 from smile.weights.export import export_blip, export_transformers
@@ -24,15 +24,17 @@ from smile.weights.run_folder import is_run, load_run, save_run
 
 
 def main() -> None:
-    args = _parse_args()
+    options = _parse_options()
+    run = options.pop("run")
     try:
-        args.run(args)
+        run(**options)
     except UserError as error:
         print(f"smile.weights: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def _parse_args() -> argparse.Namespace:
+def _parse_options() -> dict[str, Any]:
+    """The command's options by their names, and as "run" the function that takes them."""
     parser = argparse.ArgumentParser(
         prog="python -m smile.weights",
         description="Look into, convert and export captioners.",
@@ -55,16 +57,12 @@ def _parse_args() -> argparse.Namespace:
         command.add_argument("folder", metavar="DIR", type=Path, help="a new or empty folder")
     for command in (inspect, convert, export):
         add_model_options(command)
-    return parser.parse_args()
+    return vars(parser.parse_args())
 
 
-def _load(args: argparse.Namespace) -> Captioner:
-    return load(args.source, model_config=args.model_config, vocab=args.vocab)
-
-
-def _inspect(args: argparse.Namespace) -> None:
+def _inspect(*, source: str, model_config: str | None, vocab: str | None) -> None:
     """Prints sizes and the accounting table of a source."""
-    found = find(args.source, own_vocab=args.vocab is None)
+    found = find(source, own_vocab=vocab is None)
     if is_run(found):
         captioner = load_run(found)
         weights, config = captioner.state_dict(), captioner.config
@@ -81,11 +79,11 @@ def _inspect(args: argparse.Namespace) -> None:
             found,
             weights,
             convention,
-            own_vocab=args.vocab is None,
-            knows_heads=args.model_config is not None,
+            own_vocab=vocab is None,
+            knows_heads=model_config is not None,
         )
-    if args.model_config is not None:
-        config = load_config(args.model_config, base=config)
+    if model_config is not None:
+        config = load_config(model_config, base=config)
     total = sum(tensor.numel() for tensor in weights.values())
     print(f"{found}: {total / 1e6:.1f} M parameters")
     for name in ("vit", "decoder"):
@@ -112,18 +110,18 @@ def _account_lines(book: Account, theirs: dict[str, Tensor], convention: Convent
     return lines + [f"  {key:<75} MISSING" for key in book.missing]
 
 
-def _convert(args: argparse.Namespace) -> None:
-    check_empty(args.folder)
-    save_run(args.folder, _load(args))
-    print(f"{args.folder} is a run folder: python sample.py PHOTO --model {args.folder}")
+def _convert(*, source: str, folder: Path, **options: str | None) -> None:
+    check_empty(folder)
+    save_run(folder, load(source, **options))
+    print(f"{folder} is a run folder: python sample.py PHOTO --model {folder}")
 
 
 EXPORTS = {"transformers": export_transformers, "blip": export_blip}
 
 
-def _export(args: argparse.Namespace) -> None:
-    check_empty(args.folder)
-    print(EXPORTS[args.format](_load(args), args.folder))
+def _export(*, source: str, folder: Path, format: str, **options: str | None) -> None:
+    check_empty(folder)
+    print(EXPORTS[format](load(source, **options), folder))
 
 
 if __name__ == "__main__":
