@@ -25,9 +25,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from smile.captioning.caption_file import json_line
 from smile.config import Config, describe_config, load_config
 from smile.data.batches import Batch, Broken, Example
 from smile.data.device_augment import augment_batch
@@ -35,63 +33,38 @@ from smile.errors import UserError, counted
 from smile.model.captioner import Captioner
 from smile.system.device import pick_device
 from smile.system.distributed import World
-from smile.system.files import write_atomically
+from smile.system.files import json_line, write_atomically
 from smile.system.lock import ProcessLock
 from smile.training.checkpointing.checkpoints import Checkpoints
-from smile.training.checkpointing.folder import (
-    check_captioners,
-    claim,
-    leave,
-    resume_command,
-    run_folder,
-)
+from smile.training.checkpointing.folder import claim, leave, resume_command, run_folder
 from smile.training.checkpointing.keeper import Keeper
-from smile.training.checkpointing.resume import (
-    change_of_epochs,
-    check_about,
-    check_epochs,
-    check_same,
-    identity,
-    something_left,
-)
+from smile.training.checkpointing.resume import find_run, identity
 from smile.training.checkpointing.signals import Stopped
-from smile.training.checkpointing.state import (
-    Progress,
-    RunState,
-    captioner_of,
-    seed_process,
-    seeded,
-    taking_up,
-)
+from smile.training.checkpointing.state import Progress, RunState, seed_process, seeded
 from smile.training.checks import advice, check_fit
-from smile.training.comparison import COMPARISON, contenders
+from smile.training.comparison import COMPARISON, closing_words, contenders
 from smile.training.console import bar, say, take_any_name
-from smile.training.dry_run import try_out
+from smile.training.dry_run import dry_run
 from smile.training.ema import WeightAverage
-from smile.training.features import Features
-from smile.training.loader import NoNextBatch, in_groups, make_loader, read
+from smile.training.loader import NoNextBatch, in_groups, read
 from smile.training.objective import Objective
-from smile.training.once import decode_once, encode_once
+from smile.training.once import TrainingData
 from smile.training.precision import Precision
 from smile.training.report import (
-    command_to_try,
     describe,
     divergence,
     draw_comparison,
     draw_epoch,
     epoch_line,
+    epoch_record,
     out_of_memory,
+    size_line,
     summarise,
     summary_line,
 )
 from smile.training.schedule import Phase
-from smile.training.setup import accents_line, make_captioner, recorded
-from smile.training.speed import (
-    give_back_freed_memory,
-    prepare,
-    train_mode,
-    uncompiled,
-)
+from smile.training.setup import accents_line, make_captioner, make_optimizer, recorded
+from smile.training.speed import give_back_freed_memory, prepare, train_mode, uncompiled
 from smile.training.splits import choose_shown, load_splits
 from smile.version import __version__
 from smile.weights.run_folder import LAST_FOLDER, LOG, MLE_FOLDER, save_run
@@ -104,7 +77,7 @@ def main() -> None:
     try:
         config = load_config(args.config, args.set)
         world = World.join(pick_device(config.train.device))
-        train(args, config, world)
+        train(config, world, args.config, out=args.out, resumes=args.resume, tries=args.dry_run)
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
@@ -149,25 +122,27 @@ def parse_args() -> argparse.Namespace:
 # The run and its folder ---------------------------------------------------------------------------
 
 
-def train(args: argparse.Namespace, config: Config, world: World) -> None:
-    """Begins a run or goes on with one; or only tries it out."""
+def train(
+    config: Config, world: World, source: str, *, out: Path | None, resumes: bool, tries: bool
+) -> None:
+    """Begins a run or resumes one; or only tries it out. `source` is the config's file."""
     torch.manual_seed(config.train.seed)
     config = recorded(config)
     examples = load_splits(config)
-    if args.dry_run:
-        Trainer(make_captioner(config, examples["train"]), Path(), examples, world=world).dry_run()
+    if tries:
+        dry_run(Trainer(make_captioner(config, examples["train"]), Path(), examples, world=world))
         return
-    folder = world.first(lambda: run_folder(args.config, args.out, resume=args.resume))
+    folder = world.first(lambda: run_folder(source, out, resume=resumes))
     lock = ProcessLock(folder / ".lock")
     world.first(lambda: claim(folder, lock))
     try:
-        begin = resume if args.resume else start
+        begin = resume if resumes else start
         trainer = begin(config, folder, examples, world)
         if not folder.exists():
             raise UserError(f"{folder}: not seen from here; all machines of a run need one disk")
         if trainer is not None:
             trainer.prepare_data()
-            trainer.keeper.go_on = resume_command(args.config, args.out, folder, world)
+            trainer.keeper.go_on = resume_command(source, out, folder, world)
             with trainer.keeper.signals:
                 try:
                     trainer.run()
@@ -196,45 +171,25 @@ def resume(
     config: Config, folder: Path, examples: dict[str, list], world: World
 ) -> "Trainer | None":
     """The run in `folder` as its last good checkpoint has it; None if nothing is left to do."""
-    checkpoints = Checkpoints(folder)
-    number, about, complaints = world.first(lambda: checkpoints.choose(check_about))
-    now = identity(config, examples)
-    world.first(lambda: check_same(about["run"], now))
-    world.first(lambda: check_captioners(folder))
-    state, source = checkpoints.load(number), checkpoints.path(number)
-    with taking_up(source):
-        captioner = captioner_of(state, config, source=source)
-        progress = Progress(**state["progress"])
-        world.first(lambda: check_epochs(progress, config.train.epochs))
-    if world.is_first:
-        for complaint in complaints:
-            print(f"{complaint}: taking the one before", file=sys.stderr)
-    compares = bool(examples["test"])
-    if not world.first(lambda: something_left(folder, config, progress, compares=compares)):
-        if world.is_first:
-            epochs = counted(progress.epoch, "epoch")
-            say(f"{folder} is finished: {progress.epoch} of {epochs} done")
+    found = find_run(config, folder, examples, world)
+    if found is None:
         return None
     trainer = Trainer(
-        captioner, folder, examples, world=world, identity=now, checkpoints=checkpoints
+        found.captioner,
+        folder,
+        examples,
+        world=world,
+        identity=found.identity,
+        checkpoints=found.checkpoints,
     )
-    with taking_up(source):
-        trainer.state.restore(state)
-        trainer.progress.check(epochs=config.train.epochs, steps=trainer.num_steps)
+    found.restore(trainer.state, steps=trainer.num_steps)
     trainer.choose_shown()
-    trainer.say(f"resuming {folder} after {trainer.progress}")
-    if about["processes"] != world.size:
-        trainer.say(
-            f"{about['processes']} processes there, {world.size} now: the same batches, but "
-            "other rounding and dropout, so no longer the very same run"
-        )
-    old = about["run"]["config"]["train"].get("epochs", config.train.epochs)
-    if line := change_of_epochs(old, config, trainer.progress, steps=trainer.num_steps):
+    for line in found.lines(steps=trainer.num_steps, processes=world.size):
         trainer.say(line)
     return trainer
 
 
-# The loop -----------------------------------------------------------------------------------------
+# One run ------------------------------------------------------------------------------------------
 
 
 class Trainer:
@@ -257,32 +212,20 @@ class Trainer:
         self.folder = folder
         self.examples = examples
         self.world = world or World()
-        if config.train.batch_size < self.world.size:
-            raise UserError(
-                f"train.batch_size = {config.train.batch_size}: expected at least "
-                f"{self.world.size}, an image for each process"
-            )
-        check_fit(captioner)
+        check_fit(captioner, processes=self.world.size)
         self.device = pick_device(config.train.device)
         self.captioner = prepare(captioner.to(self.device))
         self.objective = Objective(self.captioner)
         self.model = self.world.parallel(self.objective)
         self.average = WeightAverage(self.captioner, decay=config.train.ema)
         self.precision = Precision(config.train.precision, self.device)
-        self.optimizer = torch.optim.AdamW(
-            [weight for weight in captioner.parameters() if weight.requires_grad],
-            lr=config.train.lr,
-            betas=config.train.betas,
-            weight_decay=config.train.weight_decay,
-            fused=True,
-        )
-        self.pictures = examples  # the same, perhaps decoded already
+        self.optimizer = make_optimizer(captioner)
+        self.data = TrainingData(captioner, examples, world=self.world)
+        self.batches = self.data.loader("train")
         self.shown = {  # the images of a split that are captioned
             split: list(part)[: config.train.caption_images or None]
             for split, part in examples.items()
         }
-        self.features: dict[str, Features] = {}
-        self.batches = self.make_loader("train")
         self.progress = Progress()
         self.state = RunState(
             captioner=captioner,
@@ -301,26 +244,11 @@ class Trainer:
             checkpoints=checkpoints,
         )
 
-    def choose_shown(self) -> None:
-        """Opens what validation and pictures need, so that no epoch is lost to a broken image."""
-        self.shown, broken = choose_shown(self.config, self.examples, world=self.world)
-        self.note_broken(broken if self.world.is_first else [])
-
-    def prepare_data(self) -> None:
-        """Decodes all pictures, or computes their features, where this is to be done only once."""
-        said = {"world": self.world, "say": self.say}
-        self.pictures = decode_once(self.captioner, self.examples, **said)
-        self.features = encode_once(
-            self.captioner, self.pictures, folder=self.folder, precision=self.precision, **said
-        )
-        self.batches = self.make_loader("train")
+    # The loop -----------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Trains the epochs that remain, then compares MLE and SMILE on the test images."""
-        size = sum(p.numel() for p in self.captioner.parameters())
-        counts = ", ".join(f"{len(part)} {name}" for name, part in self.examples.items())
-        where = f"{self.device}" + f" x {self.world.size}" * (self.world.size > 1)
-        self.say(f"{size / 1e6:.1f} M parameters on {where}; images: {counts}; → {self.folder}")
+        self.say(f"{size_line(self.captioner, self.examples, self.world)}; → {self.folder}")
         self.advise()
         while self.progress.epoch < self.config.train.epochs:
             phase = Phase.of(self.config, self.progress.epoch)
@@ -332,12 +260,6 @@ class Trainer:
             else:
                 self.progress.next_epoch(None)
         self.compare()
-
-    def advise(self) -> None:
-        """Says what may make this run a disappointment."""
-        counts = {"num_images": len(self.examples["train"]), "num_val": len(self.examples["val"])}
-        for line in advice(self.config, **counts, steps=self.num_steps):
-            self.say(line)
 
     def begin_phase(self, phase: Phase) -> None:
         self.progress.best = math.inf  # losses of different objectives do not compare
@@ -360,9 +282,7 @@ class Trainer:
             clock = time.perf_counter()
             for batches in in_groups(read(self.batches, self.world), config.accumulate):
                 progress.waited += time.perf_counter() - clock
-                lr = phase.learning_rate(
-                    config, epoch=progress.epoch, step=progress.step, steps=steps
-                )
+                lr = self.learning_rate(phase, step=progress.step)
                 loss, tokens, images = self.step(batches, phase, lr)
                 progress.step += 1
                 progress.loss += loss
@@ -373,11 +293,6 @@ class Trainer:
                 shown.update()
                 self.keeper.pause()
                 clock = time.perf_counter()
-
-    @property
-    def num_steps(self) -> int:
-        """Optimiser steps in an epoch."""
-        return math.ceil(len(self.batches.batch_sampler) / self.config.train.accumulate)
 
     def step(self, batches: list[Batch], phase: Phase, lr: float) -> tuple[float, int, int]:
         """One optimiser step on one or more batches; returns summed loss, tokens and images.
@@ -419,6 +334,16 @@ class Trainer:
         with self.precision.autocast():
             return model(batch, phase.objective)
 
+    @property
+    def num_steps(self) -> int:
+        """Optimiser steps in an epoch."""
+        return math.ceil(len(self.batches.batch_sampler) / self.config.train.accumulate)
+
+    def learning_rate(self, phase: Phase, *, step: int) -> float:
+        """Of that step of the present epoch."""
+        steps = {"epoch": self.progress.epoch, "step": step, "steps": self.num_steps}
+        return phase.learning_rate(self.config.train, **steps)
+
     def finish_epoch(self, phase: Phase) -> None:
         """Saves what was learned, then validates, and saves what came of that.
 
@@ -434,7 +359,10 @@ class Trainer:
     def validate(self, phase: Phase) -> None:
         """Loss and captions of the validation images, and everything written but checkpoints."""
         val_loss = self.validation_loss(phase) if self.examples["val"] else None
-        record = self.epoch_record(phase, val_loss)
+        lr = self.learning_rate(phase, step=self.num_steps - 1)
+        if val_loss is not None:
+            self.check_finite(val_loss, 0.0, lr, during="validation")
+        record = epoch_record(self.progress, phase, self.config.train, lr=lr, val_loss=val_loss)
         best = self.progress.best if val_loss is None else min(self.progress.best, val_loss)
         is_best = val_loss is None or val_loss < self.progress.best
         self.keeper.write(lambda: self.write_captioners(is_best=is_best))
@@ -450,35 +378,13 @@ class Trainer:
         self.progress.next_epoch(record)
         self.keeper.write(lambda: self.write_log(captions))
 
-    def epoch_record(self, phase: Phase, val_loss: float | None) -> dict[str, Any]:
-        """What training and validation have to say for log.jsonl."""
-        progress, steps = self.progress, self.num_steps
-        lr = phase.learning_rate(
-            self.config.train, epoch=progress.epoch, step=steps - 1, steps=steps
-        )
-        if val_loss is not None:
-            self.check_finite(val_loss, 0.0, lr, during="validation")
-        return {
-            "epoch": progress.epoch + 1,
-            "epochs": self.config.train.epochs,
-            "objective": phase.objective,
-            "lr": lr,
-            "train_loss": progress.loss / max(progress.tokens, 1),
-            "val_loss": val_loss,
-            "seconds": round(progress.seconds, 2),
-            "data_wait": round(progress.waited / max(progress.seconds, 1e-9), 3),
-            "images_per_second": round(progress.images / max(progress.seconds, 1e-9), 1),
-        }
-
     @torch.inference_mode()
     def validation_loss(self, phase: Phase) -> float:
         """Mean loss per token over all validation captions, under the phase's objective."""
         total, count = torch.zeros((), device=self.device), 0
-        loader = self.make_loader("val")
-        batches = bar(
-            read(loader, self.world), total=len(loader), desc="validation", world=self.world
-        )
-        for number, batch in enumerate(batches):
+        loader = self.data.loader("val")
+        title = {"total": len(loader), "desc": "validation", "world": self.world}
+        for number, batch in enumerate(bar(read(loader, self.world), **title)):
             self.note_broken(batch.broken)
             if batch.names:
                 # The objective "random" draws words: the same ones in each epoch, and without
@@ -490,18 +396,49 @@ class Trainer:
         total, count = self.world.sums([total.item(), count])
         return total / max(count, 1)
 
+    def compare(self) -> None:
+        """Describes test images by the captioners before and after: a line each, and a picture."""
+        shown, skip_broken = self.shown["test"], self.config.data.skip_broken
+        if shown:
+            self.say(f"\non {counted(len(shown), 'test image')}:")
+            columns, train_examples = {}, self.examples["train"]
+            before_and_after = contenders(self.config, self.folder, train_examples, say=self.say)
+            for label, captioner in before_and_after:
+                columns[label] = captions = self.describe(captioner.to(self.device), shown)
+                self.say(f"  {label:<6} {summary_line(summarise(captions, shown))}")
+            path = self.folder / COMPARISON
+            self.keeper.write(
+                lambda: draw_comparison(path, shown, columns, skip_broken=skip_broken)
+            )
+        example = [*shown, *self.shown["val"], *self.examples["train"][:1]][0]
+        self.say(closing_words(self.folder, example))
+
+    # What it leans on ---------------------------------------------------------------------------
+
+    def choose_shown(self) -> None:
+        """Opens what validation and pictures need, so that no epoch is lost to a broken image."""
+        self.shown, broken = choose_shown(self.config, self.examples, world=self.world)
+        self.note_broken(broken if self.world.is_first else [])
+
+    def prepare_data(self) -> None:
+        """Decodes all pictures, or computes their features, where this is to be done only once."""
+        self.data.prepare(folder=self.folder, precision=self.precision, say=self.say)
+        self.batches = self.data.loader("train")
+
+    def advise(self) -> None:
+        """Says what may make this run a disappointment."""
+        counts = {"num_images": len(self.examples["train"]), "num_val": len(self.examples["val"])}
+        for line in advice(self.config, **counts, steps=self.num_steps):
+            self.say(line)
+
     def describe(self, captioner: Captioner, examples: list[Example]) -> dict[str, str]:
         """A caption for each example whose picture can be read, by the example's name."""
-        found = describe(
-            captioner,
-            examples,
-            world=self.world,
-            pause=self.keeper.pause,
-            skip_broken=self.config.data.skip_broken,
+        skip_broken, pause = self.config.data.skip_broken, self.keeper.pause
+        captions, broken = describe(
+            captioner, examples, world=self.world, pause=pause, skip_broken=skip_broken
         )
-        self.note_broken(x for x in found if isinstance(x, Broken) and self.world.is_first)
-        pairs = zip(examples, found, strict=True)
-        return {example.name: text for example, text in pairs if not isinstance(text, Broken)}
+        self.note_broken(broken if self.world.is_first else [])
+        return captions
 
     def write_captioners(self, *, is_best: bool) -> None:
         """The captioner as it is after an epoch, in one or two places."""
@@ -511,46 +448,10 @@ class Trainer:
 
     def write_log(self, captions: dict[str, str]) -> None:
         """The log, and its pictures, as they are after an epoch."""
-        records = self.progress.records
-        log = b"".join(json_line(record) for record in records)
+        records, skip_broken = self.progress.records, self.config.data.skip_broken
+        log = b"".join(map(json_line, records))
         write_atomically(self.folder / LOG, lambda path: path.write_bytes(log))
-        draw_epoch(
-            self.folder,
-            records,
-            self.shown["val"],
-            captions,
-            skip_broken=self.config.data.skip_broken,
-        )
-
-    def make_loader(self, split: str) -> DataLoader:
-        return make_loader(
-            self.captioner,
-            self.pictures[split],
-            features=self.features.get(split),
-            training=split == "train",
-            pin_memory=self.device.type == "cuda",
-            world=self.world,
-        )
-
-    def compare(self) -> None:
-        """Describes test images by the captioners before and after: a line each, and a picture."""
-        shown, columns = self.shown["test"], {}
-        if shown:
-            self.say(f"\non {counted(len(shown), 'test image')}:")
-            for label, captioner in contenders(
-                self.config, self.folder, self.examples["train"], say=self.say
-            ):
-                columns[label] = captions = self.describe(captioner.to(self.device), shown)
-                self.say(f"  {label:<6} {summary_line(summarise(captions, shown))}")
-            path, skip_broken = self.folder / COMPARISON, self.config.data.skip_broken
-            self.keeper.write(
-                lambda: draw_comparison(path, shown, columns, skip_broken=skip_broken)
-            )
-        names = ("log.jsonl", "samples.png", COMPARISON, "loss.png")
-        made = [name for name in names if (self.folder / name).exists()]
-        self.say(f"\n{self.folder} holds the captioner, {', '.join(made)}")
-        example = [*shown, *self.shown["val"], *self.examples["train"][:1]][0]
-        self.say(f"try it: {command_to_try(self.folder, example)}")
+        draw_epoch(self.folder, records, self.shown["val"], captions, skip_broken=skip_broken)
 
     def check_finite(self, loss: float, norm: float, lr: float, *, during: str) -> None:
         """Raises UserError where training has gone wrong, before anything of it is saved."""
@@ -567,17 +468,9 @@ class Trainer:
                 say(f"skipped: {broken.reason}")
                 self.progress.broken.append(broken.name)
 
-    # Telling ----------------------------------------------------------------------------------
-
     def say(self, line: str) -> None:
         if self.world.is_first:
             say(line)
-
-    def dry_run(self) -> None:
-        """One batch through everything, and what that says of a whole run."""
-        self.choose_shown()
-        self.say("\n".join(["dry run: nothing is written", *try_out(self).lines()]))
-        self.advise()
 
 
 if __name__ == "__main__":

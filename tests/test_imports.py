@@ -130,6 +130,20 @@ def test_requirements_name_every_package_used():
     assert third_party(ROOT) <= required | optional
 
 
+def takers_of_a_namespace(root: Path) -> list[str]:
+    """Every function that takes argparse's object of a script's options, as `file: name`."""
+    found = []
+    for path in sorted([*root.glob("*.py"), *root.glob("smile/**/*.py")]):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and "Namespace" in ast.unparse(node.args):
+                found.append(f"{path.relative_to(root)}: {node.name}")
+    return found
+
+
+def test_a_command_line_is_handed_on_by_name():
+    assert takers_of_a_namespace(ROOT) == []
+
+
 @pytest.mark.parametrize(
     ("file", "line", "mistake"),
     [

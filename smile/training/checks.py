@@ -29,13 +29,18 @@ def check_memory(config: Config) -> None:
         )
 
 
-def check_fit(captioner: Captioner) -> None:
-    """Raises UserError where lengths, beams and prompt leave no room for a caption.
+def check_fit(captioner: Captioner, *, processes: int) -> None:
+    """Raises UserError where a batch has no image for each process, or a caption no room.
 
     Sizes are the captioner's own, which need not be those of the config: it may have begun with
     somebody's weights.
     """
     config, prompt = captioner.config, captioner.config.data.prompt
+    if config.train.batch_size < processes:
+        raise UserError(
+            f"train.batch_size = {config.train.batch_size}: expected at least {processes}, an "
+            "image for each process"
+        )
     check_relations(config, {}, default_place=config.model.init or "config")
     length = len(captioner.tokenizer.prompt_ids(prompt))
     if config.data.max_tokens < length + 2:

@@ -7,8 +7,9 @@ from smile.config import Config
 from smile.data.batches import Example
 from smile.errors import UserError
 from smile.model.captioner import Captioner
+from smile.training.report import command_to_try
 from smile.training.setup import make_captioner
-from smile.weights.run_folder import MLE_FOLDER, is_run, load_run
+from smile.weights.run_folder import LOG, MLE_FOLDER, is_run, load_run
 
 COMPARISON = "comparison.png"  # the last thing a run writes
 
@@ -35,3 +36,13 @@ def contenders(
         else:
             yield "before", before.eval()
     yield config.loss.objective.upper(), load_run(folder)
+
+
+def closing_words(folder: Path, example: Example) -> str:
+    """What a finished run has made, and a command that shows it on an image like `example`."""
+    names = (LOG, "samples.png", COMPARISON, "loss.png")
+    made = [name for name in names if (folder / name).exists()]
+    return (
+        f"\n{folder} holds the captioner, {', '.join(made)}\n"
+        f"try it: {command_to_try(folder, example)}"
+    )

@@ -10,11 +10,18 @@ from smile.training.schedule import Phase
 from smile.training.speed import train_mode, uncompiled
 
 
+def dry_run(trainer: Any) -> None:
+    """Tries a run out, and says what that tells of the whole. `trainer` is train.py's."""
+    trainer.choose_shown()
+    trainer.say("\n".join(["dry run: nothing is written", *try_out(trainer).lines()]))
+    trainer.advise()
+
+
 def try_out(trainer: Any) -> Estimate:
     """What one batch and a few captions took. `trainer` is train.py's, which need not be kept."""
     config, phase = trainer.config.train, Phase.of(trainer.config, 0)
     captioner, world, shown = trainer.captioner, trainer.world, trainer.shown["val"]
-    lr = phase.learning_rate(config, epoch=0, step=0, steps=trainer.num_steps)
+    lr = trainer.learning_rate(phase, step=0)
     groups = in_groups(read(trainer.batches, world), config.accumulate)
     train_mode(captioner)
     batches, data_seconds = timed(lambda: next(groups))
@@ -34,7 +41,7 @@ def try_out(trainer: Any) -> Estimate:
         captions=world.total(sum(int((b.ids[:, :, 0] != 0).sum()) for b in batches)),
         tokens=max(batch.ids.size(2) for batch in batches),
         steps=trainer.num_steps,
-        val_batches=len(trainer.make_loader("val").batch_sampler),
+        val_batches=len(trainer.data.loader("val").batch_sampler),
         val_captions=len(shown),
         epochs=config.epochs,
         workers=config.workers,

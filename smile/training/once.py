@@ -1,7 +1,11 @@
-"""What need not be made anew in each epoch: pictures decoded, or encoded by a frozen encoder."""
+"""What a run trains on and validates with. What need not be made anew in each epoch is made once:
+pictures decoded, or encoded by a frozen encoder.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from torch.utils.data import DataLoader
 
 from smile.data.batches import Example
 from smile.data.picture_cache import cached, make_cache
@@ -9,10 +13,42 @@ from smile.model.captioner import Captioner
 from smile.system.distributed import World
 from smile.system.files import UNFINISHED, write_atomically
 from smile.training.features import Features, compute_features, on_one_machine
+from smile.training.loader import make_loader
 from smile.training.precision import Precision
 from smile.training.speed import is_frozen
 
 Splits = dict[str, Sequence[Example]]
+
+
+class TrainingData:
+    """The splits of a run, as they are or `prepare`d; `loader` makes batches of one."""
+
+    def __init__(self, captioner: Captioner, splits: Splits, *, world: World) -> None:
+        self.captioner, self.world = captioner, world
+        self.splits = splits
+        self.features: dict[str, Features] = {}
+
+    def prepare(self, *, folder: Path, precision: Precision, say: Callable[[str], None]) -> None:
+        """Decodes all pictures, or computes their features, where this is to be done only once.
+
+        Raises:
+            UserError: as `decode_once` and `compute_features` do.
+        """
+        said = {"world": self.world, "say": say}
+        self.splits = decode_once(self.captioner, self.splits, **said)
+        self.features = encode_once(
+            self.captioner, self.splits, folder=folder, precision=precision, **said
+        )
+
+    def loader(self, split: str) -> DataLoader:
+        return make_loader(
+            self.captioner,
+            self.splits[split],
+            features=self.features.get(split),
+            training=split == "train",
+            pin_memory=self.captioner.device.type == "cuda",
+            world=self.world,
+        )
 
 
 def decode_once(

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -13,7 +14,9 @@ from smile.data.shapes import Scene, check_caption
 from smile.errors import counted
 from smile.model.captioner import Captioner
 from smile.system.distributed import World
+from smile.training.checkpointing.state import Progress
 from smile.training.console import bar
+from smile.training.schedule import Phase
 
 SHEET = 12  # images on a contact sheet
 
@@ -26,11 +29,11 @@ def describe(
     pause: Callable[[], None] = lambda: None,
     skip_broken: bool = False,
     batch_size: int = 64,
-) -> list[str | Broken]:
-    """A caption for each example, by the run's own search settings.
+) -> tuple[dict[str, str], list[Broken]]:
+    """A caption for each example by its name, by the run's own search settings.
 
     The processes of `world` share the work, and all have its outcome. `pause` is called between
-    batches. Where a picture cannot be read, `Broken` stands in its caption's place.
+    batches. Pictures that cannot be read come second, with the reasons.
 
     Raises:
         BrokenImage: a picture cannot be read, without `skip_broken`.
@@ -50,7 +53,9 @@ def describe(
         shares = world.gather([said.get(r, p) for r, p in zip(own, pictures, strict=True)])
         captions += [shares[i % world.size][i // world.size] for i in range(len(rows))]
         pause()
-    return captions
+    broken = [caption for caption in captions if isinstance(caption, Broken)]
+    pairs = zip(examples, captions, strict=True)
+    return {ex.name: text for ex, text in pairs if not isinstance(text, Broken)}, broken
 
 
 def summarise(captions: Mapping[str, str], examples: Sequence[Example]) -> dict:
@@ -85,6 +90,31 @@ def summary_line(summary: dict) -> str:
         statements = counted(summary["statements"], "statement")
         line += f", {summary['true_share']:.1%} of {statements} true"
     return line
+
+
+def size_line(captioner: Captioner, examples: Mapping[str, Sequence], world: World) -> str:
+    """How large the captioner and the splits are, and where it trains."""
+    size = sum(weight.numel() for weight in captioner.parameters())
+    counts = ", ".join(f"{len(part)} {split}" for split, part in examples.items())
+    where = f"{captioner.device}" + f" x {world.size}" * (world.size > 1)
+    return f"{size / 1e6:.1f} M parameters on {where}; images: {counts}"
+
+
+def epoch_record(
+    progress: Progress, phase: Phase, config: TrainConfig, *, lr: float, val_loss: float | None
+) -> dict[str, Any]:
+    """What training and validation have to say for log.jsonl; `lr` is that of the last step."""
+    return {
+        "epoch": progress.epoch + 1,
+        "epochs": config.epochs,
+        "objective": phase.objective,
+        "lr": lr,
+        "train_loss": progress.loss / max(progress.tokens, 1),
+        "val_loss": val_loss,
+        "seconds": round(progress.seconds, 2),
+        "data_wait": round(progress.waited / max(progress.seconds, 1e-9), 3),
+        "images_per_second": round(progress.images / max(progress.seconds, 1e-9), 1),
+    }
 
 
 def epoch_line(record: dict, epochs: int) -> str:

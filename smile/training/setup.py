@@ -1,8 +1,10 @@
-"""The captioner a run starts with: from nothing, or from `model.init`."""
+"""The captioner a run starts with, from nothing or from `model.init`, and its optimiser."""
 
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
+
+import torch
 
 from smile.config import Config
 from smile.data.batches import Example
@@ -50,6 +52,18 @@ def make_captioner(config: Config, train_examples: Sequence[Example]) -> Caption
     config = replace(config, decoder=decoder)
     check_memory(config)
     return Captioner(config=config, tokenizer=tokenizer).init_weights()
+
+
+def make_optimizer(captioner: Captioner) -> torch.optim.Optimizer:
+    """AdamW over the weights that learn, by the run's settings."""
+    config = captioner.config.train
+    return torch.optim.AdamW(
+        [weight for weight in captioner.parameters() if weight.requires_grad],
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
 
 
 def _make_tokenizer(config: Config, train_examples: Sequence[Example]) -> Tokenizer:

@@ -1,19 +1,25 @@
-"""What must not change between a run and its --resume, and what happens where it may."""
+"""A run as its last good checkpoint has it: what must not have changed since, what may."""
 
 import hashlib
 import json
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from smile.config import SETTINGS, Config, config_to_toml, load_config
 from smile.data.batches import Example
 from smile.data.splits import SPLITS
-from smile.errors import UserError, first_few
+from smile.errors import UserError, counted, first_few
+from smile.model.captioner import Captioner
+from smile.system.distributed import World
 from smile.system.files import expect, show, write_text, writing
-from smile.training.checkpointing.state import Progress
+from smile.training.checkpointing.checkpoints import Checkpoints
+from smile.training.checkpointing.folder import check_captioners
+from smile.training.checkpointing.state import Progress, RunState, captioner_of, taking_up
 from smile.training.comparison import COMPARISON
+from smile.training.console import say
 from smile.training.schedule import Phase
 from smile.weights.run_folder import CONFIG, LAST_FOLDER, MLE_FOLDER, is_run
 
@@ -36,6 +42,77 @@ FREE = {
 MAY_CHANGE = ", ".join(
     sorted(name for name in FREE if not name.startswith(("model.", "generate.")))
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundRun:
+    """A run that is to be resumed: its state, whence, and what its checkpoint says about it."""
+
+    folder: Path
+    captioner: Captioner
+    state: dict[str, Any]
+    source: Path
+    about: dict[str, Any]
+    identity: dict[str, Any]
+    checkpoints: Checkpoints
+
+    def restore(self, to: RunState, *, steps: int) -> None:
+        """Brings `to` where the run was. `steps`: in an epoch."""
+        with taking_up(self.source):
+            to.restore(self.state)
+            to.progress.check(epochs=self.captioner.config.train.epochs, steps=steps)
+
+    def lines(self, *, steps: int, processes: int) -> list[str]:
+        """What to say about a run that goes on, with so many processes, from here."""
+        config, progress = self.captioner.config, Progress(**self.state["progress"])
+        lines = [f"resuming {self.folder} after {progress}"]
+        if (before := self.about["processes"]) != processes:
+            lines.append(
+                f"{before} processes there, {processes} now: the same batches, but other rounding "
+                "and dropout, so no longer the very same run"
+            )
+        old = self.about["run"]["config"]["train"].get("epochs", config.train.epochs)
+        if line := change_of_epochs(old, config, progress, steps=steps):
+            lines.append(line)
+        return lines
+
+
+def find_run(
+    config: Config, folder: Path, examples: dict[str, list], world: World
+) -> FoundRun | None:
+    """The run in `folder`, by its last good checkpoint; None, which it says, if it is finished.
+
+    Raises:
+        UserError: no checkpoint is good, or the run was begun with other settings or captions.
+    """
+    checkpoints = Checkpoints(folder)
+    number, about, complaints = world.first(lambda: checkpoints.choose(check_about))
+    now = identity(config, examples)
+    world.first(lambda: check_same(about["run"], now))
+    world.first(lambda: check_captioners(folder))
+    state, source = checkpoints.load(number), checkpoints.path(number)
+    with taking_up(source):
+        captioner = captioner_of(state, config, source=source)
+        progress = Progress(**state["progress"])
+        world.first(lambda: check_epochs(progress, config.train.epochs))
+    if world.is_first:
+        for complaint in complaints:
+            print(f"{complaint}: taking the one before", file=sys.stderr)
+    compares = bool(examples["test"])
+    if not world.first(lambda: something_left(folder, config, progress, compares=compares)):
+        if world.is_first:
+            epochs = counted(progress.epoch, "epoch")
+            say(f"{folder} is finished: {progress.epoch} of {epochs} done")
+        return None
+    return FoundRun(
+        folder=folder,
+        captioner=captioner,
+        state=state,
+        source=source,
+        about=about,
+        identity=now,
+        checkpoints=checkpoints,
+    )
 
 
 def identity(config: Config, examples: dict[str, Sequence[Example]]) -> dict[str, Any]:
