@@ -20,6 +20,7 @@ from smile.training.head_loss import caption_loss
 from smile.training.objective import Objective
 from smile.training.onednn import OneDNNLinear, use_mkl, use_onednn
 from smile.training.precision import Precision
+from smile.training.speed import checkpoint_activations
 
 OBJECTIVES = ("smile", "mle", "reverse")
 
@@ -123,10 +124,10 @@ def test_padding_needs_no_mask():
 def test_checkpointed_blocks_have_the_same_gradients(count):
     """Stochastic depth drops the same samples in the second computation."""
     captioner, ids = small(drop_path=0.5), some_captions()
-    images = torch.randn(3, 3, 32, 32)
+    images, names = torch.randn(3, 3, 32, 32), list(captioner.state_dict())
     results = []
-    for blocks in (0, count):
-        captioner.vit.checkpoint_blocks = blocks
+    for blocks in (count, 0):
+        checkpoint_activations(captioner.vit, last=blocks)
         started = []
         with torch.nn.modules.module.register_module_forward_pre_hook(
             lambda module, _, log=started: log.append(isinstance(module, PreNormBlock))
@@ -134,7 +135,8 @@ def test_checkpointed_blocks_have_the_same_gradients(count):
             torch.manual_seed(1)
             results.append(gradients(captioner, losses_of(captioner, images, ids)))
         assert sum(started) == 3 + blocks
-    plain, again = results
+        assert list(captioner.state_dict()) == names
+    again, plain = results
     for name in plain:
         assert torch.equal(again[name], plain[name]), name
 

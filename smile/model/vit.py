@@ -1,8 +1,8 @@
 """The image encoder: a Vision Transformer (Dosovitskiy et al. 2021) as BLIP uses it.
 
-An image is cut into square patches; each becomes a token, a class token stands before them, learned
-positions are added, and pre-norm Transformer blocks mix them. The captioner reads all the tokens,
-the class token too.
+An image is cut into square patches, each of which becomes a token. A class token is put before
+them, learned position embeddings are added, and pre-norm Transformer blocks mix them. The captioner
+reads all the tokens, the class token too.
 """
 
 from itertools import pairwise
@@ -11,19 +11,18 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from smile.config import ViTConfig
 from smile.model.layers import Activation, PreNormBlock
 
 
 class ConvStem(nn.Module):
-    """Patches by a pyramid of small convolutions (Xiao et al. 2021, arXiv 2106.14881).
+    """Patch tokens from a stack of small convolutions (Xiao et al. 2021, arXiv 2106.14881).
 
-    One large convolution has to learn from the data alone that neighbouring pixels belong together
-    and that a dog is a dog two pixels further on; small ones know both from the start. On a few
-    thousand images that decides what a small encoder learns to see. Each stage halves the sides,
-    and the last has the encoder's width; GroupNorm, unlike BatchNorm, leaves every image alone.
+    Small convolutions are local and translation-equivariant: a dog is a dog two pixels further on.
+    The usual stem, one convolution as large as a patch, has to learn both from the data, for which
+    a few thousand images are too few. Each stage halves height and width; the last has the
+    encoder's width. GroupNorm, unlike BatchNorm, keeps the images of a batch independent.
     """
 
     def __init__(self, *, config: ViTConfig):
@@ -48,12 +47,8 @@ class ConvStem(nn.Module):
 class ViT(nn.Module):
     """Image → one feature vector for the whole and one for each patch.
 
-    In training, the last `checkpoint_blocks` blocks keep only their input, and are computed a
-    second time for the backward pass: less memory for more time, and the same gradients (stochastic
-    depth included, whose random numbers are drawn again alike).
-
     Args:
-        clip: CLIP's variant: patches have no bias, and a LayerNorm stands before the first block.
+        clip: CLIP's variant: patches have no bias, and a LayerNorm comes before the first block.
         activation: of the MLPs.
     """
 
@@ -83,13 +78,12 @@ class ViT(nn.Module):
             for p in drop_paths
         )
         self.norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
-        self.checkpoint_blocks = 0
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) → (B, 1 + (S / patch_size)², D).
 
         Raises:
-            ValueError: if S is not the configured image size.
+            ValueError: S is not the configured image size.
         """
         size = self.config.image_size
         if images.shape[1:] != (3, size, size):
@@ -100,18 +94,16 @@ class ViT(nn.Module):
         patches = rearrange(self.patch_embed(images), "b d h w -> b (h w) d")
         class_token = self.class_token.expand(images.size(0), -1, -1)
         x = self.embed_norm(torch.cat([class_token, patches], dim=1) + self.positions)
-        kept = len(self.blocks) - self.checkpoint_blocks
-        for number, block in enumerate(self.blocks):
-            again = number >= kept and torch.is_grad_enabled()
-            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+        for block in self.blocks:
+            x = block(x)
         return self.norm(x)
 
 
 def interpolate_positions(positions: Tensor, *, grid: int) -> Tensor:
     """Position embeddings for another image size: (1, 1 + g², D) → (1, 1 + grid², D).
 
-    Patch positions are resized bicubically (`align_corners=False`), the class position is kept, as
-    BLIP does when it loads a 224 px checkpoint at 384 px.
+    Patch positions are resized bicubically (`align_corners=False`) and the class position is kept,
+    as in BLIP when it loads a 224 px checkpoint at 384 px.
     """
     old_grid = round((positions.size(1) - 1) ** 0.5)
     if old_grid == grid:

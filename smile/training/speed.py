@@ -1,12 +1,16 @@
-"""The settings that change how a captioner is trained but not what it computes."""
+"""Settings that change how fast a captioner trains, and in how much memory, but not its numbers."""
 
 import contextlib
 import ctypes
 
 import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from smile.errors import UserError
 from smile.model.captioner import Captioner
+from smile.model.layers import PreNormBlock
+from smile.model.vit import ViT
 from smile.training.onednn import use_onednn
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
@@ -26,33 +30,57 @@ def prepare(captioner: Captioner) -> Captioner:
             f"train.checkpoint_blocks = {config.checkpoint_blocks}: expected at most "
             f"{len(vit.blocks)}, the encoder's blocks"
         )
-    vit.checkpoint_blocks = config.checkpoint_blocks
+    checkpoint_activations(vit, last=config.checkpoint_blocks)
     vit.requires_grad_(not is_frozen(captioner))
     if captioner.device.type == "cpu":
         use_onednn(captioner)
         keep_freed_memory()
     if config.compile:
         blocks = [*vit.blocks, *captioner.decoder.blocks]
-        # Blocks of one kind share their code, but for stochastic depth, which is each one's own.
+        # Blocks of one kind share compiled code, except that each stochastic depth has its own.
         torch._dynamo.config.recompile_limit = 8 + len(blocks)
         for block in blocks:
-            block.compile(dynamic=True)  # captions are of any length, the last batch of any size
+            block.compile(dynamic=True)  # caption lengths differ, and the last batch is smaller
     return captioner
 
 
+class CheckpointedBlock(PreNormBlock):
+    """A block that keeps only its input and is computed again in the backward pass.
+
+    Activation checkpointing (Chen et al. 2016): less memory for more time, and the same gradients.
+    The call is wrapped, not `forward`, so that a compiled block stays compiled.
+    """
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, T, D) → (B, T, D)."""
+        if not torch.is_grad_enabled():
+            return super().__call__(x)
+        return checkpoint(super().__call__, x, use_reentrant=False)
+
+
+def checkpoint_activations(vit: ViT, *, last: int) -> None:
+    """Makes the `last` blocks of an encoder `CheckpointedBlock`s, and the others plain, in place.
+
+    Weights, their names and hooks stay.
+    """
+    kept = len(vit.blocks) - last
+    for number, block in enumerate(vit.blocks):
+        block.__class__ = PreNormBlock if number < kept else CheckpointedBlock
+
+
 def is_frozen(captioner: Captioner) -> bool:
-    """Whether the encoder does not learn."""
+    """Whether the encoder's weights are frozen."""
     return "vit" in captioner.config.train.freeze
 
 
 def train_mode(captioner: Captioner) -> None:
-    """Dropout and stochastic depth on, but in what is frozen."""
+    """Turns dropout and stochastic depth on, except in a frozen encoder."""
     captioner.train()
     captioner.vit.train(not is_frozen(captioner))
 
 
 def uncompiled(captioner: Captioner) -> contextlib.AbstractContextManager:
-    """For searches, whose cache grows with each word: a compiler would begin anew each time."""
+    """Runs eagerly inside: the cache grows in every step, so the compiler would recompile."""
     if captioner.config.train.compile:
         return torch.compiler.set_stance("force_eager")
     return contextlib.nullcontext()
@@ -70,10 +98,10 @@ C = _c_library()
 
 
 def keep_freed_memory() -> None:
-    """Lets freed memory stay with this process, for the next step to use again.
+    """Keeps freed memory in this process, for the next step to use again.
 
-    glibc hands large blocks back at once. Taken anew, they come zeroed page by page, which on two
-    cores is about a twentieth of a step. Other C libraries are left alone.
+    glibc returns large blocks to the system at once, and the system zeroes them page by page when
+    they are allocated again: on two cores about 5 % of a step. Other C libraries are not changed.
     """
     if hasattr(C, "mallopt"):
         C.mallopt(M_MMAP_MAX, 0)
@@ -81,6 +109,6 @@ def keep_freed_memory() -> None:
 
 
 def give_back_freed_memory() -> None:
-    """Once in a while, or what lies unused between blocks in use adds up over many epochs."""
+    """Returns unused heap to the system; otherwise fragmentation grows over many epochs."""
     if hasattr(C, "malloc_trim"):
         C.malloc_trim(0)
