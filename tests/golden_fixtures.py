@@ -57,7 +57,8 @@ class Golden:
 
     def states(self) -> torch.Tensor:
         """(B, T - prompt, D) states that predict the labels, with gradients."""
-        [states] = self.captioner(self.expected["image"], [self.expected["ids"][:, None]])
+        features = self.captioner.encode(self.expected["image"])
+        states = self.captioner.decode(self.expected["ids"], features)
         return states[:, self.sizes.prompt_length - 1 : -1]
 
     def gradients(self) -> dict[str, torch.Tensor]:

@@ -21,16 +21,15 @@ def captioner():
     return captioner
 
 
-def test_weights_are_those_that_forward_uses():
-    """Weights times values, through the output layer, is what `forward` gives."""
+def test_weights_are_those_that_attend_uses():
+    """Weights times values is what `attend` gives."""
     torch.manual_seed(0)
     attention = Attention(dim=12, num_heads=3, source_dim=7)
-    x, keys_values = torch.randn(4, 5, 12), attention.keys_values(torch.randn(2, 6, 7))
-    weights = attention.weights(x, keys_values)
-    assert_close(weights.sum(dim=-1), torch.ones(4, 3, 5))
-    values = keys_values[1].repeat_interleave(2, dim=0)
-    mixed = (weights @ values).transpose(1, 2).flatten(2)
-    assert_close(attention.out(mixed), attention(x, keys_values))
+    keys, values = attention.keys_values(torch.randn(2, 6, 7))
+    queries = torch.randn(2, 3, 5, 4)
+    weights = attention.weights(queries, keys)
+    assert_close(weights.sum(dim=-1), torch.ones(2, 3, 5))
+    assert_close(weights @ values, attention.attend(queries, (keys, values)))
 
 
 def test_a_map_is_what_the_position_before_the_word_looked_at(captioner):

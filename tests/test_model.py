@@ -1,6 +1,7 @@
 """Encoder, decoder and cache: what must be equal however it is computed."""
 
 import copy
+import io
 from dataclasses import replace
 
 import pytest
@@ -13,6 +14,7 @@ from smile.config import Config, DecoderConfig, ViTConfig
 from smile.model.captioner import Captioner
 from smile.model.layers import DropPath
 from smile.model.vit import ConvStem, ViT, interpolate_positions
+from smile.training.ema import WeightAverage
 
 # Weights as files, optimiser states and averages know them: by name, or by place alone.
 NAMES = """
@@ -78,15 +80,16 @@ def test_weights_keep_their_names_and_their_order():
 
 
 def test_a_cache_changes_nothing(golden):
-    """One word at a time, in chunks, or all at once: the same states."""
+    """Word by word, after a prompt or from the first word on, or all at once: the same states."""
     captioner, ids = golden.captioner, golden.expected["ids"][:1]
     with torch.inference_mode():
         features = captioner.encode(golden.expected["image"][:1])
         whole = captioner.decode(ids, features)
-        for cuts in ([1] * ids.size(1), [4, 1, 1, 8], [ids.size(1)]):
+        for prompt in (1, 4, ids.size(1)):
             cache = captioner.new_cache(features, max_length=ids.size(1))
-            parts = [captioner.decode(part, None, cache=cache) for part in ids.split(cuts, dim=1)]
-            assert_close(torch.cat(parts, dim=1), whole, rtol=1e-4, atol=1e-5)
+            parts = [ids[:, :prompt], *ids[:, prompt:].split(1, dim=1)]
+            states = [captioner.decode(part, None, cache=cache) for part in parts if part.numel()]
+            assert_close(torch.cat(states, dim=1), whole, rtol=1e-4, atol=1e-5)
 
 
 def test_cache_follows_its_rows(golden):
@@ -95,6 +98,7 @@ def test_cache_follows_its_rows(golden):
     with torch.inference_mode():
         features = captioner.encode(golden.expected["image"])
         cache = captioner.new_cache(features, max_length=8, copies=2)
+        assert all(tensor.is_contiguous() for layer in cache.image for tensor in layer)
         captioner.decode(ids[:, :4], None, cache=cache)
         cache.spread()
         said = ids[:, :4].repeat_interleave(2, dim=0)
@@ -114,13 +118,80 @@ def test_captions_of_one_image_share_it(golden):
     """K captions per image give what K copies of the image with one caption each give."""
     captioner = golden.captioner
     images = golden.expected["image"][:2]
-    ids = torch.randint(4, 200, (2, 3, 7), generator=torch.Generator().manual_seed(0))
-    [apart] = captioner(images.repeat_interleave(3, dim=0), [ids.flatten(0, 1)[:, None]])
-    [together] = captioner(images, [ids])
-    assert_close(together, apart, rtol=1e-4, atol=1e-5)
-    first, rest = captioner(images, [ids[:, :1], ids[:, 1:]])
-    regrouped = torch.cat([first.unflatten(0, (2, 1)), rest.unflatten(0, (2, 2))], dim=1)
-    assert_close(regrouped.flatten(0, 1), apart, rtol=1e-4, atol=1e-5)
+    ids = torch.randint(4, 200, (6, 7), generator=torch.Generator().manual_seed(0))
+    apart = captioner(images.repeat_interleave(3, dim=0), ids)
+    assert apart.shape == (6, 7, golden.sizes.vocab_size)
+    assert_close(captioner(images, ids), apart, rtol=1e-4, atol=1e-5)
+    image = captioner.decoder.keys_values(captioner.encode(images))
+    for row in (slice(0, None, 3), slice(1, None, 3)):  # projected once, for several groups
+        logits = captioner.logits(captioner.decode(ids[row], image))
+        assert_close(logits, apart[row], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((5, 7), "5 caption rows beside 2 images; expected a whole number of captions for each"),
+        ((1, 7), "1 caption rows beside 2 images"),
+        ((2, 3, 7), r"ids are \(2, 3, 7\), expected \(rows, words\)"),
+    ],
+    ids=["too many", "too few", "in groups"],
+)
+@pytest.mark.parametrize("kind", ["features", "keys and values", "cache"])
+def test_captions_that_cannot_be_matched_to_images_are_refused(kind, shape, message):
+    captioner, ids = one_block(), torch.ones(shape, dtype=torch.long)
+    features, cache = captioner.encode(torch.randn(2, 3, 32, 32)), None
+    if kind == "keys and values":
+        features = captioner.decoder.keys_values(features)
+    elif kind == "cache":
+        features, cache = None, captioner.new_cache(features, max_length=8, copies=3)
+    with pytest.raises(ValueError, match=message):
+        captioner.decode(ids, features, cache=cache)
+
+
+@torch.inference_mode()
+def test_the_head_follows_the_weights_it_is_tied_to():
+    """However a captioner is copied or its weights are replaced, scores are those of its own."""
+    plain, other = one_block(), one_block(drop_path=0.5)
+    for parameter in other.parameters():
+        parameter.copy_(torch.randn_like(parameter))
+    average = WeightAverage(other, decay=0.5)
+    saved = io.BytesIO()
+    torch.save(plain, saved)
+    saved.seek(0)
+    with torch.device("meta"):
+        empty = Captioner(config=plain.config)
+
+    def assigned(captioner: Captioner) -> Captioner:
+        captioner.load_state_dict(other.state_dict(), assign=True)
+        return captioner
+
+    def moved(captioner: Captioner, *, overwrite: bool) -> Captioner:
+        torch.__future__.set_overwrite_module_params_on_conversion(overwrite)
+        try:
+            return captioner.double()
+        finally:
+            torch.__future__.set_overwrite_module_params_on_conversion(False)
+
+    captioners = {
+        "deepcopy": copy.deepcopy(plain),
+        "pickle": torch.load(saved, weights_only=False),
+        "load_state_dict": one_block(),
+        "assign": assigned(one_block()),
+        "assign to meta": assigned(empty),
+        "to": moved(one_block(), overwrite=False),
+        "to, with new parameters": moved(one_block(), overwrite=True),
+        "average": other,
+    }
+    captioners["load_state_dict"].load_state_dict(other.state_dict())
+    plain.decoder.word_embed.weight.fill_(torch.nan)  # whoever still reads it is found
+    with average.shown():
+        for name, captioner in captioners.items():
+            decoder = captioner.decoder
+            decoder.head_bias.add_(1)
+            states = torch.randn(3, 8, dtype=decoder.head_bias.dtype)
+            expected = states @ decoder.word_embed.weight.t() + decoder.head_bias
+            assert_close(decoder.logits(states), expected, msg=lambda m, n=name: f"{n}: {m}")
 
 
 def test_padding_is_not_attended_to(golden):
@@ -141,7 +212,7 @@ def test_a_key_s_bias_changes_nothing(golden):
 
     @torch.inference_mode()
     def logits() -> torch.Tensor:
-        return captioner.logits(captioner.decode(ids, captioner.encode(golden.expected["image"])))
+        return captioner(golden.expected["image"], ids)
 
     before = logits()
     biases = {name: p for name, p in captioner.named_parameters() if name.endswith("bias")}
@@ -155,9 +226,8 @@ def test_a_key_s_bias_changes_nothing(golden):
 
 
 def test_a_row_of_padding_is_finite(golden):
-    nothing = torch.zeros(1, 1, 5, dtype=torch.long)
-    [states] = golden.captioner(golden.expected["image"][:1], [nothing])
-    assert states.isfinite().all()
+    nothing = torch.zeros(1, 5, dtype=torch.long)
+    assert golden.captioner(golden.expected["image"][:1], nothing).isfinite().all()
 
 
 def test_a_word_sees_only_the_past(golden):
@@ -179,15 +249,13 @@ def test_dropout_and_stochastic_depth_only_in_training():
     )
     torch.manual_seed(0)
     captioner = Captioner(config=config).init_weights()
-    images, ids = torch.randn(2, 3, 32, 32), torch.randint(3, 50, (2, 1, 6))
+    images, ids = torch.randn(2, 3, 32, 32), torch.randint(3, 50, (2, 6))
     captioner.eval()
-    assert_close(captioner(images, [ids]), captioner(images, [ids]), rtol=0, atol=0)
+    assert_close(captioner(images, ids), captioner(images, ids), rtol=0, atol=0)
     captioner.train()
     assert not torch.allclose(captioner.encode(images), captioner.encode(images))
     features = captioner.encode(images)
-    assert not torch.allclose(
-        captioner.decode(ids[:, 0], features), captioner.decode(ids[:, 0], features)
-    )
+    assert not torch.allclose(captioner.decode(ids, features), captioner.decode(ids, features))
     probabilities = [block.drop_path.probability for block in captioner.vit.blocks]
     assert probabilities == pytest.approx([0.0, 0.25, 0.5])
 
@@ -236,6 +304,11 @@ def test_wrong_sizes_are_named(golden):
         golden.captioner.encode(torch.zeros(1, 3, 96, 96))
     with pytest.raises(ValueError, match="65 tokens, but the decoder has 64"):
         golden.captioner.decode(torch.ones(1, 65, dtype=torch.long), torch.zeros(1, 17, 48))
+    features = golden.captioner.encode(golden.expected["image"][:1])
+    cache = golden.captioner.new_cache(features, max_length=9)
+    golden.captioner.decode(torch.ones(1, 4, dtype=torch.long), None, cache=cache)
+    with pytest.raises(ValueError, match="2 words a row after the 4 in the cache; expected one"):
+        golden.captioner.decode(torch.ones(1, 2, dtype=torch.long), None, cache=cache)
     config = copy.deepcopy(golden.captioner.config)
     object.__setattr__(config.decoder, "features_dim", 7)
     with pytest.raises(ValueError, match=r"features_dim 7 is not vit\.dim 48"):

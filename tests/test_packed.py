@@ -9,11 +9,13 @@ from torch.testing import assert_close
 
 from smile.captioning.packed import (
     FEW,
+    AttentionByViews,
     FewQueriesAttention,
     JointAttention,
     PackedLinear,
     can_pack,
     pack,
+    use_views,
 )
 from smile.config import GenerateConfig
 from smile.model.generate import generate
@@ -26,7 +28,7 @@ def test_packed_layers_give_the_same_states_and_captions(relay):
     captioner, packed = golden.captioner, pack(copy.deepcopy(golden.captioner), relay=relay)
     laid_out = packed if relay else packed.decoder
     assert not any(isinstance(module, torch.nn.Linear) for module in laid_out.modules())
-    assert isinstance(packed.decoder.packed_head, PackedLinear)
+    assert isinstance(packed.decoder.head, PackedLinear)
     prompts = torch.tensor([[golden.sizes.bos, 7, 9]]).expand(4, -1)
     options = GenerateConfig(num_beams=3, max_length=20, min_length=0)
     with torch.inference_mode():
@@ -61,6 +63,21 @@ def test_joint_attention_projects_what_three_layers_do():
         queries, (keys, values) = attention.project(x)
         found = JointAttention(attention).project(x)
     assert_close(found, (queries, (keys, values)), rtol=1e-4, atol=1e-6)
+
+
+def test_views_split_and_merge_heads_as_einops_does():
+    captioner = load_golden("a").captioner.train()
+    fast, names = use_views(copy.deepcopy(captioner)), list(captioner.state_dict())
+    images, ids = torch.randn(2, 3, 64, 64), torch.randint(4, 200, (6, 7))
+    results = []
+    for model in (captioner, fast):
+        torch.manual_seed(0)
+        logits = model(images, ids)
+        logits.square().sum().backward()
+        results.append([logits, *(parameter.grad for parameter in model.parameters())])
+    assert all(map(torch.equal, *results))
+    kinds = {type(module) for module in fast.modules() if isinstance(module, Attention)}
+    assert kinds == {AttentionByViews} and list(fast.state_dict()) == names
 
 
 def test_only_float32_on_the_cpu_is_packed():

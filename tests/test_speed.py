@@ -46,7 +46,7 @@ def some_captions() -> torch.Tensor:
 
 def losses_of(captioner: Captioner, images, ids, **settings) -> torch.Tensor:
     """(B, 3, S, S), (B, K, T) → the loss summed over all target tokens."""
-    [states] = captioner(images, [ids[:, :, :-1]])
+    states = captioner.decode(ids[:, :, :-1].flatten(0, 1), captioner.encode(images))
     labels = ids.flatten(0, 1)[:, 1:]
     decoder = captioner.decoder
     return caption_loss(

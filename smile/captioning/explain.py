@@ -14,8 +14,10 @@ from torch import Tensor
 
 from smile.captioning.pictures import attention_sheet, check_picture
 from smile.errors import UserError
+from smile.model.cache import KeysValues
 from smile.model.captioner import Caption, Captioner
 from smile.model.images import Picture, picture_of
+from smile.model.layers import Attention
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,10 @@ def cross_attention(captioner: Captioner, pixels: Tensor, ids: Tensor) -> Tensor
     """
     seen: list[Tensor] = []
 
-    def record(module, args):
-        seen.append(module.weights(*args)[0])
+    def record(attention: Attention, args: tuple[Tensor, KeysValues]) -> None:
+        x, (keys, _) = args
+        [weights] = attention.weights(attention.split_heads(attention.query(x)), keys)
+        seen.append(weights)
 
     blocks = captioner.decoder.blocks
     hooks = [block.cross_attention.register_forward_pre_hook(record) for block in blocks]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from smile.captioning.packed import can_pack, pack
+from smile.captioning.packed import can_pack, pack, use_views
 from smile.config import GenerateConfig, check_setting
 from smile.errors import UserError, printable
 from smile.model.captioner import Captioner
@@ -135,6 +135,7 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
 
 def prepare(captioner: Captioner, options: Options, *, relay: bool = True) -> Captioner:
     """Makes a captioner fast, by what the speed options say; `relay` as in `pack`."""
+    use_views(captioner)
     if options.compile:
         captioner.vit.compile()
     elif options.precision != "bfloat16" and can_pack(captioner):

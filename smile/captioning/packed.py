@@ -10,8 +10,9 @@ this needs no compiler and no warm-up.)
 import torch
 from torch import Tensor, nn
 
+from smile.model.cache import KeysValues
 from smile.model.captioner import Captioner
-from smile.model.layers import MLP, Attention, KeysValues, attention_weights
+from smile.model.layers import MLP, Attention
 
 FEW = 32  # queries of an image, up to which `FewQueriesAttention` is at its best
 
@@ -53,7 +54,44 @@ def packed_mlp(mlp: MLP, *, relay: bool) -> nn.Module:
     return nn.Sequential(packed(mlp.fc1, relay=relay, gelu=True), packed(mlp.fc2, relay=relay))
 
 
-class PackedAttention(Attention):
+class PackedHead(PackedLinear):
+    """The decoder's head, from word embeddings and bias as they were when it was packed."""
+
+    def forward(self, states: Tensor, word_embed: Tensor, bias: Tensor) -> Tensor:
+        """(..., D) → (..., V); the decoder hands in its weights, which are not read."""
+        return super().forward(states)
+
+
+class AttentionByViews(Attention):
+    """`Attention` that splits and merges heads by views, for speed.
+
+    einops takes about 10 µs a call to look its pattern up. A decoding step, whose arithmetic is
+    small, makes six such calls a block.
+    """
+
+    def split_heads(self, x: Tensor, copies: int = 1) -> Tensor:
+        """(B·K, T, D) → (B, heads, K·T, D / heads), not copied."""
+        heads = x.view(x.size(0) // copies, -1, self.num_heads, x.size(2) // self.num_heads)
+        return heads.transpose(1, 2)
+
+    def merge_heads(self, x: Tensor, copies: int = 1) -> Tensor:
+        """(B, heads, K·T, D / heads) → (B·K, T, D)."""
+        merged = x.transpose(1, 2).flatten(2)
+        return merged.view(x.size(0) * copies, -1, merged.size(2))
+
+
+def use_views(model: nn.Module) -> nn.Module:
+    """Makes every `Attention` of a model an `AttentionByViews`, in place: the same numbers.
+
+    On any device, in training too: weights, their names and hooks stay.
+    """
+    for module in model.modules():
+        if type(module) is Attention:
+            module.__class__ = AttentionByViews
+    return model
+
+
+class PackedAttention(AttentionByViews):
     """`Attention` of packed layers."""
 
     def __init__(self, attention: Attention, *, relay: bool):
@@ -63,7 +101,7 @@ class PackedAttention(Attention):
             setattr(self, name, packed(layer, relay=relay))
 
 
-class JointAttention(Attention):
+class JointAttention(AttentionByViews):
     """Self-attention whose queries, keys and values are one product, read faster than three."""
 
     def __init__(self, attention: Attention):
@@ -86,12 +124,12 @@ class FewQueriesAttention(PackedAttention):
     beams', fill only a few.
     """
 
-    def attend(self, queries: Tensor, keys_values: KeysValues) -> Tensor:
-        """(B, heads, T, head_dim) queries → (B, T, D); many go the usual way."""
-        if queries.size(2) > FEW:
-            return super().attend(queries, keys_values)
+    def attend(self, queries: Tensor, keys_values: KeysValues, *, causal: bool = False) -> Tensor:
+        """(B, heads, T, d) queries → (B, heads, T, d); more than `FEW` go the usual way."""
+        if causal or queries.size(2) > FEW:
+            return super().attend(queries, keys_values, causal=causal)
         keys, values = keys_values
-        return (attention_weights(queries, keys) @ values).transpose(1, 2).flatten(2)
+        return self.weights(queries, keys) @ values
 
 
 def can_pack(captioner: Captioner) -> bool:
@@ -134,5 +172,5 @@ def pack(captioner: Captioner, *, relay: bool = True) -> Captioner:
         block.cross_attention = FewQueriesAttention(block.cross_attention, relay=relay)
         block.mlp = packed_mlp(block.mlp, relay=relay)
     decoder.head_dense = packed(decoder.head_dense, relay=relay)
-    decoder.packed_head = PackedLinear(decoder.word_embed.weight, decoder.head_bias, relay=relay)
+    decoder.head = PackedHead(decoder.word_embed.weight, decoder.head_bias, relay=relay)
     return captioner.eval()

@@ -15,13 +15,16 @@ from operator import length_hint
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from smile.metrics.models.batching import batches
+from smile.model.cache import KeysValues
 from smile.model.captioner import Captioner
-from smile.model.layers import KeysValues
+from smile.model.decoder import Decoder
+from smile.model.layers import Attention
 
 # Ranks --------------------------------------------------------------------------------------------
 
@@ -95,7 +98,7 @@ def log_likelihoods(
         for pictures in batches(images, image_block):
             pixels = torch.stack([judge.transform(picture) for picture in pictures])
             features = judge.encode(pixels.to(judge.device))
-            image = judge.decoder.keys_values_by_head(features)
+            image = judge.new_cache(features, max_length=0).image  # contiguous: each tree reads it
             column = np.empty((len(captions), len(pictures)), np.float32)
             for own, tree in zip(blocks, trees, strict=True):
                 column[own] = _score(judge, image, tree, len(pictures), len(own)).T.cpu()
@@ -158,7 +161,7 @@ def _score(
     judge: Captioner, image: list[KeysValues], tree: _Tree, images: int, captions: int
 ) -> Tensor:
     """(images, captions) float32: log-likelihoods of a tree's captions."""
-    states = judge.decoder(tree.ids, image, positions=tree.positions, mask=tree.mask)
+    states = _states(judge.decoder, tree, image)
     logits_per_image = states.size(1) * judge.config.decoder.vocab_size
     said = []
     for part in states.split(max(1, MAX_LOGITS // logits_per_image)):
@@ -166,3 +169,32 @@ def _score(
         said.append(logits[:, tree.states, tree.targets] - logits.logsumexp(dim=2)[:, tree.states])
     said = torch.cat(said)
     return said.new_zeros(images, captions).index_add_(1, tree.captions, said)
+
+
+def _states(decoder: Decoder, tree: _Tree, image: list[KeysValues]) -> Tensor:
+    """(images, T, D): the states of a tree's tokens beside each image.
+
+    What `Decoder.forward` computes of each of the texts by itself, without dropout. Up to the first
+    cross-attention the images have no part in it, so it is computed once for all of them.
+    """
+    x = decoder.word_embed(tree.ids) + decoder.position_embed(tree.positions)
+    x = decoder.embed_norm(x)
+    for block, keys_values in zip(decoder.blocks, image, strict=True):
+        x = block.self_norm(x + _self_attend(block.self_attention, x, tree.mask))
+        x = block.cross_norm(x + _cross_attend(block.cross_attention, x, keys_values))
+        x = block.mlp_norm(x + block.mlp(x))
+    return decoder.head_norm(F.gelu(decoder.head_dense(x)))
+
+
+def _self_attend(attention: Attention, x: Tensor, mask: Tensor) -> Tensor:
+    """(B, T, D) → (B, T, D): each token attends to those of its own text."""
+    queries, (keys, values) = attention.project(x)
+    attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    return attention.out(attention.merge_heads(attended))
+
+
+def _cross_attend(attention: Attention, x: Tensor, keys_values: KeysValues) -> Tensor:
+    """(1 or B, T, D), keys and values of B images → (B, T, D); one row attends to every image."""
+    images = keys_values[0].size(0)
+    queries = attention.split_heads(attention.query(x)).expand(images, -1, -1, -1)
+    return attention.out(attention.merge_heads(attention.attend(queries, keys_values)))

@@ -1,8 +1,8 @@
 """BLIP's captioner, in reading order: each file needs only those above it.
 
+cache      the keys and values that decoding remembers
 layers     attention, the MLP, the pre-norm block
 vit        the image encoder
-cache      the keys and values that decoding remembers
 decoder    the caption decoder, which reads words and image
 generate   greedy, sampling and beam search
 tokenizer  text ↔ token ids

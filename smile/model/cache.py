@@ -1,17 +1,17 @@
-"""What caption decoding remembers between steps, so that each step computes one position only.
+"""Keys and values that generation keeps between steps, so that each step computes one word only.
 
-Per layer: the keys and values of the image, projected once per image and read by all its captions
-or beams, and those of the words so far, one row per caption or beam, in buffers allocated once.
+Each decoder layer attends to the image, whose keys and values are computed once and shared by all
+captions (or beams) of that image, and to the words before, of which each caption has its own.
 """
 
 import torch
 from torch import Tensor
 
-from smile.model.layers import KeysValues
+KeysValues = tuple[Tensor, Tensor]  # each (B, heads, S, head_dim)
 
 
 class PastCache:
-    """Keys and values of the words so far for one layer: room for R rows of `max_length` words."""
+    """One layer's keys and values of the words so far: room for R rows of `max_length` words."""
 
     def __init__(self, *, rows: int, num_heads: int, max_length: int, head_dim: int, like: Tensor):
         shape = (rows, num_heads, max_length, head_dim)
@@ -20,7 +20,7 @@ class PastCache:
         self.length = 0
 
     def append(self, keys_values: KeysValues) -> KeysValues:
-        """Adds T positions to the first R rows, (R, heads, T, head_dim); returns all, uncopied."""
+        """Adds T words to the first R rows, (R, heads, T, head_dim); returns all words so far."""
         keys, values = keys_values
         rows, end = keys.size(0), self.length + keys.size(2)
         self.keys[:rows, :, self.length : end] = keys
@@ -28,59 +28,64 @@ class PastCache:
         self.length = end
         return self.keys[:rows, :, :end], self.values[:rows, :, :end]
 
-    def move(self, sources: Tensor, rows: Tensor, start: int = 0) -> None:
-        """Each of `rows` becomes, from position `start` on, what its source was."""
+    def copy_rows(self, sources: Tensor, rows: Tensor, start: int = 0) -> None:
+        """Copies row `sources[i]` to row `rows[i]`, from word `start` on."""
         for buffer in (self.keys, self.values):
             buffer[rows, :, start : self.length] = buffer[sources, :, start : self.length]
 
 
 class DecoderCache:
-    """The image's and the words' keys and values, for `copies` captions or beams of each image."""
+    """All layers' keys and values, for `copies` captions or beams of each image.
+
+    Args:
+        image: of each layer, those of the B images.
+        past: of each layer, room for B·copies rows of words.
+    """
 
     def __init__(self, *, image: list[KeysValues], past: list[PastCache], copies: int):
         self.image = image
         self.past = past
         self.copies = copies
-        self.prompt_length = 0  # positions that all rows of an image have in common
+        self.prompt_length = 0  # how many words all rows of an image share
 
     @property
     def length(self) -> int:
-        """Number of word positions held."""
+        """Number of words held."""
         return self.past[0].length
-
-    def spread(self) -> None:
-        """After the prompt was read once per image: each image's row becomes `copies` rows."""
-        self.prompt_length = self.length
-        sources = torch.arange(self.num_images).repeat_interleave(self.copies)
-        self._move(sources, torch.arange(len(sources)))
 
     @property
     def num_images(self) -> int:
-        """Number of images that are still described."""
+        """Number of images that are still being captioned."""
         return self.image[0][0].size(0)
 
+    def spread(self) -> None:
+        """Turns one row per image, which holds the prompt, into `copies` rows per image."""
+        self.prompt_length = self.length
+        sources = torch.arange(self.num_images).repeat_interleave(self.copies)
+        self._copy_rows(sources, torch.arange(len(sources)))
+
     def select(self, rows: Tensor) -> None:
-        """Row i becomes what row `rows[i]` was: beams change places, images that are done leave.
+        """Row i becomes what row `rows[i]` was: beams are reordered, finished images are removed.
 
         Args:
-            rows: `copies` rows for each image that goes on, all of that image, images in order; on
-                the CPU, as which of them move is asked here, and a device would be waited for.
+            rows: `copies` rows of each image that is kept, the images in their old order. On the
+                CPU, so that comparing them with their old places does not wait for the device.
         """
         moved = (rows != torch.arange(len(rows))).nonzero()[:, 0]
         images = rows[:: self.copies] // self.copies
-        all_stay = len(images) == self.num_images
-        self._move(rows[moved], moved, self.prompt_length if all_stay else 0)
-        if not all_stay:
+        if len(images) == self.num_images:  # the rows stay with their image, whose prompt they hold
+            self._copy_rows(rows[moved], moved, start=self.prompt_length)
+        else:
+            self._copy_rows(rows[moved], moved)
             images = images.to(self.device)
             self.image = [(keys[images], values[images]) for keys, values in self.image]
 
-    def _move(self, sources: Tensor, rows: Tensor, start: int = 0) -> None:
-        """Each of `rows` becomes, from position `start` on, what its source was."""
+    def _copy_rows(self, sources: Tensor, rows: Tensor, start: int = 0) -> None:
         if len(rows) == 0:
             return
         sources, rows = sources.to(self.device), rows.to(self.device)
         for past in self.past:
-            past.move(sources, rows, start)
+            past.copy_rows(sources, rows, start)
 
     @property
     def device(self) -> torch.device:

@@ -1,10 +1,12 @@
 """The captioner: image encoder and caption decoder joined (BLIP, Li et al. 2022, section 3.1).
 
-    features = captioner.encode(images)          # once per image
-    states = captioner.decode(ids, features)     # any number of captions per image
-    logits = captioner.logits(states)            # scores of every word as the next one
+    logits = captioner(images, ids)              # scores of every word as the next one
 
-A captioner carries its tokenizer and its settings, so `captioner.caption(photo)` needs no more.
+    features = captioner.encode(images)          # the same in three steps: once per image,
+    states = captioner.decode(ids, features)     # for any number of captions of it,
+    logits = captioner.logits(states)            # at the positions that are wanted
+
+A captioner has its tokenizer and its settings with it: `captioner.caption(photo)` needs no more.
 """
 
 from collections.abc import Sequence
@@ -14,21 +16,20 @@ import torch
 from torch import Tensor, nn
 
 from smile.config import Config, override
-from smile.model.cache import DecoderCache
+from smile.model.cache import DecoderCache, KeysValues
 from smile.model.decoder import Decoder
 from smile.model.generate import Hypothesis, generate
 from smile.model.images import EvalTransform, Picture, are_several, picture_of, pictures_of
-from smile.model.layers import KeysValues
 from smile.model.tokenizer import Tokenizer
 from smile.model.vit import ViT
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption and how sure the model was of it.
+    """A caption and its probability.
 
     logprob: natural logarithm of its probability given image and prompt, `[SEP]` included.
-    tokens: each piece with its own; they add up to `logprob`.
+    tokens: each word piece with its log-probability; they add up to `logprob`.
     """
 
     text: str
@@ -37,14 +38,14 @@ class Caption:
 
 
 class Captioner(nn.Module):
-    """ViT encoder and cross-attention decoder, with the text they speak.
+    """ViT encoder and cross-attention decoder, with tokenizer and settings.
 
     Args:
         config: sizes (`vit`, `decoder`), prompt (`data`) and search settings (`generate`).
         tokenizer: its vocabulary is as large as the decoder's; None for ids in, ids out.
 
     Raises:
-        ValueError: if vocabulary and decoder, or encoder and decoder, do not fit together.
+        ValueError: the decoder does not fit the encoder or the vocabulary.
     """
 
     def __init__(self, *, config: Config, tokenizer: Tokenizer | None = None):
@@ -66,24 +67,17 @@ class Captioner(nn.Module):
         self.vit = ViT(config=vit)
         self.decoder = Decoder(config=decoder)
 
-    def init_weights(self) -> "Captioner":
-        """Draws all weights, to train from nothing: normal, biases 0, norms 1.
+    def forward(self, images: Tensor, ids: Tensor) -> Tensor:
+        """(B, 3, S, S) images, (B·K, T) ids → (B·K, T, V) scores of every word as the next one.
 
-        BLIP's and BERT's deviation, 0.02, suits a width of 768; narrower towers get more in the
-        measure of 1 / √width, or their signal starts too faint to learn from. The ViT's positions
-        start about as large as the patches they are added to: at 0.02 they are lost beside them,
-        and a small model spends most of its training on finding out what is where.
+        Each image has K captions, which stand next to each other in `ids`; with K = 1 that is
+        (B, T). `ids` begin with the prompt and are padded on the right.
+
+        Raises:
+            ValueError: images of another size, captions that are too long, or a number of captions
+                that is no multiple of the number of images.
         """
-        for tower in (self.vit, self.decoder):
-            std = 0.02 * (768 / tower.config.dim) ** 0.5
-            for module in tower.modules():
-                if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
-                    nn.init.trunc_normal_(module.weight, std=std)
-                if isinstance(module, nn.Linear | nn.Conv2d):
-                    nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(self.vit.class_token, std=0.02)
-        nn.init.trunc_normal_(self.vit.positions, std=0.5)
-        return self
+        return self.logits(self.decode(ids, self.encode(images)))
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) → (B, P + 1, D) features: class token first, then the P patches."""
@@ -98,10 +92,10 @@ class Captioner(nn.Module):
     ) -> Tensor:
         """(B·K, T) ids, (B, P + 1, D) features → (B·K, T, D) states for `logits`.
 
-        The K captions (or beams) of an image stand next to each other in `ids`. With a cache (from
-        `new_cache`), `ids` are only the new positions and `features` are not read.
+        With a cache (from `new_cache`), `ids` are only the new words and `features` are not read;
+        without, they may also be what `decoder.keys_values` made of them.
         """
-        return self.decoder(ids, features, cache=cache)
+        return self.decoder(ids, features, cache)
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., D) states → (..., V) scores of every word as the next one."""
@@ -111,16 +105,24 @@ class Captioner(nn.Module):
         """A cache for decoding `copies` texts of up to `max_length` words per image."""
         return self.decoder.new_cache(features, max_length=max_length, copies=copies)
 
-    def forward(self, images: Tensor, captions: list[Tensor]) -> list[Tensor]:
-        """(B, 3, S, S) images, groups of (B, K, T) captions → their (B·K, T, D) states.
+    def init_weights(self) -> "Captioner":
+        """Initialises all weights for training from scratch: normal, biases 0, norms 1.
 
-        For training: the images are encoded, and their keys and values projected, once for all the
-        groups; `head_loss.py` then scores only the words it needs from the states. Instead of the
-        images, their (B, P + 1, D) features may be given, where these are known already.
+        BLIP's and BERT's standard deviation, 0.02, suits a width of 768. It grows as √(768 / width)
+        for narrower models; otherwise their activations start too small to learn from. The ViT's
+        positions start about as large as the patches they are added to: at 0.02, a small model
+        spends most of its training on finding out where each patch is.
         """
-        features = images if images.dim() == 3 else self.encode(images)
-        image = self.decoder.keys_values(features)
-        return [self.decode(ids.flatten(0, 1), image) for ids in captions]
+        for tower in (self.vit, self.decoder):
+            std = 0.02 * (768 / tower.config.dim) ** 0.5
+            for module in tower.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
+                    nn.init.trunc_normal_(module.weight, std=std)
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.vit.class_token, std=0.02)
+        nn.init.trunc_normal_(self.vit.positions, std=0.5)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -140,9 +142,10 @@ class Captioner(nn.Module):
 
         Args:
             images: paths, Pillow images of any mode, or (H, W, 3) or (H, W) arrays of uint8.
-            prompt: what every caption continues, itself left out; the captioner's own unless given.
+            prompt: the words that every caption continues, not repeated in what is returned;
+                `config.data.prompt` unless given.
             seeds: one per picture, for sampling.
-            settings: any of `[generate]`'s, such as `num_beams=1`, instead of the captioner's own.
+            settings: any of `[generate]`, such as `num_beams=1`, in place of `config.generate`'s.
 
         Raises:
             TypeError: a picture is none of these.
@@ -168,10 +171,9 @@ class Captioner(nn.Module):
 
         Args:
             images: what `caption` takes, or (B, 3, S, S) pixels of the captioner's `transform`.
-            prompts: what captions continue, itself left out: one for all or one per image; the
-                captioner's own unless given.
+            prompts: one for all images or one for each, as in `caption`.
             seeds: one per image, for sampling.
-            settings: any of `[generate]`'s, instead of the captioner's own.
+            settings: as in `caption`.
 
         Raises:
             TypeError: a picture is none of these.
@@ -186,7 +188,7 @@ class Captioner(nn.Module):
         seeds = list(range(len(pixels)) if seeds is None else seeds)
         ids = [self.tokenizer.prompt_ids(prompt) for prompt in prompts]
         captions: list[list[Caption]] = [[] for _ in ids]
-        # Prompts of one length go together: none is padded, and each image is alone with its own.
+        # Prompts of the same length form one batch, so that no prompt needs padding.
         for length in sorted(set(map(len, ids))):
             group = [i for i, prompt in enumerate(ids) if len(prompt) == length]
             found = generate(

@@ -1,12 +1,10 @@
 """The layers everything here is built from: multi-head attention, the MLP, the pre-norm block.
 
-One attention module serves the ViT's self-attention, the decoder's causal self-attention (with or
-without a cache) and its cross-attention. What differs is where the keys and values come from, so
-the module has a verb for each step:
+One attention module serves the ViT's self-attention, the decoder's causal self-attention and its
+cross-attention. They differ in where the keys and values come from:
 
-    cross-attention     keys_values(source) once per image; forward(x, keys_values) as often as read
-    self-attention      project(x) for queries, keys and values; attend(…), with a cache before it
-                        or not; out(…)
+    attention.self_attend(x)             from `x` itself and, during generation, the words before it
+    attention(x, keys_values)            from something else, projected once: keys_values(source)
 """
 
 from collections.abc import Callable
@@ -16,7 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-KeysValues = tuple[Tensor, Tensor]
+from smile.model.cache import KeysValues, PastCache
+
 Activation = Callable[[Tensor], Tensor]
 
 
@@ -24,7 +23,7 @@ class Attention(nn.Module):
     """Multi-head scaled dot-product attention ("Attention Is All You Need", section 3.2).
 
     Args:
-        dim: width of the queries and of the output; each head is `dim / num_heads` wide.
+        dim: width D of the queries and of the output; each head is `dim / num_heads` wide.
         num_heads: number of heads; divides `dim`.
         source_dim: width of what is attended to; `dim` unless given.
         dropout: probability that an attention weight is dropped in training.
@@ -41,64 +40,68 @@ class Attention(nn.Module):
         self.value = nn.Linear(source_dim or dim, dim)
         self.out = nn.Linear(dim, dim)
 
-    def project(self, x: Tensor) -> tuple[Tensor, KeysValues]:
-        """For self-attention: (B, T, D) → queries, keys and values, (B, heads, T, head_dim)."""
-        return self._by_head(self.query(x)), self.keys_values(x)
-
-    def keys_values(self, source: Tensor) -> KeysValues:
-        """(B, S, source_dim) → keys and values, each (B, heads, S, head_dim)."""
-        return self._by_head(self.key(source)), self._by_head(self.value(source))
-
-    def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
-        """(B·K, T, D), keys and values of B sources → (B·K, T, D).
-
-        K rows of `x` that share a source stand next to each other. Their queries are laid end to
-        end (K·T of them), so the source is read in place and never copied K times. The other way
-        round, a single row of `x` reads each of the B sources: (1, T, D) → (B, T, D).
-        """
-        sources = keys_values[0].size(0)
-        queries = self._by_head(self.query(x), rows=max(1, x.size(0) // sources))
-        attended = self.attend(queries.expand(sources, -1, -1, -1), keys_values)
-        return self.out(attended.view(-1, *x.shape[1:]))
-
-    def attend(
-        self, queries: Tensor, keys_values: KeysValues, *, mask: Tensor | None = None, causal=False
+    def self_attend(
+        self, x: Tensor, *, causal: bool = False, past: PastCache | None = None
     ) -> Tensor:
-        """(B, heads, T, head_dim) queries → (B, T, D), the heads side by side.
+        """Self-attention: (B, T, D) → (B, T, D).
 
         Args:
-            mask: bool, broadcast to (B, heads, T, S); True where a query may look.
-            causal: position t sees positions up to t only; for S = T, without `mask`.
+            causal: position t attends to positions up to t only.
+            past: keys and values of the positions before `x`; those of `x` are added to it.
         """
-        attended = F.scaled_dot_product_attention(
-            queries,
-            *keys_values,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=causal,
+        queries, keys_values = self.project(x)
+        if past is not None:
+            keys_values = past.append(keys_values)
+        causal = causal and x.size(1) > 1  # a single position is the last: it may see all others
+        return self.out(self.merge_heads(self.attend(queries, keys_values, causal=causal)))
+
+    def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
+        """Cross-attention: (B·K, T, D), keys and values of B sources → (B·K, T, D).
+
+        The K rows that share a source stand next to each other in `x`. Their queries become one
+        sequence of K·T, so the source's keys and values are read in place and not copied K times.
+        """
+        copies = x.size(0) // keys_values[0].size(0)
+        queries = self.split_heads(self.query(x), copies)
+        return self.out(self.merge_heads(self.attend(queries, keys_values), copies))
+
+    def project(self, x: Tensor) -> tuple[Tensor, KeysValues]:
+        """(B, T, D) → queries, and keys and values, each (B, heads, T, D / heads)."""
+        return self.split_heads(self.query(x)), self.keys_values(x)
+
+    def keys_values(self, source: Tensor) -> KeysValues:
+        """(B, S, source_dim) → keys and values, each (B, heads, S, D / heads)."""
+        return self.split_heads(self.key(source)), self.split_heads(self.value(source))
+
+    def attend(self, queries: Tensor, keys_values: KeysValues, *, causal: bool = False) -> Tensor:
+        """softmax(q kᵀ / √d) v: (B, heads, T, d) queries, S keys and values → (B, heads, T, d).
+
+        With `causal`, for which S = T, query t attends to keys up to t only.
+        """
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(
+            queries, *keys_values, dropout_p=dropout, is_causal=causal
         )
-        return attended.transpose(1, 2).flatten(2)
 
-    def weights(self, x: Tensor, keys_values: KeysValues) -> Tensor:
-        """Where `forward` looks, without a mask: (B·K, T, D) → (B·K, heads, T, S), sums of 1."""
-        keys, _ = keys_values
-        rows = x.size(0) // keys.size(0)
-        weights = attention_weights(self._by_head(self.query(x), rows), keys)
-        return rearrange(weights, "b h (k t) s -> (b k) h t s", k=rows)
+    @staticmethod
+    def weights(queries: Tensor, keys: Tensor) -> Tensor:
+        """softmax(q kᵀ / √d): (B, heads, T, d), (B, heads, S, d) → (B, heads, T, S).
 
-    def _by_head(self, x: Tensor, rows: int = 1) -> Tensor:
-        """(B·rows, T, heads·head_dim) → (B, heads, rows·T, head_dim), uncopied."""
-        heads = x.view(x.size(0) // rows, -1, self.num_heads, x.size(2) // self.num_heads)
-        return heads.transpose(1, 2)
+        Where each query looks. `attend` uses the same weights, but never holds all of them.
+        """
+        return (queries * keys.size(-1) ** -0.5 @ keys.transpose(-2, -1)).softmax(dim=-1)
 
+    def split_heads(self, x: Tensor, copies: int = 1) -> Tensor:
+        """(B·K, T, D) → (B, heads, K·T, D / heads), for K `copies` of each source."""
+        return rearrange(x, "(b k) t (h d) -> b h (k t) d", k=copies, h=self.num_heads)
 
-def attention_weights(queries: Tensor, keys: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d): (..., T, d) queries, (..., S, d) keys → (..., T, S)."""
-    return (queries * keys.size(-1) ** -0.5 @ keys.transpose(-2, -1)).softmax(dim=-1)
+    def merge_heads(self, x: Tensor, copies: int = 1) -> Tensor:
+        """The inverse of `split_heads`: (B, heads, K·T, D / heads) → (B·K, T, D)."""
+        return rearrange(x, "b h (k t) d -> (b k) t (h d)", k=copies)
 
 
 class MLP(nn.Module):
-    """Two linear layers applied to each position, between them the exact (erf) GELU or another."""
+    """Two linear layers applied to each position, with the exact (erf) GELU or another between."""
 
     def __init__(self, *, dim: int, hidden_dim: int, activation: Activation = F.gelu):
         super().__init__()
@@ -114,7 +117,7 @@ class MLP(nn.Module):
 class DropPath(nn.Module):
     """Stochastic depth (Huang et al. 2016): in training, a residual branch is skipped per sample.
 
-    Branches that stay are scaled by 1 / (1 - probability), so evaluation needs no correction.
+    Branches that are kept are scaled by 1 / (1 - probability), so evaluation needs no correction.
     """
 
     def __init__(self, *, probability: float):
@@ -134,7 +137,7 @@ class PreNormBlock(nn.Module):
     """Transformer block that normalises first: x + attention(norm(x)), then x + mlp(norm(x)).
 
     Args:
-        drop_path: stochastic depth's chance of skipping either branch in training.
+        drop_path: probability that stochastic depth skips a branch in training.
     """
 
     def __init__(
@@ -155,17 +158,15 @@ class PreNormBlock(nn.Module):
         self.drop_path = DropPath(probability=drop_path)
 
     def forward(self, x: Tensor, *, causal: bool = False) -> Tensor:
-        """(B, T, D) → (B, T, D); causal: position t sees positions up to t only."""
-        queries, keys_values = self.attention.project(self.norm1(x))
-        attended = self.attention.attend(queries, keys_values, causal=causal)
-        x = x + self.drop_path(self.attention.out(attended))
+        """(B, T, D) → (B, T, D); with `causal`, position t attends to positions up to t only."""
+        x = x + self.drop_path(self.attention.self_attend(self.norm1(x), causal=causal))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 def embedding(entries: int, dim: int) -> nn.Embedding:
-    """An embedding whose numbers are still to come, from `init_weights` or a file.
+    """An embedding table that is not initialised: `init_weights` or a file of weights fills it.
 
-    nn.Embedding would draw them, for which torch, on the meta device, first imports its compiler:
-    more than a second, when a model could be at work already.
+    `nn.Embedding` would fill it with random numbers first. On the meta device, where models are
+    made before their weights are loaded, that imports torch's compiler: more than a second.
     """
     return nn.Embedding.from_pretrained(torch.empty(entries, dim), freeze=False)

@@ -12,7 +12,7 @@ from smile.training.head_loss import caption_loss
 class Objective(nn.Module):
     """(batch, which loss) → that loss, summed over the batch's target tokens.
 
-    A module, so that whatever wraps a model's `forward` can wrap captioner and loss in one.
+    A module, so that DistributedDataParallel can wrap captioner and loss together.
     """
 
     def __init__(self, captioner: Captioner) -> None:
@@ -21,7 +21,7 @@ class Objective(nn.Module):
         self.prompt_length = len(captioner.tokenizer.prompt_ids(captioner.config.data.prompt))
 
     def num_targets(self, batch: Batch) -> int:
-        """How many tokens the loss of this batch is a sum over."""
+        """How many tokens the loss of this batch sums over."""
         return int((self.labels(batch.ids) != IGNORE).sum())
 
     def labels(self, ids: Tensor) -> Tensor:
@@ -38,9 +38,8 @@ class Objective(nn.Module):
             return sum((0.0 * p).sum() for p in self.parameters() if p.requires_grad)
         config, decoder = self.captioner.config.loss, self.captioner.decoder
         groups = batch.ids_by_length()
-        all_states = self.captioner(batch.images, [ids[:, :, :-1] for ids in groups])
         total = torch.zeros((), device=batch.images.device)
-        for ids, states in zip(groups, all_states, strict=True):
+        for ids, states in zip(groups, self.states(batch.images, groups), strict=True):
             total = total + caption_loss(
                 states[:, self.prompt_length - 1 :],
                 self.labels(ids),
@@ -55,3 +54,14 @@ class Objective(nn.Module):
                 reduction="sum",
             )
         return total
+
+    def states(self, images: Tensor, groups: list[Tensor]) -> list[Tensor]:
+        """(B, 3, S, S), groups of (B, K, T) ids → the (B·K, T - 1, D) states of each group.
+
+        The state of a caption's last token predicts nothing and is not computed. The images are
+        encoded, and their keys and values computed, once for all groups. A frozen encoder's
+        features, (B, P + 1, D), may take the images' place.
+        """
+        features = images if images.dim() == 3 else self.captioner.encode(images)
+        image = self.captioner.decoder.keys_values(features)
+        return [self.captioner.decode(ids[:, :, :-1].flatten(0, 1), image) for ids in groups]

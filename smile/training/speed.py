@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from smile.captioning.packed import use_views
 from smile.errors import UserError
 from smile.model.captioner import Captioner
 from smile.model.layers import PreNormBlock
@@ -32,6 +33,7 @@ def prepare(captioner: Captioner) -> Captioner:
         )
     checkpoint_activations(vit, last=config.checkpoint_blocks)
     vit.requires_grad_(not is_frozen(captioner))
+    use_views(captioner)
     if captioner.device.type == "cpu":
         use_onednn(captioner)
         keep_freed_memory()

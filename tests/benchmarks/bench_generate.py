@@ -30,7 +30,7 @@ import torch
 from blip import BASE, LARGE, PROMPT, SEP, TINY, VOCAB, Sizes, make_ours, make_theirs
 from machine import copy_rate, matmul_rate, packed_rate, wait_for
 
-from smile.captioning.packed import can_pack, pack
+from smile.captioning.packed import can_pack, pack, use_views
 from smile.config import Config, override
 from smile.model.captioner import Captioner
 from smile.model.generate import generate
@@ -136,7 +136,7 @@ def make_models(setting: Setting, args: argparse.Namespace) -> Models:
     """Ours and theirs, as their users have them: packed on the CPU, in bfloat16 on CUDA."""
     dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
     theirs = make_theirs(setting.sizes, setting.image_size, args.device).to(dtype)
-    ours = make_ours(theirs, setting.sizes, setting.image_size)
+    ours = use_views(make_ours(theirs, setting.sizes, setting.image_size))
     if can_pack(ours):
         pack(ours)
     return {"ours": ours, "theirs": theirs}

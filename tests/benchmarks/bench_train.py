@@ -225,7 +225,7 @@ def make_batch(setting: Setting, device: str) -> Batch:
 
 
 def our_loss(model: Captioner, batch: Batch, objective: str) -> Tensor:
-    [states] = model(batch.images, [batch.ids[:, :, :-1]])
+    states = model.decode(batch.ids[:, :, :-1].flatten(0, 1), model.encode(batch.images))
     labels = batch.ids.flatten(0, 1)[:, len(PROMPT) :]
     return caption_loss(
         states[:, len(PROMPT) - 1 :],

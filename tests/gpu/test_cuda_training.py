@@ -183,7 +183,7 @@ def training_step(captions: int, objective: str):
     def step() -> None:
         labels = ids[:, :, 1:].flatten(0, 1)
         with precision.autocast():
-            [states] = captioner(images, [ids[:, :, :-1]])
+            states = captioner.decode(ids[:, :, :-1].flatten(0, 1), captioner.encode(images))
             loss = caption_loss(
                 states,
                 labels.masked_fill(labels == 0, IGNORE),
