@@ -15,9 +15,9 @@ from smile.weights.run_folder import load_run
 
 OPTIONAL = {
     "processor_config.json", "preprocessor_config.json", "generation_config.json",
-    "tokenizer_config.json", "vocab.txt", "tokenizer.json",
+    "tokenizer_config.json", "vocab.txt", "added_tokens.json", "tokenizer.json",
 }  # fmt: skip
-VOCABULARIES = {"tokenizer_config.json", "vocab.txt", "tokenizer.json"}
+VOCABULARIES = {"tokenizer_config.json", "vocab.txt", "added_tokens.json", "tokenizer.json"}
 
 
 class Hub(Loopback):

@@ -119,6 +119,23 @@ def test_tokens_added_to_a_vocabulary_are_words_like_any_other(captioner, folder
     assert loaded.tokenizer.encode("a sks dog")[2] == size
 
 
+def test_tokens_beside_a_vocab_txt_are_read_with_it(captioner, folder):
+    """As slow tokenizers of transformers 4 left them: what was added, BLIP's own too, by its row."""
+    plain, size = captioner.tokenizer.vocab[:-2], captioner.tokenizer.vocab_size
+    (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in plain))
+    path = folder / "added_tokens.json"
+    begin, sks, end = size - 2, size - 1, size
+    path.write_text(json.dumps({"[ENC]": end, "[DEC]": begin, "sks": sks}))
+    resize(folder, size + 1)
+    change(folder / "config.json", lambda c: c["text_config"].update(bos_token_id=begin))
+    assert smile.load(folder).tokenizer.vocab == [*plain, "[DEC]", "sks", "[ENC]"]
+    for value, found in ((5, "found 5, expected a row of its own"), ("x", 'found "x", expected')):
+        path.write_text(json.dumps({"sks": value}))
+        assert refusal(folder).startswith(f'added_tokens.json: "sks": {found}')
+    path.write_text("[]")
+    assert refusal(folder) == "added_tokens.json: found [], expected an object {…}"
+
+
 @pytest.mark.parametrize(("multiple", "form"), [(8, "4"), (64, "4"), (64, "5"), (512, "5")])
 def test_rows_without_a_token_are_never_said(captioner, folder, multiple, form):
     """A padded embedding, whose padding the model would say rather than anything else."""

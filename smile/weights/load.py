@@ -57,6 +57,7 @@ from smile.weights.transformers_settings import (
     read_settings,
 )
 from smile.weights.vocabulary import (
+    ADDED_TOKENS,
     TOKENIZER,
     VOCAB,
     Pieces,
@@ -74,7 +75,7 @@ BERT_VOCAB = ("google-bert/bert-base-uncased", "vocab.txt")
 BERT_ROWS = range(30522, 30522 + 1024)  # with BLIP's two tokens, perhaps padded
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")  # of files, not of repositories
-VOCABULARY_FILES = (VOCAB, TOKENIZER, TOKENIZER_CONFIG)
+VOCABULARY_FILES = (VOCAB, ADDED_TOKENS, TOKENIZER, TOKENIZER_CONFIG)
 
 
 def load(

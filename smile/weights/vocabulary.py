@@ -1,7 +1,8 @@
 """The vocabulary of a foreign captioner, fitted to the rows of its embedding.
 
-Three things may differ from a `vocab.txt` with a line for each row. The pieces may stand in
-`tokenizer.json`, all that transformers 5 writes. Rows may have no piece, where the embedding was
+Four things may differ from a `vocab.txt` with a line for each row. The pieces may stand in
+`tokenizer.json`, all that transformers 5 writes. Tokens added to a `vocab.txt` stand beside it in
+`added_tokens.json`, as transformers 4 wrote slow tokenizers. Rows may have no piece, where the embedding was
 padded to a round number: no text means them, so they are left out, and can never be said. And
 captions may begin with another token than `[DEC]`: the row that they begin with is called `[DEC]`
 here.
@@ -18,7 +19,7 @@ from smile.errors import UserError
 from smile.model.tokenizer import ADDED, LARGEST_FILE, Tokenizer, read_vocab
 from smile.system.files import expect, half_pairs, read_json, show
 
-VOCAB, TOKENIZER = "vocab.txt", "tokenizer.json"
+VOCAB, ADDED_TOKENS, TOKENIZER = "vocab.txt", "added_tokens.json", "tokenizer.json"
 PADDED_TO = range(8, 1025)  # multiples of such powers of two are what embeddings are padded to
 BEGIN, END = ADDED[0], "[SEP]"
 
@@ -64,8 +65,8 @@ class Vocabulary(NamedTuple):
 def read_pieces(folder: Path, *, num_rows: int) -> Pieces | None:
     """What the files of a folder say, None if it has none.
 
-    `vocab.txt` lacks what was added later. So it is read only if it names every row, or alone is
-    there.
+    `vocab.txt` lacks what was added later, unless `added_tokens.json` says it. So both are read only
+    if they name every row, or there is no `tokenizer.json`.
 
     Raises:
         UserError: a file is damaged, or of another kind of tokenizer.
@@ -73,6 +74,7 @@ def read_pieces(folder: Path, *, num_rows: int) -> Pieces | None:
     plain, whole = folder / VOCAB, folder / TOKENIZER
     if plain.exists():
         pieces = pieces_of_file(plain, num_rows=num_rows)
+        _add_tokens(pieces.names, folder / ADDED_TOKENS)
         if not whole.exists() or num_rows - len(pieces.names) in (0, _num_added(pieces.names)):
             return pieces
     return pieces_of_file(whole, num_rows=num_rows) if whole.exists() else None
@@ -83,6 +85,14 @@ def pieces_of_file(path: Path, *, num_rows: int) -> Pieces:
     if path.suffix == ".json":
         return _pieces_of_tokenizer(path)
     return Pieces(path, dict(enumerate(read_vocab(path, largest=num_rows))))
+
+
+def _add_tokens(names: dict[int, str], path: Path) -> None:
+    """Names the rows of an `added_tokens.json`, if there is one: token → row."""
+    if not path.exists():
+        return
+    for token, row in read_json(path, largest=LARGEST_FILE).items():
+        _add(names, row, token, where=f"{path}: {show(token)}")
 
 
 def _num_added(names: Mapping[int, str]) -> int:
