@@ -263,6 +263,16 @@ class GenerateConfig:
         """Whether words are drawn at random rather than searched for."""
         return self.do_sample or self.top_p < 1 or self.top_k > 0 or self.temperature != 1
 
+    @property
+    def conflict(self) -> str:
+        """Which of these settings do not go together, in words; "" if all do."""
+        if self.samples or self.num_return <= self.num_beams:
+            return ""
+        return (
+            f"num_return is {self.num_return}, but num_beams only {self.num_beams}: raise "
+            "num_beams, or sample (top_p, top_k or temperature)"
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -316,6 +326,7 @@ RELATIONS = (
     Relation("data.root", "a folder, since", "data.format", lambda a, b: a or b == "shapes"),
 )
 
+_RETURNED = ("generate.num_return", "generate.num_beams")
 SECTIONS = {section.name: section.type for section in fields(Config)}
 SETTINGS = {f"{name}.{key.name}": key for name, cls in SECTIONS.items() for key in fields(cls)}
 TYPES = {  # a setting that may be left unset is None then, which no file can say
@@ -542,6 +553,9 @@ def check_relations(config: Config, places: dict[str, str], *, default_place: st
                 f"{place}: {relation.key} = {_quote(value)}: "
                 f"expected {relation.words} {relation.other} = {_quote(other)}"
             )
+    if conflict := config.generate.conflict:
+        place = "--set" if "--set" in map(places.get, _RETURNED) else default_place
+        raise UserError(f"{place}: generate.{conflict}")
     if (count := num_weights(config)) > MOST_WEIGHTS:
         raise UserError(
             f"{default_place}: [vit] and [decoder] are of {count / 1e9:.1f}e9 weights: expected at "

@@ -120,7 +120,7 @@ def test_tokens_added_to_a_vocabulary_are_words_like_any_other(captioner, folder
 
 
 def test_tokens_beside_a_vocab_txt_are_read_with_it(captioner, folder):
-    """As slow tokenizers of transformers 4 left them: what was added, BLIP's own too, by its row."""
+    """As slow tokenizers of transformers 4 left them: what was added, by its row."""
     plain, size = captioner.tokenizer.vocab[:-2], captioner.tokenizer.vocab_size
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in plain))
     path = folder / "added_tokens.json"
@@ -280,6 +280,8 @@ def test_the_search_of_a_folder_is_taken_where_it_says_one(folder):
     search = smile.load(folder).config.generate
     assert (search.max_length, search.min_length, search.num_beams) == (9, 9, 1)
     assert not search.samples  # these settings count only with do_sample, as in transformers
+    path.write_text('{"num_return_sequences": 3, "num_beams": 2}')
+    assert refusal(folder).startswith("FOLDER: generate.num_return is 3, but num_beams only 2")
     path.write_text('{"do_sample": true, "top_p": 0.5, "length_penalty": null}')
     search = smile.load(folder).config.generate
     assert search.samples and (search.top_p, search.top_k) == (0.5, 50)

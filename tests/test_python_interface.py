@@ -137,6 +137,36 @@ def test_what_is_no_picture_is_a_type_error_in_words(captioner, photo, given, wo
             ask([photo, given])
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("seeds", 5), ("seeds", [1]), ("seeds", [1, 2, 3]), ("seeds", ["a", "b"]), ("seeds", "ab"),
+     ("prompts", 5), ("prompts", ["a"]), ("prompts", [1, 2]), ("prompts", [b"a", b"b"])],
+)  # fmt: skip
+def test_prompts_and_seeds_are_one_for_each_picture(captioner, photo, name, wrong):
+    for pictures in ([photo, photo], torch.zeros(2, 3, 16, 16)):
+        with pytest.raises(
+            TypeError, match=f"{name}: found .*, expected .* for each of 2 pictures"
+        ):
+            captioner.describe(pictures, **{name: wrong})
+    if name == "seeds":
+        captioner.caption([photo, photo], seeds=np.arange(2), top_k=2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"num_beams": 3, "top_p": 0.9}, "num_beams = 3 is for beam search, but top_p = 0.9 is"),
+        ({"early_stopping": True, "do_sample": True}, "early_stopping is for .*, but do_sample is"),
+        ({"do_sample": False, "top_k": 5}, "do_sample = false is for .*, but top_k = 5 is"),
+        ({"num_beams": 1, "num_return": 2}, "num_return is 2, but num_beams only 1"),
+        ({"prompt": "a \ud83d"}, r"\\ud83d, half of a pair"),
+    ],
+)
+def test_what_would_be_ignored_or_cannot_be_said_is_refused(captioner, photo, settings, words):
+    with pytest.raises(smile.UserError, match=words):
+        captioner.caption(photo, **settings)
+
+
 def test_pictures_that_cannot_be_read_are_named(captioner, photo, tmp_path):
     cut = tmp_path / "cut.png"
     cut.write_bytes(photo.read_bytes()[:-400])

@@ -225,6 +225,8 @@ def test_mistakes_are_one_line_before_any_work(photos, run_sample, monkeypatch, 
         (["--max-length", 4, "--min-length", 0], "--max-length is 4, but the prompt alone has 4"),
         (["--num-return", 4], "--num-return is 4, but --num-beams only 2: raise --num-beams"),
         (["--num-beams", 3, "--top-p", 0.9], "--num-beams 3 is for beam search, but --top-p 0.9"),
+        (["--no-do-sample", "--top-k", 3], "--do-sample false is for beam search, but --top-k 3"),
+        (["--prompt", "a \udcff"], "holds \\udcff, half of a pair: no character in UTF-8"),
     ],
 )
 def test_settings_that_do_not_fit_the_model_are_named_as_options(photos, run_sample, args, said):

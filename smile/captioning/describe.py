@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from smile.captioning.caption_file import Result
-from smile.config import DecoderConfig, GenerateConfig, ViTConfig, override
+from smile.config import DecoderConfig, GenerateConfig, ViTConfig
 from smile.data.batches import Broken, Example, readers_may_die
 from smile.errors import UserError, printable
 from smile.model.captioner import Caption, Captioner
-from smile.model.generate import check_options
+from smile.model.generate import asked_options, check_options
 from smile.model.images import EvalTransform, open_image
 from smile.system.distributed import World
 from smile.system.files import write_text, writing
@@ -57,35 +57,11 @@ class Model:
         prompt = self.captioner.config.data.prompt if self.prompt is None else self.prompt
         length = len(self.captioner.tokenizer.prompt_ids(prompt))
         check_options(self.options, prompt_length=length)
-        self._check_sampling()
-
-    def _check_sampling(self) -> None:
-        """Raises UserError where beams are asked for, and would be ignored."""
-        options = self.options
-        if not options.samples:
-            return
-        if self.settings.get("num_beams", 1) > 1:
-            asked = f"num_beams = {options.num_beams}"
-        elif self.settings.get("early_stopping"):
-            asked = "early_stopping"
-        else:
-            return
-        usual = GenerateConfig()
-        names = [
-            name if value is True else f"{name} = {value}"
-            for name in ("do_sample", "top_p", "top_k", "temperature")
-            if (value := getattr(options, name)) != getattr(usual, name)
-        ]
-        whose = "" if self.settings.keys() & {name.split()[0] for name in names} else "the model's "
-        raise UserError(
-            f"{asked} is for beam search, but {whose}{', '.join(names)} is for sampling: leave one "
-            "of them out"
-        )
 
     @property
     def options(self) -> GenerateConfig:
         """The captioner's own settings with ours instead of some."""
-        return override(self.captioner.config, "generate", self.settings).generate
+        return asked_options(self.captioner.config, self.settings)
 
     def describe(self, pixels: Tensor, seeds: Sequence[int]) -> list[list[Caption]]:
         return self.captioner.describe(

@@ -9,16 +9,17 @@
 A captioner has its tokenizer and its settings with it: `captioner.caption(photo)` needs no more.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
-from smile.config import Config, override
+from smile.config import Config
 from smile.model.cache import DecoderCache, KeysValues
 from smile.model.decoder import Decoder
-from smile.model.generate import Hypothesis, generate
+from smile.model.generate import Hypothesis, asked_options, generate
 from smile.model.images import EvalTransform, Picture, are_several, picture_of, pictures_of
 from smile.model.tokenizer import Tokenizer
 from smile.model.vit import ViT
@@ -148,14 +149,14 @@ class Captioner(nn.Module):
             settings: any of `[generate]`, such as `num_beams=1`, in place of `config.generate`'s.
 
         Raises:
-            TypeError: a picture is none of these.
+            TypeError: a picture is none of these, or prompts or seeds are not one for each.
             UserError: a picture cannot be read, or a setting is unknown or impossible.
         """
         if not are_several(images):
             return self.caption([picture_of(images)], prompt=prompt, seeds=seeds, **settings)[0]
         found = self.describe(images, prompts=prompt, seeds=seeds, **settings)
         texts = [[caption.text for caption in captions] for captions in found]
-        asked = override(self.config, "generate", settings).generate.num_return
+        asked = asked_options(self.config, settings).num_return
         return texts if asked > 1 else [best for best, *_ in texts]
 
     @torch.inference_mode()
@@ -176,16 +177,18 @@ class Captioner(nn.Module):
             settings: as in `caption`.
 
         Raises:
-            TypeError: a picture is none of these.
+            TypeError: a picture is none of these, or prompts or seeds are not one for each.
             UserError: a picture cannot be read, or a setting is unknown or impossible.
         """
         if not isinstance(images, Tensor) and not are_several(images):
             return self.describe([picture_of(images)], prompts=prompts, seeds=seeds, **settings)[0]
-        options = override(self.config, "generate", settings).generate
+        options = asked_options(self.config, settings)
         pixels = self._pixels(images)
         if prompts is None or isinstance(prompts, str):
             prompts = [self.config.data.prompt if prompts is None else prompts] * len(pixels)
-        seeds = list(range(len(pixels)) if seeds is None else seeds)
+        prompts = _one_each("prompts", prompts, str, count=len(pixels))
+        seeds = range(len(pixels)) if seeds is None else seeds
+        seeds = _one_each("seeds", seeds, Integral, count=len(pixels))
         ids = [self.tokenizer.prompt_ids(prompt) for prompt in prompts]
         captions: list[list[Caption]] = [[] for _ in ids]
         # Prompts of the same length form one batch, so that no prompt needs padding.
@@ -221,3 +224,14 @@ class Captioner(nn.Module):
             pieces.append("[SEP]")
         tokens = list(zip(pieces, found.logprobs, strict=True))
         return Caption(self.tokenizer.decode(found.ids), sum(found.logprobs), tokens)
+
+
+def _one_each(name: str, given: object, kind: type, *, count: int) -> list:
+    """What was given for each of `count` pictures, as a list of `kind`."""
+    values = list(given) if isinstance(given, Iterable) else [given]
+    if len(values) != count or not all(isinstance(value, kind) for value in values):
+        what = "text" if kind is str else "a whole number"
+        raise TypeError(
+            f"{name}: found {given!r:.80}, expected {what} for each of {count} pictures"
+        )
+    return values

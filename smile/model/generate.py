@@ -12,14 +12,14 @@ Only the last position goes through the head, and images that are done leave the
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from smile.config import GenerateConfig
+from smile.config import Config, GenerateConfig, override
 from smile.errors import UserError
 
 
@@ -81,11 +81,40 @@ def check_options(options: GenerateConfig, *, prompt_length: int) -> None:
             f"max_length is {options.max_length}, but the prompt alone has {prompt_length} tokens: "
             "raise it, or shorten the prompt"
         )
-    if options.num_return > options.num_beams and not options.samples:
-        raise UserError(
-            f"num_return is {options.num_return}, but num_beams only {options.num_beams}: raise "
-            "num_beams, or sample (top_p, top_k or temperature)"
-        )
+    if options.conflict:
+        raise UserError(options.conflict)
+
+
+def asked_options(config: Config, settings: Mapping[str, Any]) -> GenerateConfig:
+    """A captioner's `[generate]`, with the settings that somebody gave in place of its own.
+
+    Raises:
+        UserError: a setting is unknown or impossible, or of the search while another one samples,
+            so that it would be ignored.
+    """
+    options = override(config, "generate", dict(settings)).generate
+    asked = [
+        _in_words(name, settings[name])
+        for name, unused in (("num_beams", 1), ("early_stopping", False), ("do_sample", True))
+        if settings.get(name, unused) != unused
+    ]
+    if not (options.samples and asked):
+        return options
+    usual = GenerateConfig()
+    sampling = {
+        name: value
+        for name in ("do_sample", "top_p", "top_k", "temperature")
+        if (value := getattr(options, name)) != getattr(usual, name)
+    }
+    whose = "" if settings.keys() & sampling.keys() else "the model's "
+    names = ", ".join(_in_words(name, value) for name, value in sampling.items())
+    raise UserError(
+        f"{asked[0]} is for beam search, but {whose}{names} is for sampling: leave one of them out"
+    )
+
+
+def _in_words(name: str, value: Any) -> str:
+    return name if value is True else f"{name} = {str(value).lower()}"
 
 
 # One word after another ---------------------------------------------------------------------------

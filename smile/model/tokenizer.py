@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as WordPieceTokenizer
 
 from smile.config import LARGEST_VOCAB
 from smile.errors import UserError
-from smile.system.files import read_text
+from smile.system.files import half_pairs, read_text, show
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ADDED = ["[DEC]", "[ENC]"]
@@ -115,16 +115,24 @@ class Tokenizer:
         Args:
             shift_first: the text's first piece `word` becomes `##word` ("first-token shifting"),
                 or `[UNK]` where the vocabulary has no such piece.
+
+        Raises:
+            UserError: text or prompt holds half of a surrogate pair.
         """
         start = self.prompt_ids(prompt)
-        pieces = self._pieces.encode(text, add_special_tokens=False).ids
+        pieces = self._ids(text)
         if shift_first and pieces:
             pieces[0] = self.ids.get("##" + self.vocab[pieces[0]], self.unk_id)
         return [*[*start, *pieces][: max_tokens - 1], self.sep_id]
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """`[DEC]` and the prompt's pieces: what generation starts from."""
-        return [self.bos_id, *self._pieces.encode(prompt, add_special_tokens=False).ids]
+        return [self.bos_id, *self._ids(prompt)]
+
+    def _ids(self, text: str) -> list[int]:
+        if half := half_pairs(text):
+            raise UserError(f"{show(text)} holds {half}, half of a pair: no character in UTF-8")
+        return self._pieces.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Pieces joined to words up to the first `[SEP]`; special tokens left out.

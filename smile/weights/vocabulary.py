@@ -2,10 +2,10 @@
 
 Four things may differ from a `vocab.txt` with a line for each row. The pieces may stand in
 `tokenizer.json`, all that transformers 5 writes. Tokens added to a `vocab.txt` stand beside it in
-`added_tokens.json`, as transformers 4 wrote slow tokenizers. Rows may have no piece, where the embedding was
-padded to a round number: no text means them, so they are left out, and can never be said. And
-captions may begin with another token than `[DEC]`: the row that they begin with is called `[DEC]`
-here.
+`added_tokens.json`, as transformers 4 wrote slow tokenizers. Rows may have no piece, where the
+embedding was padded to a round number: no text means them, so they are left out, and can never be
+said. And captions may begin with another token than `[DEC]`: the row that they begin with is called
+`[DEC]` here.
 """
 
 from collections.abc import Mapping
@@ -65,8 +65,8 @@ class Vocabulary(NamedTuple):
 def read_pieces(folder: Path, *, num_rows: int) -> Pieces | None:
     """What the files of a folder say, None if it has none.
 
-    `vocab.txt` lacks what was added later, unless `added_tokens.json` says it. So both are read only
-    if they name every row, or there is no `tokenizer.json`.
+    `vocab.txt` lacks what was added later, unless `added_tokens.json` says it. So both are read
+    only if they name every row, or there is no `tokenizer.json`.
 
     Raises:
         UserError: a file is damaged, or of another kind of tokenizer.
