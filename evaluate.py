@@ -50,6 +50,7 @@ from smile.model.captioner import Captioner
 from smile.system.device import pick_device
 from smile.system.distributed import World
 from smile.system.files import check_writable, sha256
+from smile.training.splits import find_broken
 from smile.version import __version__
 from smile.weights.arguments import add_model_options
 from smile.weights.load import default_source, load
@@ -116,10 +117,14 @@ def evaluate(options: EvaluateOptions) -> None:
     images = find_images(options, captioners)
     check_draws(options, images)
     said = {s: read(options, s, images) for s in sources if s not in captioners}
-    judges = find_judges(options) if world.rank == 0 else None
     images = only_captioned(options, images, said)
-    for source, captioner in captioners.items():
-        said[source] = describe(options, source, captioner.to(device), images, world)
+    models = [make_model(options, *item) for item in captioners.items()]
+    if models and not images.are_scenes:
+        images = readable(images, world)
+    judges = find_judges(options) if world.rank == 0 else None
+    for model in models:
+        model.captioner.to(device)
+        said[model.source] = describe(options, model, images, world)
     images = images.part(known_of_all(said))
     if world.rank == 0:
         labelled = {label: said[source] for label, source in zip(names, sources, strict=True)}
@@ -339,25 +344,57 @@ def known_of_all(said: dict[str, Said]) -> list[int]:
     return sorted(common)
 
 
-def describe(
-    options: EvaluateOptions, source: str, captioner: Captioner, images: ImageSet, world: World
-) -> Said:
-    """The captioner's best caption of each image; each process writes its share, all know all."""
-    weights = fingerprint(captioner)
+def make_model(options: EvaluateOptions, source: str, captioner: Captioner) -> Model:
+    """A captioner and how it is asked. Raises UserError where that does not fit it."""
     with option_names():
-        model = Model(
-            captioner=prepare(captioner, options),
+        return Model(
+            captioner=captioner,
             source=source,
-            weights=weights,
+            weights=fingerprint(captioner),
             prompt=options.prompt,
             settings=options.settings,
         )
+
+
+def readable(images: ImageSet, world: World) -> ImageSet:
+    """The images whose pictures can be read: each is opened once, before the first caption.
+
+    Raises:
+        UserError: there are others, and they are not to be skipped.
+    """
+    broken = find_broken(images.examples, world=world)
+    skip_or_refuse(images, [problem.reason for problem in broken.values()], world)
+    kept = [number for i, number in enumerate(images.numbers) if i not in broken]
+    if not kept:
+        raise UserError(f"{images.title}: no image can be read")
+    return images.part(kept)
+
+
+def skip_or_refuse(images: ImageSet, reasons: list[str], world: World) -> None:
+    """Says which images cannot be read, or raises it as UserError unless they are to be skipped."""
+    if not reasons:
+        return
+    problem = (
+        f"{len(reasons)} of {len(images.examples)} images cannot be read: {first_few(reasons)}"
+    )
+    if images.data is None or not images.data.skip_broken:
+        raise UserError(
+            f"{problem}; put them right, take them out of the split, or leave them out with "
+            "--set data.skip_broken=true"
+        )
+    if world.rank == 0:
+        print(f"evaluate.py: {problem}: left out (data.skip_broken)", file=sys.stderr)
+
+
+def describe(options: EvaluateOptions, model: Model, images: ImageSet, world: World) -> Said:
+    """The captioner's best caption of each image; each process writes its share, all know all."""
+    captioner = prepare(model.captioner, options)
     examples = images.at_size(captioner.config.vit.image_size)
     share = examples[world.rank :: world.size]
     captions, broken = {}, []
     bar = tqdm(
         total=len(share),
-        desc=f"captions by {source}",
+        desc=f"captions by {model.source}",
         unit=" images",
         leave=False,
         disable=True if world.rank else None,  # None: unless on a terminal
@@ -369,15 +406,7 @@ def describe(
             bar.update(len(results) + len(unread))
     parts = world.gather((captions, broken))
     captions = {name: text for part, _ in parts for name, text in part.items()}
-    if broken := [problem for _, part in parts for problem in part]:
-        problem = f"{len(broken)} of {len(examples)} images cannot be read: {first_few(broken)}"
-        if images.data is None or not images.data.skip_broken:
-            raise UserError(
-                f"{problem}; put them right, take them out of the split, or leave them out with "
-                "--set data.skip_broken=true"
-            )
-        if world.rank == 0:
-            print(f"evaluate.py: {problem}: left out (data.skip_broken)", file=sys.stderr)
+    skip_or_refuse(images, [problem for _, part in parts for problem in part], world)
     precision = "bfloat16" if wants_bfloat16(options, captioner) else "float32"
     record = model.record(seed=options.seed) | {"precision": precision}
     names = zip(images.numbers, images.names, strict=True)

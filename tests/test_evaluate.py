@@ -214,16 +214,19 @@ def test_photos_have_no_rows_of_drawn_scenes(run_evaluate, photos):
     assert "cider_d" in keys and not keys & {"true_share", "true_color", "statements"}
 
 
-def test_unreadable_pictures_are_left_out_if_asked(run_evaluate, photos):
+def test_unreadable_pictures_are_left_out_if_asked(run_evaluate, photos, monkeypatch):
     rows = [{"image": f"{n}.png", "caption": "a photo", "split": "test"} for n in range(3)]
     (photos / "refs" / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (photos / "refs" / "2.png").write_text("no picture")
     config = photos / "d.toml"
     config.write_text(f'[data]\nformat = "folder"\nroot = "{photos / "refs"}"\n')
     args = ["--model", "run", "--data", config, "--out", photos / "out", *NO_MODELS]
-    code, _, err = run_evaluate(*args, data=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "describe", lambda *_: pytest.fail("captioned"))
+        code, _, err = run_evaluate(*args, data=False)
     assert code == 2 and "1 of 3 images cannot be read" in err and "data.skip_broken=true" in err
     code, out, err = run_evaluate(*args, "--set", "data.skip_broken=true", data=False)
+    assert err.count("cannot be read") == 1
     assert code == 0 and "2 of 3 images" in out and "left out (data.skip_broken)" in err
     assert len(read(photos / "out")["per_image"]) == 2
 
@@ -238,6 +241,8 @@ def test_unreadable_pictures_are_left_out_if_asked(run_evaluate, photos):
         (["--clip", "nowhere"], "nowhere"),
         (["--gpt2", "nowhere"], "nowhere"),
         (["--judge", "nowhere"], "nowhere"),
+        (["--num-beams", "1", "--num-return", "2"], "--num-return is 2, but --num-beams only 1"),
+        (["--max-length", "3", "--min-length", "0"], "--max-length is 3, but the prompt alone has"),
     ],
 )
 def test_what_would_fail_later_is_found_before_the_first_caption(
