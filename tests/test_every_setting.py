@@ -16,11 +16,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import smile
 import train
 from smile.config import SETTINGS, load_config
 from smile.model.captioner import Captioner
 from smile.system import files
 from smile.training.checkpointing.checkpoints import Checkpoints
+from smile.training.schedule import Phase
 from smile.training.setup import make_captioner
 from smile.training.splits import load_splits
 from smile.weights.run_folder import save_run
@@ -132,14 +134,13 @@ CHANGES = {
     "generate.do_sample": to("true", given=SPEAKS),
 }
 
-# Those that change none of it, on purpose; where a test here shows what they do change, it is named.
-SAME_RESULT = {
-    "train.workers": "who reads the pictures changes none: test_workers_read_the_pictures",
-    "train.checkpoint_blocks": "the same numbers for less memory: test_checkpointed_blocks_…",
-    "train.compile": "the same captioner after minutes of compiling: test_compiled_blocks_…",
-    "train.device": "no other is sure to be there: test_a_device_that_is_not_there_is_refused",
-    "generate.num_return": "training shows one caption an image: test_what_is_saved_…",
-    "model.trained_on": "train.py records it itself",
+SAME_RESULT = {  # on purpose; what they do instead is tested at the end of this file
+    "train.workers": "who reads the pictures changes none",
+    "train.checkpoint_blocks": "computing twice saves memory, and gives the same numbers",
+    "train.compile": "the same captioner, after minutes of compiling",
+    "train.device": "no other is sure to be there",
+    "generate.num_return": "training shows one caption an image; whoever loads the run gets more",
+    "model.trained_on": "train.py records it itself, whatever it is",
 }
 ONE_VALUE_FITS = {"decoder.vocab_size": 9, "decoder.features_dim": 9}  # the others are refused
 
@@ -248,3 +249,62 @@ def test_another_value_gives_another_run(name, outcome, unchanged):
     assert not any("refused" in found for found in outcomes[1:]), outcomes
     for number, found in enumerate(outcomes):
         assert found not in outcomes[:number], f"{name}: {values} and what it was"
+
+
+# What the others do -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ONE_VALUE_FITS)
+def test_a_size_that_does_not_fit_is_refused(name, outcome):
+    assert name in outcome(f"{name}={ONE_VALUE_FITS[name]}")["refused"]
+
+
+def test_the_device_is_the_one_asked_for(outcome, monkeypatch):
+    asked = []
+    monkeypatch.setattr(train, "pick_device", lambda name: asked.append(name) or device)
+    device = torch.device("cpu")
+    outcome("train.device=mps")
+    assert set(asked) == {"mps"}
+
+
+@pytest.fixture
+def trainer_of(tmp_path):
+    def trainer_of(*settings: str) -> train.Trainer:
+        config = load_config(CONFIG, [*SMALLEST, *settings])
+        examples = load_splits(config)
+        return train.Trainer(make_captioner(config, examples["train"]), tmp_path, examples)
+
+    return trainer_of
+
+
+def test_workers_read_the_pictures(trainer_of):
+    assert trainer_of("train.workers=2").batches.num_workers == 2
+
+
+@pytest.mark.parametrize(("count", "times"), [(0, [1, 1]), (1, [1, 2]), (2, [2, 2])])
+def test_checkpointed_blocks_are_computed_twice(count, times, trainer_of):
+    trainer = trainer_of(*DEEP, f"train.checkpoint_blocks={count}")
+    computed = [0, 0]
+    for number, block in enumerate(trainer.captioner.vit.blocks):
+
+        def note(block, inputs, number=number):
+            computed[number] += 1
+
+        block.register_forward_pre_hook(note)
+    trainer.step([next(iter(trainer.batches))], Phase.of(trainer.config, 0), lr=1e-3)
+    assert computed == times
+
+
+def test_compiled_blocks_are_all_blocks(trainer_of, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda block, **_: compiled.append(block))
+    captioner = trainer_of("train.compile=true").captioner
+    assert compiled == [*captioner.vit.blocks, *captioner.decoder.blocks]
+
+
+def test_what_is_saved_describes_as_the_run_says(outcome, place):
+    outcome("generate.num_return=2", "model.trained_on=photos")
+    captioner = smile.load("run")
+    assert captioner.config.model.trained_on == "shapes"
+    captions = captioner.caption(place / "photos" / "train" / "0.png")
+    assert len(captions) == len(set(captions)) == 2
