@@ -11,6 +11,8 @@ import pytest
 
 import smile.data.augment  # noqa: F401
 import train
+from smile.system import files
+from smile.training.checkpointing.checkpoints import Checkpoints
 
 # Tests of arithmetic, to be run under other instruction sets too: see CONTRIBUTING.md.
 NUMERIC = (
@@ -52,3 +54,17 @@ def run_main(monkeypatch, capfd):
         return status, *capfd.readouterr()
 
     return run
+
+
+@pytest.fixture
+def quick_runs(monkeypatch) -> list:
+    """Runs draw no pictures, write no checkpoints and do not wait for the disk.
+
+    That is most of what a run of a few steps takes. The list has an entry per checkpoint.
+    """
+    saved: list = []
+    monkeypatch.setattr(train, "draw_epoch", lambda *args, **options: None)
+    monkeypatch.setattr(train, "draw_comparison", lambda path, *args, **options: path.touch())
+    monkeypatch.setattr(Checkpoints, "save", lambda *args: saved.append(args))
+    monkeypatch.setattr(files, "_flush", lambda path: None)
+    return saved

@@ -20,8 +20,6 @@ import smile
 import train
 from smile.config import SETTINGS, load_config
 from smile.model.captioner import Captioner
-from smile.system import files
-from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.training.schedule import Phase
 from smile.training.setup import make_captioner
 from smile.training.splits import load_splits
@@ -191,14 +189,8 @@ def save_photo(path: Path, shade: int) -> None:
 
 
 @pytest.fixture
-def outcome(place, tmp_path_factory, monkeypatch, capfd):
+def outcome(place, quick_runs, tmp_path_factory, monkeypatch, capfd):
     """Trains with some settings in a new folder; what came of it, as things to compare."""
-    saved = []
-    # What only takes time here: pictures of captions, and waiting for the disk.
-    monkeypatch.setattr(train, "draw_epoch", lambda *args, **options: None)
-    monkeypatch.setattr(train, "draw_comparison", lambda path, *args, **options: path.touch())
-    monkeypatch.setattr(files, "_flush", lambda path: None)
-    monkeypatch.setattr(Checkpoints, "save", lambda *args: saved.append(args))
 
     def outcome(*settings: str) -> dict[str, object]:
         folder = tmp_path_factory.mktemp("run")
@@ -207,7 +199,7 @@ def outcome(place, tmp_path_factory, monkeypatch, capfd):
             Path(entry.name).symlink_to(entry)
         options = [word for s in (*SMALLEST, *settings) for word in ("--set", s)]
         monkeypatch.setattr(sys, "argv", ["train.py", str(CONFIG), "--out", "run", *options])
-        saved.clear()
+        quick_runs.clear()
         try:
             train.main()
         except SystemExit:
@@ -217,7 +209,7 @@ def outcome(place, tmp_path_factory, monkeypatch, capfd):
             "weights": [digest(path) for path in sorted(Path("run").rglob("*.safetensors"))],
             "log": [record_of(line) for line in Path("run/log.jsonl").read_text().splitlines()],
             "files": sorted(str(path) for path in Path().rglob("*") if not path.is_symlink()),
-            "checkpoints": len(saved),
+            "checkpoints": len(quick_runs),
         }
 
     return outcome
