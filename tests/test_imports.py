@@ -128,6 +128,8 @@ def test_requirements_name_every_package_used():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     optional = {re.split("[=<>]", one)[0] for one in project["optional-dependencies"]["java"]}
     assert third_party(ROOT) <= required | optional
+    ranges = {re.split("[=<>]", one)[0] for one in project["dependencies"]}
+    assert required == ranges
 
 
 def takers_of_a_namespace(root: Path) -> list[str]:

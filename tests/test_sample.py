@@ -68,6 +68,30 @@ def test_captions_on_standard_output(photos, run_sample):
     assert out.count(photos[-1] + ": ") == 2
 
 
+def test_the_first_caption_waits_for_no_library_that_it_does_not_need(photos, work):
+    """Each of them takes a second or more to import."""
+    words = ["sample.py", photos[0], "--model", str(work / "run"), "--workers", "0"]
+    code = f"""
+import sys
+sys.argv = {words!r}
+import sample
+try:
+    sample.main()
+finally:
+    print([name for name in ("torchvision", "matplotlib", "transformers") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, last = done.stdout.splitlines()
+    assert first.startswith(f"{photos[0]}: ") and last == "[]"
+
+
 def test_broken_images_are_reported_and_the_rest_described(photos, run_sample):
     Path("photos/0/zz.jpg").write_bytes(b"no")
     Path("photos/1/empty.jpg").touch()

@@ -1,12 +1,10 @@
-"""Pictures of a run, drawn with Pillow alone: captioned images, and the losses over the epochs.
-
-Charts are drawn at a multiple of their size and reduced, because Pillow's own lines are jagged.
-"""
+"""Pictures of a run: captioned images by Pillow, the losses over the epochs by matplotlib."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -21,6 +19,20 @@ FRAME = (244, 245, 248)
 BLUE = (47, 111, 222)
 ORANGE = (226, 113, 29)
 LABELS = (BLUE, ORANGE, (24, 138, 98), (150, 70, 190))  # report.html's --c0 to --c3 are these
+CHART = {  # matplotlib's settings for the chart of losses
+    "font.size": 11,
+    "axes.edgecolor": "none",
+    "axes.labelcolor": "#262a33",
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": "#e5e8ed",
+    "xtick.color": "#7d8491",
+    "ytick.color": "#7d8491",
+    "lines.linewidth": 2.5,
+    "lines.markersize": 6,
+    "legend.frameon": False,
+}
 PLACES = {"mle": 0, "smile": 1, "before": 2}  # of labels that have the same colour everywhere
 
 
@@ -86,7 +98,7 @@ def contact_sheet(
                     y += leading
                 y += leading // 3
         top += tile + gap // 2 + text_height + gap
-    _save(sheet, path)
+    _save(sheet.save, path)
 
 
 def attention_sheet(
@@ -129,7 +141,7 @@ def attention_sheet(
         below = top + height + font.size // 3
         draw.text((left, below), word, font=font, fill=INK)
         draw.text((left + tile, below), probability, font=small, fill=FAINT, anchor="ra")
-    _save(sheet, path)
+    _save(sheet.save, path)
 
 
 def _heated(photo: Image.Image, heat: Sequence[Sequence[float]]) -> Image.Image:
@@ -147,21 +159,56 @@ def _heated(photo: Image.Image, heat: Sequence[Sequence[float]]) -> Image.Image:
 def loss_curve(records: Sequence[dict], path: str | Path) -> None:
     """Save training and validation loss over the epochs as a line chart.
 
-    Each record has `epoch`, `objective`, `train_loss` and `val_loss`. Each objective has its
+    Each record, one at least, has `epoch`, `objective`, `train_loss` and `val_loss`. Each phase
     colour, for training a light one. Where the objective changes stands a vertical line, and the
     curves break: losses of two objectives cannot be compared. A loss that is missing or not finite
     leaves a gap.
     """
-    chart = _Chart(records)
-    chart.draw_axes()
-    chart.draw_phases()
-    for key, name, is_light in (
-        ("train_loss", "training", True),
-        ("val_loss", "validation", False),
-    ):
-        chart.draw_curve(key, is_light=is_light)
-        chart.draw_legend(name, light(INK) if is_light else INK)
-    _save(chart.finish(), path)
+    # It takes a second to import, which nobody who draws nothing should wait for.
+    import matplotlib.style
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # pyplot might open a window
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    phases = [list(group) for _, group in groupby(records, key=lambda record: record["objective"])]
+    with matplotlib.style.context(["default", CHART]):  # not what the user's matplotlibrc says
+        figure = Figure(figsize=(9.6, 5.4))
+        axes = figure.add_axes((0.08, 0.11, 0.89, 0.77))
+        for name, shade in (("training", light), ("validation", tuple)):
+            key = "train_loss" if name == "training" else "val_loss"
+            axes.plot([], [], "o-", color=_hex(shade(INK)), label=name)  # for the legend
+            for phase in phases:
+                colour = _hex(shade(objective_colour(phase[0]["objective"])))
+                losses = [_finite(record.get(key)) for record in phase]
+                axes.plot([record["epoch"] for record in phase], losses, "o-", color=colour)
+        axes.axhline(0, color=_hex(FAINT), linewidth=1)
+        axes.set(xlabel="epoch", ylabel="loss per token")
+        axes.set_xlim(records[0]["epoch"] - 0.5, records[-1]["epoch"] + 0.5)
+        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        for phase in phases:
+            _name_phase(axes, phase, is_last=phase is phases[-1])
+        figure.legend(loc="upper left", ncols=2)
+        _save(FigureCanvasAgg(figure).print_png, path)
+
+
+def _name_phase(axes: Any, phase: Sequence[dict], *, is_last: bool) -> None:
+    """The objective's name above its epochs, and a dashed line after them if another follows."""
+    first, last = phase[0]["epoch"], phase[-1]["epoch"]
+    objective, above = phase[0]["objective"], axes.get_xaxis_transform()
+    style = {"color": _hex(objective_colour(objective)), "ha": "center", "transform": above}
+    axes.text((first + last) / 2, 1.02, objective.upper(), **style)
+    if not is_last:
+        axes.axvline(last + 0.5, color=_hex(FAINT), linestyle="--", linewidth=1)
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return f"#{bytes(colour).hex()}"
+
+
+def _finite(loss: float | None) -> float:
+    """The loss, NaN where there is none: matplotlib leaves a gap there."""
+    return math.nan if loss is None or not math.isfinite(loss) else loss
 
 
 def light(colour: tuple[int, int, int]) -> tuple[int, int, int]:
@@ -172,113 +219,6 @@ def light(colour: tuple[int, int, int]) -> tuple[int, int, int]:
 def objective_colour(objective: str) -> tuple[int, int, int]:
     """MLE's, or that of SMILE, which its variants share: they take its place."""
     return LABELS[PLACES["mle" if objective == "mle" else "smile"]]
-
-
-class _Chart:
-    """A line chart of 960 x 540 pixels, drawn three times as large."""
-
-    SCALE = 3
-    WIDTH, HEIGHT = 960, 540
-    LEFT, RIGHT, TOP, BOTTOM = 84, 36, 64, 64
-
-    def __init__(self, records: Sequence[dict]) -> None:
-        self.records = records
-        self.image = Image.new("RGB", (self.WIDTH * self.SCALE, self.HEIGHT * self.SCALE), PAPER)
-        self.draw = ImageDraw.Draw(self.image)
-        self.font = ImageFont.load_default(size=16 * self.SCALE)
-        self.legend_left = self.LEFT
-        losses = [r.get(key) for r in records for key in ("train_loss", "val_loss")]
-        self.step = _nice_step(max([x for x in losses if _is_finite(x)], default=1.0) / 5)
-        top_loss = max([x for x in losses if _is_finite(x)], default=1.0)
-        self.top_loss = self.step * max(1, math.ceil(top_loss / self.step))
-        epochs = [record["epoch"] for record in records] or [0]
-        self.first_epoch, self.last_epoch = min(epochs), max(epochs)
-
-    def point(self, epoch: float, loss: float) -> tuple[float, float]:
-        """Where a value stands, in pixels of the finished chart."""
-        span = self.last_epoch - self.first_epoch
-        # One epoch alone stands in the middle.
-        across = (epoch - self.first_epoch + 0.25) / (span + 0.5) if span else 0.5
-        x = self.LEFT + across * (self.WIDTH - self.LEFT - self.RIGHT)
-        y = self.HEIGHT - self.BOTTOM
-        return x, y - loss / self.top_loss * (y - self.TOP)
-
-    def line(self, points: Sequence[tuple[float, float]], colour, width: float) -> None:
-        scaled = [(x * self.SCALE, y * self.SCALE) for x, y in points]
-        if len(scaled) < 2:  # a point alone is drawn as a dot
-            return
-        self.draw.line(scaled, fill=colour, width=round(width * self.SCALE), joint="curve")
-
-    def text(self, x: float, y: float, text: str, anchor: str, colour=FAINT) -> None:
-        where = (x * self.SCALE, y * self.SCALE)
-        self.draw.text(where, text, fill=colour, font=self.font, anchor=anchor)
-
-    def dot(self, x: float, y: float, colour, radius: float = 3.5) -> None:
-        box = [(v + d) * self.SCALE for d in (-radius, radius) for v in (x, y)]
-        self.draw.ellipse(box, fill=colour)
-
-    def draw_axes(self) -> None:
-        bottom, right = self.HEIGHT - self.BOTTOM, self.WIDTH - self.RIGHT
-        decimals = max(0, -math.floor(math.log10(self.step) + 1e-9))
-        for tick in range(round(self.top_loss / self.step) + 1):
-            y = self.point(0, tick * self.step)[1]
-            self.line([(self.LEFT, y), (right, y)], GRID if tick else FAINT, 1)
-            self.text(self.LEFT - 10, y, f"{tick * self.step:.{decimals}f}", "rm")
-        every = max(1, math.ceil(_nice_step((self.last_epoch - self.first_epoch) / 12 or 1)))
-        for epoch in range(self.first_epoch, self.last_epoch + 1):
-            if epoch % every == 0 or self.first_epoch == self.last_epoch:
-                x = self.point(epoch, 0)[0]
-                self.line([(x, bottom), (x, bottom + 5)], FAINT, 1)
-                self.text(x, bottom + 10, str(epoch), "mt")
-        self.text((self.LEFT + right) / 2, self.HEIGHT - 10, "epoch", "mb", INK)
-        self.text(right, 20, "loss per token", "rt", INK)
-
-    def draw_phases(self) -> None:
-        """Each objective's name over its epochs, and a dashed line between two."""
-        left = self.LEFT
-        for objective, group in groupby(self.records, key=lambda record: record["objective"]):
-            last = list(group)[-1]["epoch"]
-            right = self.WIDTH - self.RIGHT
-            if last != self.last_epoch:
-                right = self.point(last + 0.5, 0)[0]
-                for y in range(self.TOP, self.HEIGHT - self.BOTTOM, 10):
-                    self.line([(right, y), (right, y + 5)], FAINT, 1.5)
-            name, colour = objective.upper(), objective_colour(objective)
-            self.text((left + right) / 2, self.TOP + 4, name, "mt", colour)
-            left = right
-
-    def draw_curve(self, key: str, *, is_light: bool) -> None:
-        for objective, group in groupby(self.records, key=lambda record: record["objective"]):
-            colour = objective_colour(objective)
-            colour, points = light(colour) if is_light else colour, []
-            for record in group:
-                if not _is_finite(record.get(key)):
-                    self.line(points, colour, 2.5)
-                    points = []
-                    continue
-                points.append(self.point(record["epoch"], record[key]))
-                self.dot(*points[-1], colour)
-            self.line(points, colour, 2.5)
-
-    def draw_legend(self, name: str, colour) -> None:
-        x, y = self.legend_left, 28
-        self.line([(x, y), (x + 28, y)], colour, 2.5)
-        self.dot(x + 14, y, colour)
-        self.text(x + 36, y, name, "lm", INK)
-        self.legend_left += 36 + self.font.getlength(name) / self.SCALE + 28
-
-    def finish(self) -> Image.Image:
-        return self.image.reduce(self.SCALE)
-
-
-def _nice_step(value: float) -> float:
-    """The smallest of 1, 2, 5, 10, … times a power of ten that is at least the value."""
-    power = 10.0 ** math.floor(math.log10(value)) if value > 0 else 1.0
-    return next(m * power for m in (1, 2, 5, 10) if m * power >= value * (1 - 1e-9))
-
-
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
 
 
 def _fit(image: Image.Image, tile: int) -> Image.Image:
@@ -343,10 +283,10 @@ def check_picture(path: str | Path) -> None:
     check_writable(path)
 
 
-def _save(image: Image.Image, path: str | Path) -> None:
+def _save(write: Callable[[Path], object], path: str | Path) -> None:
     """Write a picture whole or not at all. Raises UserError if it cannot be written."""
     try:
         with writing(path):
-            write_atomically(path, image.save)
+            write_atomically(path, write)
     except ValueError as error:  # more pixels than the format allows
         raise UserError(f"{path}: cannot write: {error}") from error
