@@ -141,8 +141,9 @@ def _smile_from_states(
 class _Scores(torch.autograd.Function):
     """Scores of each caption's own words, and MLE's summed loss at a few positions.
 
-    Left to autograd, each of the two would make a gradient of the whole head, to be added up;
-    here the few rows of the one go into that of the other.
+    Left to autograd, each of the two would make a gradient of the whole head, to be added up: for
+    BLIP's and 16 captions of 24 tokens 103 MB beside the gradients, where the formulas over all
+    words take 70. Here the few rows of the one go into that of the other: 7 MB.
     """
 
     @staticmethod
