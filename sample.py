@@ -41,7 +41,7 @@ from smile.captioning.options import (
 )
 from smile.captioning.pictures import check_picture, contact_sheet
 from smile.data.batches import Broken
-from smile.errors import UserError, counted, printable
+from smile.errors import UserError, counted, printable, reason_of
 from smile.model.captioner import Captioner
 from smile.model.images import open_image
 from smile.system.device import pick_device
@@ -416,8 +416,7 @@ def printing() -> Iterator[None]:
         raise
     except OSError as error:
         discard_output()
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(f"standard output: cannot write: {reason}") from error
+        raise UserError(f"standard output: cannot write: {reason_of(error)}") from error
 
 
 def reopen_closed_streams() -> bool:

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from smile.config import Config, describe_config, load_config
-from smile.data.batches import Batch, Broken, Example
+from smile.data.batches import Batch, Broken, Example, batches_of
 from smile.data.device_augment import augment_batch
 from smile.errors import UserError, counted
 from smile.model.captioner import Captioner
@@ -46,7 +46,7 @@ from smile.training.comparison import COMPARISON, closing_words, contenders
 from smile.training.console import bar, say, take_any_name
 from smile.training.dry_run import dry_run
 from smile.training.ema import WeightAverage
-from smile.training.loader import NoNextBatch, in_groups, read
+from smile.training.loader import NoNextBatch, read
 from smile.training.objective import Objective
 from smile.training.once import TrainingData
 from smile.training.precision import Precision
@@ -280,7 +280,7 @@ class Trainer:
         steps_done = {"initial": progress.step, "total": steps, "unit": " steps"}
         with bar(desc=title, **steps_done, world=self.world) as shown:
             clock = time.perf_counter()
-            for batches in in_groups(read(self.batches, self.world), config.accumulate):
+            for batches in batches_of(read(self.batches, self.world), config.accumulate):
                 progress.waited += time.perf_counter() - clock
                 lr = self.learning_rate(phase, step=progress.step)
                 loss, tokens, images = self.step(batches, phase, lr)

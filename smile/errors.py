@@ -25,6 +25,11 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
+def reason_of(error: OSError) -> str:
+    """What the system says, as the end of a message: "no space left on device"."""
+    return (error.strerror or str(error)).lower()
+
+
 def counted(count: int, noun: str, plural: str = "") -> str:
     """A count with its noun, as in "1 image" and "2 images"."""
     return f"{count} {noun if count == 1 else plural or noun + 's'}"

@@ -72,7 +72,7 @@ def test_an_entry_that_cannot_be_entered_costs_itself_alone(tree, monkeypatch):
         "p/a.jpg",
         "p/dangling",
         Broken("p/loop.jpg", "cannot be read: too many levels of symbolic links"),
-        Broken("p/shut", "cannot list this folder: Permission denied"),
+        Broken("p/shut", "cannot list this folder: permission denied"),
         "p/z.jpg",
     ]
     assert [b.name for b in walk("absent")] == ["absent"]

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from smile.captioning.caption_file import Result
 from smile.config import DecoderConfig, GenerateConfig, ViTConfig
-from smile.data.batches import Broken, Example, readers_may_die
+from smile.data.batches import Broken, Example, batches_of, readers_may_die
 from smile.errors import UserError, printable
 from smile.model.captioner import Caption, Captioner
 from smile.model.generate import asked_options, check_options
@@ -186,7 +186,7 @@ def read_ahead(
         workers = 0
     loader = DataLoader(
         Reader(sizes),
-        batch_sampler=_batches(itertools.chain(first, names), batch_size),
+        batch_sampler=batches_of(itertools.chain(first, names), batch_size),
         collate_fn=_stack,
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
@@ -194,11 +194,6 @@ def read_ahead(
     )
     with readers_may_die(workers, "--workers 0 and a smaller --batch-size need less"):
         yield from loader
-
-
-def _batches(names: Iterator, size: int) -> Iterator[list[str | Example | Broken]]:
-    while batch := list(itertools.islice(names, size)):
-        yield batch
 
 
 # Describing ---------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ import errno
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import NamedTuple, Protocol, Self
 
 import torch
@@ -23,6 +24,13 @@ from torch.utils.data import Dataset, Sampler
 from smile.errors import UserError
 from smile.model.tokenizer import Tokenizer
 from smile.system.distributed import World
+
+
+def batches_of(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of up to `size` successive items; nothing is read before it is needed."""
+    items = iter(items)
+    while batch := list(islice(items, size)):
+        yield batch
 
 
 class Example(Protocol):

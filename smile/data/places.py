@@ -11,7 +11,7 @@ import unicodedata
 from functools import cached_property
 from pathlib import Path
 
-from smile.errors import UserError
+from smile.errors import UserError, reason_of
 
 __all__ = ["Places", "nfc"]
 
@@ -121,7 +121,7 @@ def _list(place: str) -> _Listing:
         pass
     except OSError as error:
         if error.errno not in _NOT_THERE:
-            raise UserError(f"{place}: cannot be listed: {error.strerror}") from error
+            raise UserError(f"{place}: cannot be listed: {reason_of(error)}") from error
     return listing
 
 

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from smile.data.batches import Broken
+from smile.errors import reason_of
 
 
 def walk(root: str, *, repeated: list[str] | None = None) -> Iterator[str | Broken]:
@@ -43,7 +44,7 @@ def walk(root: str, *, repeated: list[str] | None = None) -> Iterator[str | Brok
                     elif repeated is not None:
                         repeated.append(path)
                 except OSError as error:
-                    yield Broken(path, f"cannot list this folder: {error.strerror}")
+                    yield Broken(path, f"cannot list this folder: {reason_of(error)}")
             else:
                 yield Broken(path, kind)
 
@@ -64,7 +65,7 @@ def _kind(entry: os.DirEntry) -> str:
             return "folder"
         return "link" if entry.is_dir() else "file"
     except OSError as error:  # a link in a circle, or into a folder that may not be entered
-        return f"cannot be read: {(error.strerror or str(error)).lower()}"
+        return f"cannot be read: {reason_of(error)}"
 
 
 def _identity(folder: str) -> object:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smile.errors import UserError
+from smile.errors import UserError, reason_of
 from smile.evaluation.measured import Averaged
 
 __all__ = ["meteor", "meteor_from_statistics", "spice"]
@@ -119,7 +119,7 @@ def _run(command: Sequence[str], folder: Path, text: str, name: str) -> str:
             command, cwd=folder, input=text.encode(), capture_output=True, check=False
         )
     except OSError as error:
-        raise UserError(f"{name}'s Java program cannot be started: {error.strerror}") from error
+        raise UserError(f"{name}'s Java program cannot be started: {reason_of(error)}") from error
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise UserError(f"{name}'s Java program failed: {' '.join(last)}")

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from smile.metrics.models.batching import batches, pad
+from smile.data.batches import batches_of
+from smile.metrics.models.batching import pad
 from smile.metrics.models.gpt2 import GPT2
 
 
@@ -47,7 +48,7 @@ def token_log_likelihoods(
     # is stable, and the windows of one caption are equally long: they stay in order.
     windows.sort(key=lambda window: -len(window.inputs))
     with tqdm(total=len(windows), desc="perplexity", disable=not progress or None) as bar:
-        for batch in batches(windows, batch_size):
+        for batch in batches_of(windows, batch_size):
             for window, scores in zip(batch, _score(model, batch), strict=True):
                 found[window.caption].append(scores)
             bar.update(len(batch))

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from smile.metrics.models.batching import batches
+from smile.data.batches import batches_of
 from smile.model.cache import KeysValues
 from smile.model.captioner import Captioner
 from smile.model.decoder import Decoder
@@ -89,13 +89,13 @@ def log_likelihoods(
     ids = [judge.tokenizer.encode(text, prompt=prompt, max_tokens=limit) for text in captions]
     start = len(judge.tokenizer.prompt_ids(prompt))
     order = sorted(range(len(ids)), key=ids.__getitem__)  # those that begin alike side by side
-    blocks = [order[i : i + caption_block] for i in range(0, len(order), caption_block)]
+    blocks = list(batches_of(order, caption_block))
     trees = [_tree([ids[i] for i in own], start=start, device=judge.device) for own in blocks]
     columns = [np.empty((len(captions), 0), np.float32)]
     total = total or length_hint(images) or None
     bar = tqdm(total=total, desc="retrieval", unit=" images", disable=not progress or None)
     with bar:
-        for pictures in batches(images, image_block):
+        for pictures in batches_of(images, image_block):
             pixels = torch.stack([judge.transform(picture) for picture in pictures])
             features = judge.encode(pixels.to(judge.device))
             image = judge.new_cache(features, max_length=0).image  # contiguous: each tree reads it

@@ -19,7 +19,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from smile.errors import UserError
+from smile.errors import UserError, reason_of
 from smile.system.picture_files import heif_plugin, is_heif
 
 # The statistics CLIP was trained with, which BLIP keeps.
@@ -142,7 +142,7 @@ def _reason(path: str | os.PathLike[str], error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image file" if os.path.getsize(path) else "the file is empty"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
+        return reason_of(error)
     return " ".join(str(error).split()) or type(error).__name__
 
 

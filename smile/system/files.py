@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from smile.errors import UserError, printable
+from smile.errors import UserError, printable, reason_of
 
 UNFINISHED = ".unfinished-"  # how the names of temporary files begin
 LONGEST_SUFFIX = 16  # of a temporary file, which keeps the suffix that some writers look at
@@ -108,8 +108,7 @@ def writing(path: str | Path) -> Iterator[None]:
         name = os.fsdecode(error.filename or path)
         if UNFINISHED in name:  # nobody knows that name
             name = path
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(f"{name}: cannot write: {reason}") from error
+        raise UserError(f"{name}: cannot write: {reason_of(error)}") from error
 
 
 def check_writable(path: str | Path) -> None:
@@ -136,8 +135,7 @@ def reading(path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(f"{error.filename or path}: cannot be read: {reason}") from error
+        raise UserError(f"{error.filename or path}: cannot be read: {reason_of(error)}") from error
 
 
 def check_regular(path: str | Path) -> None:

@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 
+from smile.data.batches import batches_of
 from smile.training.estimate import Estimate, timed
-from smile.training.loader import in_groups, read
+from smile.training.loader import read
 from smile.training.schedule import Phase
 from smile.training.speed import train_mode, uncompiled
 
@@ -22,7 +23,7 @@ def try_out(trainer: Any) -> Estimate:
     config, phase = trainer.config.train, Phase.of(trainer.config, 0)
     captioner, world, shown = trainer.captioner, trainer.world, trainer.shown["val"]
     lr = trainer.learning_rate(phase, step=0)
-    groups = in_groups(read(trainer.batches, world), config.accumulate)
+    groups = batches_of(read(trainer.batches, world), config.accumulate)
     train_mode(captioner)
     batches, data_seconds = timed(lambda: next(groups))
     trainer.step(batches, phase, lr)  # the first takes longer, as it sets things up

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from smile.data.batches import Broken, CaptionDataset, Draw, Example, readers_may_die
+from smile.data.batches import Broken, CaptionDataset, Draw, Example, batches_of, readers_may_die
 from smile.errors import UserError, counted
 from smile.model.captioner import Captioner
 from smile.system.distributed import World
@@ -118,7 +118,7 @@ def _own_share(
     """Lists of indices with their pictures, (3, S, S) or Broken, for this process to encode."""
     config, size = captioner.config, captioner.config.train.batch_size
     own = range(len(examples))[world.rank :: world.size]
-    batches = [own[start : start + size] for start in range(0, len(own), size)]
+    batches = list(batches_of(own, size))
     loader = DataLoader(
         CaptionDataset(examples, captioner.transform, skip_broken=config.data.skip_broken),
         batch_sampler=[[Draw(index, (0,), 0) for index in batch] for batch in batches],

@@ -3,8 +3,7 @@
 import multiprocessing
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch.utils.data import DataLoader
@@ -115,13 +114,6 @@ def read(loader: DataLoader, world: World) -> Iterator[Batch]:
         if batch is None:
             return
         yield batch
-
-
-def in_groups(batches: Iterable[Batch], size: int) -> Iterator[list[Batch]]:
-    """Successive lists of `size` batches, the last one perhaps shorter."""
-    iterator = iter(batches)
-    while group := list(islice(iterator, size)):
-        yield group
 
 
 def _notice_deaths_while_waiting() -> None:

@@ -19,7 +19,7 @@ from urllib.parse import quote, urlsplit
 
 from tqdm import tqdm
 
-from smile.errors import UserError
+from smile.errors import UserError, reason_of
 from smile.system.files import flush, is_web_page
 from smile.system.files import sha256 as sha256_of
 from smile.system.lock import ProcessLock
@@ -61,10 +61,9 @@ def fetch(
                 if not target.exists():  # another process may have finished it meanwhile
                     _download(url, target, sha256=sha256, size=size)
         except OSError as error:  # connections' errors are dealt with below: this is the disk
-            reason = error.strerror or error
             raise UserError(
-                f"{target} cannot be written, {reason}: make room there, or choose another folder "
-                "with the environment variable SMILE_CACHE"
+                f"{target} cannot be written, {reason_of(error)}: make room there, or choose "
+                "another folder with the environment variable SMILE_CACHE"
             ) from error
     found = target.stat().st_size
     if size is not None and found != size:

@@ -1,17 +1,7 @@
-"""Many items, a batch at a time; texts of different length made one tensor."""
-
-from collections.abc import Iterable, Iterator
-from itertools import islice
+"""Texts of different length made one tensor."""
 
 import torch
 from torch import Tensor
-
-
-def batches(items: Iterable, size: int) -> Iterator[list]:
-    """Lists of up to `size` items; nothing is read before it is needed."""
-    items = iter(items)
-    while batch := list(islice(items, size)):
-        yield batch
 
 
 def pad(rows: list[list[int]], *, value: int, device: torch.device) -> Tensor:

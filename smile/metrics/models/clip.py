@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from smile.config import ViTConfig
-from smile.metrics.models.batching import batches, pad
+from smile.data.batches import batches_of
+from smile.metrics.models.batching import pad
 from smile.metrics.models.bpe import ClipTokenizer
 from smile.metrics.models.text_transformer import (
     ACTIVATIONS,
@@ -114,7 +115,7 @@ class Clip(nn.Module):
         pixels = (self.transform(image) for image in bar)
         features = [
             self.image_features(torch.stack(batch).to(self.device)).float().cpu()
-            for batch in batches(pixels, batch_size)
+            for batch in batches_of(pixels, batch_size)
         ]
         return torch.cat(features) if features else torch.empty(0, self.config.embed_dim)
 
@@ -127,7 +128,7 @@ class Clip(nn.Module):
         ids = [self.tokenizer.encode(prefix + text, max_tokens=limit) for text in texts]
         features = [
             self.text_features(pad(batch, value=end, device=self.device)).float().cpu()
-            for batch in batches(ids, batch_size)
+            for batch in batches_of(ids, batch_size)
         ]
         return torch.cat(features) if features else torch.empty(0, self.config.embed_dim)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from smile.errors import UserError
+from smile.errors import UserError, reason_of
 from smile.system.files import (
     check_regular,
     expect,
@@ -144,7 +144,7 @@ class Checkpoints:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except OSError as error:
             raise UserError(
-                f"{path}: cannot be read: {error.strerror}; of several machines, each must see it"
+                f"{path}: cannot be read: {reason_of(error)}; of several machines, each must see it"
             ) from error
         except (RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
             raise UserError(f"{path}: not a checkpoint: {type(error).__name__}") from error
