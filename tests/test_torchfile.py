@@ -91,7 +91,11 @@ def tensor_call(
 def of_torch() -> dict[str, Any]:
     """All that a file could write to of what builds tensors: code, defaults and attributes."""
     found = {"OrderedDict": OrderedDict, "Size": torch.Size, "Tensor": torch.Tensor}
-    found |= torch_file.BUILDERS | {"Placeholder": Placeholder, "Unpickler": torch_file._Unpickler}
+    found |= (
+        torch_file.BUILDERS
+        | torch_file.DTYPES
+        | {"Placeholder": Placeholder, "Unpickler": torch_file._Unpickler}
+    )
     for module in (torch._utils, torch.storage, torch.serialization):
         found |= {f"{module.__name__}.{name}": value for name, value in vars(module).items()}
     return {
@@ -106,11 +110,14 @@ def of_torch() -> dict[str, Any]:
     }
 
 
-@pytest.fixture(autouse=True, scope="module")
+BEFORE = of_torch()
+
+
+@pytest.fixture(autouse=True)
 def torch_stays_as_it_is():
-    before = of_torch()
+    """Whatever file a test reads."""
     yield
-    assert of_torch() == before
+    assert of_torch() == BEFORE
 
 
 def tensors() -> dict:
@@ -404,7 +411,7 @@ def test_the_hostile_pickles_are_hostile(tmp_path, name):
 
 
 @pytest.mark.parametrize("state", [{"__defaults__": (1,)}, (None, {"__defaults__": (1,)})])
-@pytest.mark.parametrize("name", [*torch_file.BUILDERS, "torch.FloatStorage", "os.system"])
+@pytest.mark.parametrize("name", [*torch_file.BUILDERS, "torch.half", "torch.float16", "os.system"])
 def test_even_unguarded_a_pickle_cannot_write_to_what_it_names(tmp_path, name, state):
     """pickle's BUILD writes into whatever it gets, functions and classes of this process too."""
     module, _, last = name.rpartition(".")
