@@ -284,7 +284,7 @@ def test_a_full_disk_leaves_no_file_under_the_final_name(server, tmp_path, monke
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
     with monkeypatch.context() as patch:
         patch.setattr(download.os, "fsync", fill)
-        with pytest.raises(UserError, match="No space left on device: make room"):
+        with pytest.raises(UserError, match="no space left on device: make room"):
             fetch(server.url)
     assert "model_base.pth" not in files(tmp_path)
     assert fetch(server.url).read_bytes() == CONTENT
