@@ -182,7 +182,7 @@ def find_models(options: SampleOptions) -> list[Model]:
         weights = fingerprint(captioner) if options.out else ""
         with option_names():
             model = Model(
-                captioner=prepare(captioner.to(device), options, relay=not few),
+                captioner=prepare(captioner.to(device), options, repack=not few),
                 label=label,
                 source=source,
                 weights=weights,

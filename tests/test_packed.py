@@ -22,11 +22,11 @@ from smile.model.generate import generate
 from smile.model.layers import Attention
 
 
-@pytest.mark.parametrize("relay", [True, False])
-def test_packed_layers_give_the_same_states_and_captions(relay):
+@pytest.mark.parametrize("repack", [True, False])
+def test_packed_layers_give_the_same_states_and_captions(repack):
     golden = load_golden("b")
-    captioner, packed = golden.captioner, pack(copy.deepcopy(golden.captioner), relay=relay)
-    laid_out = packed if relay else packed.decoder
+    captioner, packed = golden.captioner, pack(copy.deepcopy(golden.captioner), repack=repack)
+    laid_out = packed if repack else packed.decoder
     assert not any(isinstance(module, torch.nn.Linear) for module in laid_out.modules())
     assert isinstance(packed.decoder.head, PackedLinear)
     prompts = torch.tensor([[golden.sizes.bos, 7, 9]]).expand(4, -1)
@@ -46,14 +46,14 @@ def test_packed_layers_give_the_same_states_and_captions(relay):
     assert len({tuple(ids) for ids in plain}) > 1
 
 
-@pytest.mark.parametrize("relay", [True, False])
+@pytest.mark.parametrize("repack", [True, False])
 @pytest.mark.parametrize("words", [1, FEW // 2, FEW // 2 + 1])
-def test_packed_cross_attention_is_cross_attention(relay, words):
+def test_packed_cross_attention_is_cross_attention(repack, words):
     attention = Attention(dim=12, num_heads=3, source_dim=7)
     image, x = torch.randn(2, 6, 7), torch.randn(4, words, 12)  # two rows of words an image
     with torch.inference_mode():
         expected = attention(x, attention.keys_values(image))
-        fast = FewQueriesAttention(attention, relay=relay)
+        fast = FewQueriesAttention(attention, repack=repack)
         assert_close(fast(x, fast.keys_values(image)), expected, rtol=1e-4, atol=1e-6)
 
 

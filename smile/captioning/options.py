@@ -133,13 +133,13 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def prepare(captioner: Captioner, options: Options, *, relay: bool = True) -> Captioner:
-    """Makes a captioner fast, by what the speed options say; `relay` as in `pack`."""
+def prepare(captioner: Captioner, options: Options, *, repack: bool = True) -> Captioner:
+    """Makes a captioner fast, by what the speed options say; `repack` as in `pack`."""
     use_views(captioner)
     if options.compile:
         captioner.vit.compile()
     elif options.precision != "bfloat16" and can_pack(captioner):
-        pack(captioner, relay=relay)
+        pack(captioner, repack=repack)
     return captioner
 
 

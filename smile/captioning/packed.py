@@ -1,10 +1,10 @@
-"""Layers packed for the CPU, for inference only.
+"""Layers packed for inference on the CPU, and attention that splits heads by views.
 
-torch multiplies float32 matrices with MKL, which reads the weights as they lie. oneDNN, which comes
-with torch too, is faster if it may lay them out beforehand in blocks that fit its kernels: on an
-AMD EPYC about 1.4 times for an image's patches, and 2 to 5 times for a decoding step's few rows.
-The sums are the same, in another order. (torch.compile's "freezing" does the same to a whole graph;
-this needs no compiler and no warm-up.)
+torch multiplies float32 matrices with MKL, which reads weights in their usual layout. oneDNN, which
+comes with torch too, is faster with weights in its own blocked layout: on an AMD EPYC about 1.4
+times for an image's patches, and 2 to 5 times for a decoding step's few rows. The sums are the
+same, in another order. (torch.compile's "freezing" does this to a whole graph; here no compiler and
+no warm-up are needed.)
 """
 
 import torch
@@ -14,63 +14,63 @@ from smile.model.cache import KeysValues
 from smile.model.captioner import Captioner
 from smile.model.layers import MLP, Attention
 
-FEW = 32  # queries of an image, up to which `FewQueriesAttention` is at its best
+FEW = 32  # the most queries of an image for which `FewQueriesAttention` is faster
 
 
 class PackedLinear(nn.Module):
-    """What `nn.Linear` computes, from weights in oneDNN's own layout; without gradients.
+    """What `nn.Linear` computes, by oneDNN and without gradients.
 
     Args:
-        relay: lay the weights out anew; else they are read in place, which already does for the
-            one or few rows of a decoding step.
+        repack: copy the weights into oneDNN's blocked layout; otherwise they are read in place,
+            which is fast enough for the few rows of a decoding step.
         gelu: apply the exact GELU to the result while it is still in the processor's cache.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor, *, relay: bool = True, gelu: bool = False):
+    def __init__(self, weight: Tensor, bias: Tensor, *, repack: bool = True, gelu: bool = False):
         super().__init__()
-        self.then = "gelu" if gelu else "none"
-        # Not buffers: the layout is opaque, so it can be neither saved nor moved to a device.
+        self.post_op = "gelu" if gelu else "none"
+        # Not a buffer: the layout is opaque, so it can be neither saved nor moved to a device.
         weight = weight.detach()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight) if relay else weight
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight) if repack else weight
         self.bias = bias.detach().clone()
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D_in) → (..., D_out), float32."""
-        operator = torch.ops.mkldnn._linear_pointwise.default  # named, it need not be looked for
-        return operator(x, self.weight, self.bias, self.then, [], "none")
+        operator = torch.ops.mkldnn._linear_pointwise.default  # `.default` skips overload lookup
+        return operator(x, self.weight, self.bias, self.post_op, [], "none")
 
 
-def packed(*layers: nn.Linear, relay: bool = True, gelu: bool = False) -> PackedLinear:
-    """The packed layer that gives what `layers` give of one input, side by side."""
+def packed(*layers: nn.Linear, repack: bool = True, gelu: bool = False) -> PackedLinear:
+    """A packed layer whose output is that of all `layers`, concatenated."""
     weight, bias = layers[0].weight, layers[0].bias
     if len(layers) > 1:
         weight = torch.cat([layer.weight for layer in layers])
         bias = torch.cat([layer.bias for layer in layers])
-    return PackedLinear(weight, bias, relay=relay, gelu=gelu)
+    return PackedLinear(weight, bias, repack=repack, gelu=gelu)
 
 
-def packed_mlp(mlp: MLP, *, relay: bool) -> nn.Module:
-    """An MLP with GELU, of packed layers."""
-    return nn.Sequential(packed(mlp.fc1, relay=relay, gelu=True), packed(mlp.fc2, relay=relay))
+def packed_mlp(mlp: MLP, *, repack: bool) -> nn.Module:
+    """A packed MLP with GELU."""
+    return nn.Sequential(packed(mlp.fc1, repack=repack, gelu=True), packed(mlp.fc2, repack=repack))
 
 
 class PackedHead(PackedLinear):
-    """The decoder's head, from word embeddings and bias as they were when it was packed."""
+    """The decoder's head, with the word embeddings and bias of the time of packing."""
 
     def forward(self, states: Tensor, word_embed: Tensor, bias: Tensor) -> Tensor:
-        """(..., D) → (..., V); the decoder hands in its weights, which are not read."""
+        """(..., D) → (..., V). The two weights that the decoder passes are not read."""
         return super().forward(states)
 
 
 class AttentionByViews(Attention):
-    """`Attention` that splits and merges heads by views, for speed.
+    """`Attention` that splits and merges heads by views instead of einops, for speed.
 
-    einops takes about 10 µs a call to look its pattern up. A decoding step, whose arithmetic is
-    small, makes six such calls a block.
+    An einops call costs about 10 µs more than a view. A decoding step, whose arithmetic is small,
+    makes six of them a block.
     """
 
     def split_heads(self, x: Tensor, copies: int = 1) -> Tensor:
-        """(B·K, T, D) → (B, heads, K·T, D / heads), not copied."""
+        """(B·K, T, D) → (B, heads, K·T, D / heads)."""
         heads = x.view(x.size(0) // copies, -1, self.num_heads, x.size(2) // self.num_heads)
         return heads.transpose(1, 2)
 
@@ -81,9 +81,9 @@ class AttentionByViews(Attention):
 
 
 def use_views(model: nn.Module) -> nn.Module:
-    """Makes every `Attention` of a model an `AttentionByViews`, in place: the same numbers.
+    """Turns every `Attention` of a model into an `AttentionByViews`, in place.
 
-    On any device, in training too: weights, their names and hooks stay.
+    It computes the same numbers, on any device and in training too. Weights, names and hooks stay.
     """
     for module in model.modules():
         if type(module) is Attention:
@@ -92,17 +92,17 @@ def use_views(model: nn.Module) -> nn.Module:
 
 
 class PackedAttention(AttentionByViews):
-    """`Attention` of packed layers."""
+    """`Attention` with packed layers."""
 
-    def __init__(self, attention: Attention, *, relay: bool):
+    def __init__(self, attention: Attention, *, repack: bool):
         nn.Module.__init__(self)
         self.num_heads, self.dropout = attention.num_heads, 0.0
         for name, layer in attention.named_children():
-            setattr(self, name, packed(layer, relay=relay))
+            setattr(self, name, packed(layer, repack=repack))
 
 
 class JointAttention(AttentionByViews):
-    """Self-attention whose queries, keys and values are one product, read faster than three."""
+    """Self-attention whose queries, keys and values are one product, which is faster than three."""
 
     def __init__(self, attention: Attention):
         nn.Module.__init__(self)
@@ -120,12 +120,12 @@ class JointAttention(AttentionByViews):
 class FewQueriesAttention(PackedAttention):
     """Cross-attention by two matrix products, for a decoding step.
 
-    torch's fused attention goes in blocks of 32 queries, of which a caption's next word, or its
-    beams', fill only a few.
+    torch's fused attention works on blocks of 32 queries. The next words of an image's few beams
+    fill only a part of one.
     """
 
     def attend(self, queries: Tensor, keys_values: KeysValues, *, causal: bool = False) -> Tensor:
-        """(B, heads, T, d) queries → (B, heads, T, d); more than `FEW` go the usual way."""
+        """(B, heads, T, d) queries → (B, heads, T, d); above `FEW`, by torch's attention."""
         if causal or queries.size(2) > FEW:
             return super().attend(queries, keys_values, causal=causal)
         keys, values = keys_values
@@ -142,35 +142,38 @@ def can_pack(captioner: Captioner) -> bool:
 
 
 @torch.no_grad()
-def pack(captioner: Captioner, *, relay: bool = True) -> Captioner:
-    """Packs every linear layer of a captioner in place; from then on it can only caption.
+def pack(captioner: Captioner, *, repack: bool = True) -> Captioner:
+    """Packs every linear layer of a captioner in place; after that it can only caption.
 
-    The original weights are let go layer by layer, so this takes no second copy of them, except of
-    the word embeddings, which are also the head.
+    The original weights are freed layer by layer, so there is never a second copy of all of them.
+    Only the word embeddings, which are also the head, exist twice.
 
     Args:
-        relay: lay the weights out anew, which takes about as long as it saves on one image. Else
-            oneDNN reads the decoder's in place: at once, without a copy, and for the few rows of a
-            decoding step quicker than MKL all the same. The encoder's many rows stay with MKL.
+        repack: copy the weights into oneDNN's blocked layout, which takes about as long as it saves
+            on one image. Otherwise the encoder stays with MKL, and oneDNN reads the decoder's
+            weights in place: no copy, and still faster than MKL on the few rows of a decoding step.
 
     Raises:
-        ValueError: where `can_pack` is false.
+        ValueError: `can_pack` is false.
     """
     if not can_pack(captioner):
-        raise ValueError("this captioner cannot be packed: it takes oneDNN, float32 and the CPU")
+        raise ValueError("this captioner cannot be packed: that needs oneDNN, float32 and the CPU")
     decoder = captioner.decoder
-    if relay:
+    if repack:
         for module in captioner.modules():
-            if isinstance(module, nn.LayerNorm):  # or these few keep a layer's mapping alive
+            # Clone them: a norm's few weights would keep the whole layer's memory map alive.
+            if isinstance(module, nn.LayerNorm):
                 module.weight.data, module.bias.data = module.weight.clone(), module.bias.clone()
         for block in captioner.vit.blocks:
-            block.attention = PackedAttention(block.attention, relay=True)
-            block.mlp = packed_mlp(block.mlp, relay=True)
+            block.attention = PackedAttention(block.attention, repack=True)
+            block.mlp = packed_mlp(block.mlp, repack=True)
     for block in decoder.blocks:
-        text = block.self_attention
-        block.self_attention = JointAttention(text) if relay else PackedAttention(text, relay=False)
-        block.cross_attention = FewQueriesAttention(block.cross_attention, relay=relay)
-        block.mlp = packed_mlp(block.mlp, relay=relay)
-    decoder.head_dense = packed(decoder.head_dense, relay=relay)
-    decoder.head = PackedHead(decoder.word_embed.weight, decoder.head_bias, relay=relay)
+        attention = block.self_attention
+        block.self_attention = (
+            JointAttention(attention) if repack else PackedAttention(attention, repack=False)
+        )
+        block.cross_attention = FewQueriesAttention(block.cross_attention, repack=repack)
+        block.mlp = packed_mlp(block.mlp, repack=repack)
+    decoder.head_dense = packed(decoder.head_dense, repack=repack)
+    decoder.head = PackedHead(decoder.word_embed.weight, decoder.head_bias, repack=repack)
     return captioner.eval()

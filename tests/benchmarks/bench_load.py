@@ -22,7 +22,7 @@ OURS = """
 import smile
 from PIL import Image
 from smile.captioning.packed import pack
-captioner = pack(smile.load({folder!r}), relay=False)  # as sample.py does for one image
+captioner = pack(smile.load({folder!r}), repack=False)  # as sample.py does for one image
 print(captioner.caption(Image.open({photo!r}), num_beams=1, max_length=24, min_length=24))
 """
 THEIRS = """
