@@ -1,14 +1,13 @@
-"""From image features to captions: greedy, sampling and beam search, as BLIP does them.
+"""From image features to captions: greedy search, sampling and beam search, as in BLIP.
 
-BLIP searches with `transformers` 4.15 to 4.24, whose rules differ from today's, so they are written
-out here. Lengths count the prompt; `[SEP]` is impossible before `min_length`; a beam's score is its
-sum of log-probabilities divided by length ** length_penalty, the length counted with the prompt and
-without `[SEP]`.
+BLIP uses `transformers` 4.15 to 4.24, whose rules differ from today's. Lengths count the prompt.
+`[SEP]` has probability 0 before `min_length`. A beam's score is its sum of log-probabilities
+divided by length ** length_penalty, where the length counts the prompt but not `[SEP]`.
 
-Any model with the verbs `decode(ids, features, cache=…)`, `logits(states)` and
-`new_cache(features, max_length=…)` will do; none is imported. The prompt is read once per image,
-then its cache is spread over the image's beams, which share the image's keys and values throughout.
-Only the last position goes through the head, and images that are done leave the batch.
+The model can be anything with the methods `decode(ids, features, cache=…)`, `logits(states)` and
+`new_cache(features, max_length=…, copies=…)`. The prompt is read once per image and its cache is
+then copied for each beam; all beams share the image's keys and values. Only the last position goes
+through the head, and finished images leave the batch.
 """
 
 import hashlib
@@ -25,13 +24,13 @@ from smile.errors import UserError
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """One caption found.
+    """A generated caption.
 
-    ids: the tokens after the prompt, `[SEP]` left out.
+    ids: the tokens after the prompt, without `[SEP]`.
     score: what the search ranked by: the sum of log-probabilities, penalties included, divided by
         length ** length_penalty.
-    logprobs: the model's own log-probability of each of `ids`, and of `[SEP]` if the caption ended
-        by it; their sum is the caption's.
+    logprobs: the model's log-probability, without penalties, of each of `ids`, and of `[SEP]` if
+        the caption ended with it. Their sum is the caption's.
     """
 
     ids: list[int]
@@ -51,17 +50,17 @@ def generate(
     """The `num_return` best captions of each image, best first.
 
     Args:
-        features: (B, P, D), what the model's encoder gave.
+        features: (B, P, D), the encoder's output.
         prompts: (B, T) ids that each caption continues, `[DEC]` first, without padding.
         sep_id: the token that ends a caption.
-        options: sampling if `top_p`, `top_k` or `temperature` ask for it, else beam search, or
-            greedy search with one beam.
-        seeds: one per image, for sampling: an image's captions depend on its own seed alone,
-            whatever the batch. 0, 1, … unless given.
+        options: sampling if `top_p`, `top_k` or `temperature` is set, else beam search; with one
+            beam, greedy search.
+        seeds: one per image, for sampling; 0, 1, … unless given. An image's captions depend on its
+            seed only, not on the rest of the batch.
 
     Raises:
-        UserError: if the prompt leaves no room before `max_length`, or more captions are asked for
-            than there are beams.
+        UserError: the prompt leaves no room before `max_length`, or `num_return` is above
+            `num_beams`.
     """
     check_options(options, prompt_length=prompts.size(1))
     with torch.inference_mode():
@@ -75,7 +74,7 @@ def generate(
 
 
 def check_options(options: GenerateConfig, *, prompt_length: int) -> None:
-    """Raises UserError where `generate` could not begin: see there."""
+    """Raises UserError for the reasons that `generate` does."""
     if prompt_length >= options.max_length:
         raise UserError(
             f"max_length is {options.max_length}, but the prompt alone has {prompt_length} tokens: "
@@ -117,13 +116,13 @@ def _in_words(name: str, value: Any) -> str:
     return name if value is True else f"{name} = {str(value).lower()}"
 
 
-# One word after another ---------------------------------------------------------------------------
+# Greedy search and sampling -----------------------------------------------------------------------
 
 
 def greedy_search(
     model, features: Tensor, prompts: Tensor, *, sep_id: int, options: GenerateConfig
 ) -> list[list[Hypothesis]]:
-    """The likeliest next word, again and again. Arguments as for `generate`."""
+    """Always takes the most likely next word. Arguments as for `generate`."""
 
     def pick(logits: Tensor, rows: list[int]) -> Tensor:
         return logits.argmax(dim=-1)
@@ -141,20 +140,20 @@ def sample(
     options: GenerateConfig,
     seeds: list[int],
 ) -> list[list[Hypothesis]]:
-    """Draws each next word: temperature, then top-k, then nucleus (Holtzman et al. 2020).
+    """Samples each next word: temperature, then top-k, then nucleus (Holtzman et al. 2020).
 
-    Arguments as for `generate`; the `num_return` captions of an image are sorted by score.
+    Arguments as for `generate`. The `num_return` captions of an image are sorted by score.
     """
     copies = options.num_return
     generators = [_generator(seed, copy) for seed in seeds for copy in range(copies)]
 
     def pick(logits: Tensor, rows: list[int]) -> Tensor:
         probabilities = sampling_probabilities(logits, options).cpu()
-        drawn = [
+        sampled = [
             torch.multinomial(p, 1, generator=generators[row])
             for p, row in zip(probabilities, rows, strict=True)
         ]
-        return torch.cat(drawn).to(logits.device)
+        return torch.cat(sampled).to(logits.device)
 
     found = _extend(model, features, prompts, pick, sep_id=sep_id, options=options, copies=copies)
     groups = [found[i : i + copies] for i in range(0, len(found), copies)]
@@ -162,19 +161,19 @@ def sample(
 
 
 def _generator(seed: int, copy: int) -> torch.Generator:
-    """A source of randomness of its own for each caption, on the CPU: the same on every device.
+    """A generator for one caption, on the CPU, so that every device samples the same words.
 
-    The generator heeds 32 bits of its seed only, so `seed` and `copy` are mixed into those.
+    A generator reads only 32 bits of its seed, so `seed` and `copy` are hashed into 32 bits.
     """
     mixed = hashlib.blake2b(f"{seed} {copy}".encode(), digest_size=4).digest()
     return torch.Generator().manual_seed(int.from_bytes(mixed))
 
 
 def sampling_probabilities(logits: Tensor, options: GenerateConfig) -> Tensor:
-    """(R, V) logits → the distribution that sampling draws from.
+    """(R, V) logits → (R, V) probabilities to sample from.
 
-    Top-k keeps the k likeliest words; nucleus keeps the fewest likeliest words whose probabilities
-    reach `top_p`, the one that crosses it included. What is kept is renormalised.
+    Top-k keeps the k most likely words. Nucleus keeps the smallest set of most likely words whose
+    probabilities sum to at least `top_p`. The rest is renormalised.
     """
     logits = logits / options.temperature
     if 0 < options.top_k < logits.size(-1):
@@ -183,7 +182,7 @@ def sampling_probabilities(logits: Tensor, options: GenerateConfig) -> Tensor:
     probabilities = logits.softmax(dim=-1)
     if options.top_p < 1:
         ranked, order = probabilities.sort(dim=-1, descending=True)
-        before = ranked.cumsum(dim=-1) - ranked  # the mass of all likelier words
+        before = ranked.cumsum(dim=-1) - ranked  # the sum over all more likely words
         ranked = ranked.masked_fill(before >= options.top_p, 0.0)
         probabilities = torch.zeros_like(probabilities).scatter(-1, order, ranked)
     return probabilities / probabilities.sum(dim=-1, keepdim=True)
@@ -192,66 +191,65 @@ def sampling_probabilities(logits: Tensor, options: GenerateConfig) -> Tensor:
 def _extend(
     model, features, prompts: Tensor, pick, *, sep_id: int, options: GenerateConfig, copies: int = 1
 ) -> list[Hypothesis]:
-    """Continues `copies` captions per image, each next word chosen by `pick(logits, rows)`."""
+    """Continues `copies` captions of each image; `pick(logits, rows)` chooses each next word."""
     state = _Rows(model, features, prompts, copies=copies, max_length=options.max_length)
     found: dict[int, Hypothesis] = {}
-    rows = list(range(len(state.ids)))  # which caption each row of the state is
+    rows = list(range(len(state.ids)))  # the caption that each row of the state belongs to
     while rows:
         logits = state.logits.float()
         logprobs = logits.log_softmax(dim=-1)
         words = pick(constrain(logits, state.ids, sep_id=sep_id, options=options), rows)
-        spoken = logprobs.gather(1, words[:, None])[:, 0]
-        state.append(words, words.tolist(), spoken.tolist())
+        state.append(words, words.tolist(), logprobs.gather(1, words[:, None])[:, 0].tolist())
         full = state.ids.size(1) == options.max_length
         for slot, row in enumerate(rows):
-            said, logprob = state.texts[slot]
-            ended = said[-1] == sep_id
+            generated, logprob = state.texts[slot]
+            ended = generated[-1] == sep_id
             if (ended or full) and row not in found:
                 score = sum(logprob) / (state.ids.size(1) - ended) ** options.length_penalty
-                found[row] = Hypothesis(said[:-1] if ended else said, score, logprob)
-        # An image leaves when all its captions are done: until then its rows stay together.
+                found[row] = Hypothesis(generated[:-1] if ended else generated, score, logprob)
+        # An image leaves the batch when all its captions are finished: its rows stay together.
         groups = [range(start, start + copies) for start in range(0, len(rows), copies)]
-        going = [
+        running = [
             slot for group in groups if any(rows[s] not in found for s in group) for slot in group
         ]
-        rows = [rows[slot] for slot in going]
+        rows = [rows[slot] for slot in running]
         if rows:
-            state.advance(going)
+            state.advance(running)
     return [found[row] for row in sorted(found)]
 
 
-# Several at a time --------------------------------------------------------------------------------
+# Beam search --------------------------------------------------------------------------------------
 
 
 def beam_search(
     model, features: Tensor, prompts: Tensor, *, sep_id: int, options: GenerateConfig
 ) -> list[list[Hypothesis]]:
-    """Keeps the `num_beams` best beginnings at each length. Arguments as for `generate`.
+    """Keeps the `num_beams` best unfinished captions in each step. Arguments as for `generate`.
 
-    Each step ranks 2·num_beams continuations of an image, so that num_beams remain even if every
-    beam could end; `[SEP]` ends a beam only when ranked within the first num_beams.
+    A step ranks 2·num_beams continuations of an image, so that num_beams remain even if every beam
+    could end. `[SEP]` ends a beam only if it ranks among the first num_beams.
     """
     beams = options.num_beams
     state = _Rows(model, features, prompts, copies=beams, max_length=options.max_length)
     finished = [_Finished(options, prompts.size(1)) for _ in prompts]
-    images = list(range(len(prompts)))  # the images still searched, in the order of the rows
-    # All beams of an image begin alike, so only the first may be continued in the first step.
+    images = list(range(len(prompts)))  # the unfinished images, in the order of the rows
+    # All beams of an image start from the same prompt, so only the first counts in the first step.
     totals = torch.full((len(images), beams), -1e9, device=prompts.device)
     totals[:, 0] = 0.0
     while images:
         logprobs = state.logits.float().log_softmax(dim=-1)
         scores = constrain(logprobs, state.ids, sep_id=sep_id, options=options)
         scores = (scores + totals.view(-1, 1)).view(len(images), -1)
-        going = []
+        running = []
         length = state.ids.size(1)
         for image, steps in zip(images, _steps(scores, logprobs, beams), strict=True):
             kept = finished[image].take(steps, state.texts, sep_id)
             if not finished[image].cannot_improve(steps[0].total, length):
-                going.append((image, kept))
-        images = [image for image, _ in going]
+                running.append((image, kept))
+        images = [image for image, _ in running]
         if not images:
             break
-        steps = [step for _, kept in going for step in kept]
+        steps = [step for _, kept in running for step in kept]
         state.branch(steps)
         if state.ids.size(1) == options.max_length:
             for row, step in enumerate(steps):
@@ -263,7 +261,7 @@ def beam_search(
 
 
 class _Step(NamedTuple):
-    """A way to go on: the row to continue, the word, its log-probability, and the sum of all."""
+    """A continuation: the row, its next word, the word's log-probability, and the beam's total."""
 
     row: int
     word: int
@@ -274,15 +272,14 @@ class _Step(NamedTuple):
 def _steps(scores: Tensor, logprobs: Tensor, beams: int) -> list[list[_Step]]:
     """(B, beams·V) scores of B images, (B·beams, V) log-probabilities → 2·beams each, best first.
 
-    All that a step has to know of the device's numbers is asked for here, at once: each question
-    would have to wait until the device has caught up.
+    Everything that a step reads from the device is read here, at once: each read waits for the
+    device.
     """
     ranked, places = scores.topk(2 * beams, dim=1)
-    spoken = logprobs.view_as(scores).gather(1, places)
+    chosen = logprobs.view_as(scores).gather(1, places)
     vocabulary = logprobs.size(1)
-    numbers = torch.stack([spoken, ranked])
-    columns = (places.tolist(), *numbers.tolist())
-    # A place among an image's scores is its beam (and so its row) and the word after it.
+    columns = (places.tolist(), *torch.stack([chosen, ranked]).tolist())
+    # A place among an image's scores stands for a beam (and so a row) and its next word.
     return [
         [
             _Step(image * beams + place // vocabulary, place % vocabulary, logprob, total)
@@ -301,17 +298,17 @@ class _Finished:
         self.kept: list[Hypothesis] = []
 
     def take(self, steps: list[_Step], texts: list["_Text"], sep_id: int) -> list[_Step]:
-        """Ends beams at `[SEP]`; returns the num_beams steps that go on."""
-        beams, going = self.options.num_beams, []
+        """Finishes beams that reach `[SEP]`; returns the num_beams steps that continue."""
+        beams, running = self.options.num_beams, []
         for rank, step in enumerate(steps):
             if step.word != sep_id:
-                going.append(step)
+                running.append(step)
             elif rank < beams:
-                said, logprobs = texts[step.row]
-                self.add(said, [*logprobs, step.logprob], step.total)
-            if len(going) == beams:
+                generated, logprobs = texts[step.row]
+                self.add(generated, [*logprobs, step.logprob], step.total)
+            if len(running) == beams:
                 break
-        return going
+        return running
 
     def add(self, ids: list[int], logprobs: list[float], total: float) -> None:
         """Keeps a caption if it is among the best."""
@@ -323,10 +320,10 @@ class _Finished:
             self.kept.append(Hypothesis(ids, score, logprobs))
 
     def cannot_improve(self, best_total: float, length: int) -> bool:
-        """True once this image is done.
+        """True when this image is finished.
 
-        With early stopping, as soon as num_beams captions ended; else when the best running beam
-        could not beat the worst one kept, if it ended at this length.
+        With early stopping that is when num_beams captions have ended. Otherwise, it is when the
+        best running beam, if it ended at this length, would not beat the worst caption kept.
         """
         if len(self.kept) < self.options.num_beams:
             return False
@@ -343,17 +340,17 @@ class _Finished:
         return min(h.score for h in self.kept)
 
 
-# What both have in common -------------------------------------------------------------------------
+# What all of them share ---------------------------------------------------------------------------
 
 
-_Text = tuple[list[int], list[float]]  # the words after the prompt, and their log-probabilities
+_Text = tuple[list[int], list[float]]  # words after the prompt, and their log-probabilities
 
 
 class _Rows:
-    """The captions being written: their words, their log-probabilities, their cache.
+    """The captions being generated: `copies` rows of each image, with the decoder's cache.
 
-    `copies` rows for each image, which share its keys and values and, at first, the prompt's.
-    Words are kept twice: `ids` for the model to read, `texts` for us, who need not ask the device.
+    Words are kept twice: in `ids` on the device for the model, and in `texts` for the search, which
+    need not wait for the device to read them.
     """
 
     def __init__(self, model, features: Tensor, prompts: Tensor, *, copies: int, max_length: int):
@@ -361,26 +358,26 @@ class _Rows:
         self.cache = model.new_cache(features, max_length=max_length, copies=copies)
         logits = model.logits(model.decode(prompts, None, cache=self.cache)[:, -1])
         self.cache.spread()
-        self.logits = logits.repeat_interleave(copies, dim=0)  # (R, V) of each row's next word
-        self.ids = prompts.repeat_interleave(copies, dim=0)  # (R, T), prompt included
+        self.logits = logits.repeat_interleave(copies, dim=0)  # (R, V), of each row's next word
+        self.ids = prompts.repeat_interleave(copies, dim=0)  # (R, T), with the prompt
         self.texts: list[_Text] = [([], []) for _ in self.ids]
 
     def append(self, ids: Tensor, words: list[int], logprobs: list[float]) -> None:
-        """Adds a word to each row: (R) `ids` on the device, the same `words` for us."""
+        """Adds a word to each row: (R,) `ids` on the device, and the same as a list, `words`."""
         self.ids = torch.cat([self.ids, ids[:, None]], dim=1)
         self.texts = [
-            ([*said, word], [*before, logprob])
-            for (said, before), word, logprob in zip(self.texts, words, logprobs, strict=True)
+            ([*generated, word], [*before, logprob])
+            for (generated, before), word, logprob in zip(self.texts, words, logprobs, strict=True)
         ]
 
     def branch(self, steps: list[_Step]) -> None:
-        """Row i goes on as `steps[i]` says; images that have no step any more leave."""
+        """Row i becomes the continuation `steps[i]`; images without a step leave the batch."""
         rows, words, logprobs, _ = map(list, zip(*steps, strict=True))
         self._select(rows)
         self.append(torch.tensor(words, device=self.ids.device), words, logprobs)
 
     def advance(self, rows: list[int] | None) -> None:
-        """Reads the last words; with `rows`, only those rows go on."""
+        """Scores the next word of each row; with `rows`, only those rows are kept."""
         if rows is not None and len(rows) < len(self.ids):
             self._select(rows)
         states = self.model.decode(self.ids[:, -1:], None, cache=self.cache)
@@ -394,17 +391,17 @@ class _Rows:
 
 
 def constrain(scores: Tensor, ids: Tensor, *, sep_id: int, options: GenerateConfig) -> Tensor:
-    """Applies the repetition penalty, forbids repeated n-grams, and `[SEP]` before `min_length`.
+    """Applies the repetition penalty; forbids repeated n-grams, and `[SEP]` before `min_length`.
 
     Args:
-        scores: (R, V), log-probabilities in beam search, logits in greedy search and sampling.
-        ids: (R, T), the texts so far, prompt included.
+        scores: (R, V): log-probabilities in beam search, logits in greedy search and sampling.
+        ids: (R, T), the captions so far, with the prompt.
     """
     scores = scores.clone()
     if options.repetition_penalty != 1.0:
-        said = scores.gather(1, ids)
+        present = scores.gather(1, ids)
         penalty = options.repetition_penalty
-        scores.scatter_(1, ids, torch.where(said < 0, said * penalty, said / penalty))
+        scores.scatter_(1, ids, torch.where(present < 0, present * penalty, present / penalty))
     if options.no_repeat_ngram_size > 0:
         _forbid_repeats(scores, ids, options.no_repeat_ngram_size)
     if ids.size(1) < options.min_length:
@@ -413,11 +410,11 @@ def constrain(scores: Tensor, ids: Tensor, *, sep_id: int, options: GenerateConf
 
 
 def _forbid_repeats(scores: Tensor, ids: Tensor, size: int) -> None:
-    """Takes away each word that would complete an n-gram the row has already, in place."""
+    """Sets the score of each word that would complete an n-gram of its row again to -∞, in place."""
     if ids.size(1) < size:
         return
     grams = ids.unfold(1, size, 1)  # (R, T - n + 1, n)
     ending = ids[:, ids.size(1) - size + 1 :]  # the n - 1 words that a next word would complete
-    again = (grams[:, :, :-1] == ending[:, None, :]).all(dim=2)
-    rows, places = again.nonzero(as_tuple=True)
+    repeated = (grams[:, :, :-1] == ending[:, None, :]).all(dim=2)
+    rows, places = repeated.nonzero(as_tuple=True)
     scores[rows, grams[rows, places, -1]] = float("-inf")
