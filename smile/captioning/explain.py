@@ -1,7 +1,7 @@
-"""Which part of the image made which word: the decoder's cross-attention as heat maps.
+"""Which part of the image led to which word: the decoder's cross-attention as heat maps.
 
-While the decoder is about to say a word, each head of each layer spreads a weight of 1 over the
-image tokens. Averaged over heads and layers (or taken from one layer) it is a map over the patches.
+When the decoder predicts a word, each head of each layer distributes a weight of 1 over the image
+tokens. The mean over heads and layers (or over the heads of one layer) is a map of the patches.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ class WordMap:
 def cross_attention(captioner: Captioner, pixels: Tensor, ids: Tensor) -> Tensor:
     """(1, 3, S, S) image, (1, T) ids → (layers, heads, T, P + 1) weights, class token first.
 
-    Position t is where the decoder, having read ids up to t, looks for the word after it.
+    Row t is where the decoder looks when it has read ids up to t and predicts the next word.
     """
     seen: list[Tensor] = []
 
@@ -60,16 +60,16 @@ def word_maps(
     prompt: str | None = None,
     layer: int | None = None,
 ) -> list[WordMap]:
-    """A map for each word of a caption; those of a word's pieces are averaged.
+    """A map for each word of a caption: the mean of the maps of its word pieces.
 
-    The class token's share, which belongs to no place, is left out.
+    The class token's weight, which belongs to no patch, is left out.
 
     Args:
-        prompt: what the caption continued.
+        prompt: the prompt that the caption continues; `config.data.prompt` unless given.
         layer: one decoder layer, counted from 0, or None for the mean of all.
 
     Raises:
-        UserError: if there is no such layer.
+        UserError: there is no such layer.
     """
     _check_layer(captioner, layer)
     prompt = captioner.config.data.prompt if prompt is None else prompt
@@ -115,7 +115,7 @@ def explain(
     `image`, `seeds` (one) and `settings` are those of `Captioner.describe`.
 
     Raises:
-        UserError: there is no such layer, or the picture cannot be written; before any work.
+        UserError: there is no such layer, or the picture cannot be written; raised before any work.
     """
     check_picture(path)
     _check_layer(captioner, layer)

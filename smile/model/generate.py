@@ -410,7 +410,7 @@ def constrain(scores: Tensor, ids: Tensor, *, sep_id: int, options: GenerateConf
 
 
 def _forbid_repeats(scores: Tensor, ids: Tensor, size: int) -> None:
-    """Sets the score of each word that would complete an n-gram of its row again to -∞, in place."""
+    """Sets to -∞, in place, the scores of words that would repeat an n-gram of their row."""
     if ids.size(1) < size:
         return
     grams = ids.unfold(1, size, 1)  # (R, T - n + 1, n)

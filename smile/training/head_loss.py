@@ -1,9 +1,9 @@
-"""The training objective from the states before the head, without needless scores.
+"""The training objective from the states before the head, without computing all logits.
 
-A caption of N tokens needs N of its head's V columns: scores against the words of the caption,
-(B, N, N) instead of (B, N, V), give SMILE's loss and gradients. What does need all V scores of a
-position gets them a block of positions at a time. All of it equals `loss.py`, where the losses are
-written as they are defined; read that first.
+SMILE's softmax over a caption of N tokens needs only those tokens' logits, (B, N, N) instead of
+(B, N, V); loss and gradients are the same. Losses that need all V logits of a position get them a
+block of positions at a time. Read `loss.py` first, where the losses are written as defined; the
+results here are equal to those.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from smile.loss import IGNORE, first_token, random_loss, reverse_loss
 
-# Positions scored by the whole vocabulary at a time: 63 MB of scores for BLIP's. With a small
-# vocabulary a GPU gets as many positions as make `SCORES` scores, since it takes as long for few. A
-# CPU does not: it gains nothing, and other blocks round otherwise than those of earlier runs.
+# Positions in a block: 63 MB of logits with BLIP's vocabulary. With a small vocabulary a GPU gets
+# enough positions for `SCORES` logits, since fewer take it as long. A CPU gains nothing by that,
+# and other block sizes would round differently from earlier runs.
 BLOCK, SCORES = 512, 1 << 22
 
 
@@ -35,19 +35,19 @@ def caption_loss(
     end_id: int | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """The training objective, computed from states and head without needless scores.
+    """The training objective, computed from states and head.
 
     Args:
         states: (B, N, D), the decoder's output at the positions that predict `labels`.
-        labels: (B, N) token ids, -100 where nothing is to be predicted.
+        labels: (B, N) token ids, -100 at positions without a target.
         weight, bias: the head, (V, D) and (V,).
         objective: "smile", "mle", "reverse" or "random".
-        mle_weight: λ in λ·MLE + (1 - λ)·objective; 0 leaves MLE out.
-        label_smoothing: of the MLE part.
+        mle_weight: λ in λ·MLE + (1 - λ)·objective.
+        label_smoothing: of the MLE term.
         first_token_mle, num_random, end_id, reduction: as in `smile_loss` and `random_loss`.
 
     Raises:
-        ValueError: if `objective` is none of the four.
+        ValueError: `objective` is none of the four.
     """
     if objective not in ("smile", "mle", "reverse", "random"):
         raise ValueError(f"objective {objective!r} is none of smile, mle, reverse, random")
@@ -56,10 +56,8 @@ def caption_loss(
     seen = labels != IGNORE
     loss = states.new_zeros((), dtype=torch.float32)
     if mle_weight > 0:
-        said, words = states[seen], labels[seen]  # padding goes no further than this
-        mle = _BlockwiseMLE.apply(
-            said, words, weight, bias, label_smoothing, end_id, torch.is_grad_enabled()
-        )
+        settings = label_smoothing, end_id, torch.is_grad_enabled()
+        mle = _BlockwiseMLE.apply(states[seen], labels[seen], weight, bias, *settings)
         loss = loss + mle_weight * mle
     if mle_weight < 1 and objective == "smile":
         smile = _smile_from_states(
@@ -81,23 +79,23 @@ def caption_loss(
 
 
 def _positions(weight: Tensor) -> int:
-    """How many positions to score at a time by a (V, D) head."""
+    """How many positions to score at a time with a (V, D) head."""
     return max(BLOCK, SCORES // weight.size(0)) if weight.is_cuda else BLOCK
 
 
 def _in_blocks(
     loss: Callable[[Tensor, Tensor], Tensor], states: Tensor, labels: Tensor, *, rows: int
 ) -> Tensor:
-    """`loss(states, labels)` as a sum over blocks of so many rows.
+    """`loss(states, labels)`, summed over blocks of `rows` captions.
 
-    Where there are several, none of their scores is kept for the backward pass, which computes them
-    again block by block: more work by a third of the head's, for memory that does not grow.
+    With several blocks, their logits are not kept for the backward pass but computed again block by
+    block: a third more work in the head, and memory that does not grow with the batch.
     """
     if len(labels) <= rows:
         return loss(states, labels)
     total = states.new_zeros((), dtype=torch.float32)
-    for some, their in zip(states.split(rows), labels.split(rows), strict=True):
-        total = total + checkpoint(loss, some, their, use_reentrant=False)
+    for block in zip(states.split(rows), labels.split(rows), strict=True):
+        total = total + checkpoint(loss, *block, use_reentrant=False)
     return total
 
 
@@ -110,15 +108,15 @@ def _smile_from_states(
     first_token_mle: bool,
     end_id: int | None,
 ) -> Tensor:
-    """The sum of `smile_loss` from (B, N, D) states: (B, N, N) scores of the captions' own words.
+    """The sum of `smile_loss` from (B, N, D) states, by (B, N, N) logits of the captions' tokens.
 
-    Column j stands for the word `labels[:, j]`. A word that occurs again keeps only its first
-    column, so that it is counted once in the softmax.
+    Column j is the token `labels[:, j]`. A token that occurs several times keeps only its first
+    column, so that the softmax counts it once.
     """
     seen = labels != IGNORE
     words = labels.masked_fill(~seen, 0)
     same = (labels[:, :, None] == labels[:, None, :]) & seen[:, None, :]
-    first_column = same.int().argmax(dim=2)  # (B, N): where each position's word stands first
+    first_column = same.int().argmax(dim=2)  # (B, N): where each position's token occurs first
     order = torch.arange(labels.size(1), device=labels.device)
     counted = seen & (first_column == order)
     first = first_token(labels) if first_token_mle else torch.zeros_like(seen)
@@ -127,9 +125,9 @@ def _smile_from_states(
         states, states[first], words, labels[first], weight, bias, end_id, torch.is_grad_enabled()
     )
     allowed = counted[:, None, :]
-    if end_id is not None:  # the end's column counts only where it is the label
+    if end_id is not None:  # the end token's column counts only where it is the target
         allowed = allowed & ((words != end_id)[:, None, :] | (labels == end_id)[:, :, None])
-    # A position that is not predicted keeps every column: its loss is dropped, and stays finite.
+    # A position without a target keeps every column, so that its loss, which is ignored, is finite.
     allowed = allowed | ~seen[:, :, None]
     scores = scores.float().masked_fill(~allowed, float("-inf"))
     targets = first_column.masked_fill(~seen | first, IGNORE)
@@ -139,11 +137,11 @@ def _smile_from_states(
 
 
 class _Scores(torch.autograd.Function):
-    """Scores of each caption's own words, and MLE's summed loss at a few positions.
+    """Logits of each caption's own tokens, and MLE's summed loss at a few positions.
 
-    Left to autograd, each of the two would make a gradient of the whole head, to be added up: for
-    BLIP's and 16 captions of 24 tokens 103 MB beside the gradients, where the formulas over all
-    words take 70. Here the few rows of the one go into that of the other: 7 MB.
+    Autograd would make two gradients of the size of the whole head and add them: with BLIP's
+    vocabulary and 16 captions of 24 tokens, 103 MB beside the result. Here the few rows of the
+    first are added into the second: 7 MB.
     """
 
     @staticmethod
@@ -171,12 +169,12 @@ class _Scores(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         states, firsts, words, weight = ctx.saved_tensors
-        # Under autocast the scores' gradients are of a shorter type, and so are these products.
+        # Under autocast the gradients of the scores have a lower precision; so do these products.
         grad_scores, low = ctx.grad_scores, ctx.grad_scores.dtype
         grad = grad.to(low)
         grad_states = grad @ F.embedding(words, weight).to(low)
         grad_own = (grad.transpose(1, 2) @ states.to(low)).flatten(0, 1)
-        # `grad_loss` is one number: it is cheaper to apply to what is small.
+        # `grad_loss` is one number, so the smaller factor is multiplied by it.
         grad_weight = (grad_scores.t() @ (firsts * grad_loss).to(low)).to(weight.dtype)
         grad_weight.index_add_(0, words.flatten(), grad_own.to(weight.dtype))
         grad_bias = grad_scores.sum(dim=0, dtype=weight.dtype) * grad_loss
@@ -189,22 +187,22 @@ class _Scores(torch.autograd.Function):
 def _cross_entropy(
     scores: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, end_id: int | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(T, V) scores, (T,) ids → `mle_loss`'s sum and its gradient in the scores, of their dtype."""
+    """(T, V) scores, (T,) ids → the sum of `mle_loss`, and its gradient, of the scores' dtype."""
     targets, dtype = targets[:, None], scores.dtype
-    scores, words = scores.float(), scores.size(1)  # words: how many each softmax runs over
+    scores, words = scores.float(), scores.size(1)  # words: how many are in each softmax
     if end_id is not None:
-        left_out = targets != end_id
-        scores[:, end_id : end_id + 1].masked_fill_(left_out, float("-inf"))
-        words = words - left_out.long()
+        excluded = targets != end_id
+        scores[:, end_id : end_id + 1].masked_fill_(excluded, float("-inf"))
+        words = words - excluded.long()
     logprobs = scores.log_softmax(dim=-1)
     loss = -(1 - label_smoothing) * logprobs.gather(1, targets).sum()
     if label_smoothing:
-        known = logprobs if end_id is None else logprobs.masked_fill(logprobs.isneginf(), 0)
-        loss -= label_smoothing * (known.sum(dim=1, keepdim=True) / words).sum()
-    # What is probable less what was to be said: softmax - (1 - ε) one-hot - ε / words.
+        finite = logprobs if end_id is None else logprobs.masked_fill(logprobs.isneginf(), 0)
+        loss -= label_smoothing * (finite.sum(dim=1, keepdim=True) / words).sum()
+    # Prediction minus target: softmax - (1 - ε) one-hot - ε / words.
     grad = logprobs.exp_().sub_(label_smoothing / words)
     if end_id is not None:
-        grad[:, end_id : end_id + 1].masked_fill_(left_out, 0)
+        grad[:, end_id : end_id + 1].masked_fill_(excluded, 0)
     grad.scatter_add_(1, targets, grad.new_full(targets.shape, label_smoothing - 1))
     return loss, grad.to(dtype)
 
@@ -212,9 +210,9 @@ def _cross_entropy(
 class _BlockwiseMLE(torch.autograd.Function):
     """The sum of `mle_loss` from states, in memory that does not grow with their number.
 
-    Scores are made block by block. The gradient of cross entropy in the scores is known as soon as
-    they are (softmax minus target), so each block's share of the gradients is added up at once, and
-    its scores are let go: what a backward pass would do, without keeping or computing them again.
+    Scores are computed block by block. The gradient of cross entropy (softmax minus target) follows
+    from them at once, so the forward pass also sums the gradients and frees each block's scores:
+    they are neither kept for the backward pass nor computed again.
     """
 
     @staticmethod
@@ -241,7 +239,7 @@ class _BlockwiseMLE(torch.autograd.Function):
                 scores, labels[rows], label_smoothing=label_smoothing, end_id=end_id
             )
             total += loss
-            if with_gradients:  # under autocast, products of a shorter type
+            if with_gradients:  # under autocast, in lower precision
                 grad_states[rows] = grad @ weight.to(grad.dtype)
                 _add_product(grad_weight, grad.t(), states[rows].to(grad.dtype))
                 grad_bias += grad.sum(dim=0, dtype=bias.dtype)
@@ -250,12 +248,12 @@ class _BlockwiseMLE(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        grad_states, grad_weight, grad_bias = (ours * grad for ours in ctx.gradients)
+        grad_states, grad_weight, grad_bias = (kept * grad for kept in ctx.gradients)
         return grad_states, None, grad_weight, grad_bias, None, None, None
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """total += a @ b, without a copy where all are of one type."""
+    """total += a @ b, without a copy if all have the same dtype."""
     if total.dtype == a.dtype:
         total.addmm_(a, b)
     else:
