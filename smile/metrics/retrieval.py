@@ -1,12 +1,12 @@
-"""Retrieval by the captioner itself: which image makes a caption likeliest?
+"""Retrieval by the captioner itself: which image makes a caption most likely?
 
-A caption that names what sets its image apart finds it among many. With log p(caption | image) of
-a judge, which may be the captioner that wrote it, R@K needs no other model.
+A caption that names what distinguishes its image finds it among many. The score is
+log p(caption | image) of a judge, which may be the captioner that wrote it: R@K needs no other
+model.
 
 `log_likelihoods` scores every caption on every image, a million pairs for a thousand of each, so
-nothing is computed twice: an image is encoded, and its keys and values projected, once for all
-captions; and captions that begin alike (all do: with the prompt) share the states of their common
-beginning.
+nothing is computed twice. An image is encoded, and its keys and values computed, once for all
+captions. Captions that share a prefix (all share the prompt) share its states.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,19 +30,19 @@ from smile.model.layers import Attention
 
 
 def ranks(scores: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """(N captions, M images) scores, (N,) each caption's own image → (N,) float ranks from 1.
+    """(N captions, M images) scores, (N,) each caption's image → (N,) float ranks from 1.
 
-    Images with the same score share the mean of their ranks: a judge that cannot tell any apart
-    gets the middle of the pool, not its top.
+    Images with the same score share the mean of their ranks: a judge that gives all images the same
+    score gets the middle of the pool, not its top.
 
     Raises:
-        ValueError: if a score is NaN, which has no rank.
+        ValueError: a score is NaN, which has no rank.
     """
     scores, target = np.asarray(scores), np.asarray(target)
     if np.isnan(scores).any():
         raise ValueError(f"{np.isnan(scores).sum()} of {scores.size} scores are NaN")
-    own = scores[np.arange(len(scores)), target][:, None]
-    better, ties = (scores > own).sum(axis=1), (scores == own).sum(axis=1) - 1
+    correct = scores[np.arange(len(scores)), target][:, None]
+    better, ties = (scores > correct).sum(axis=1), (scores == correct).sum(axis=1) - 1
     return 1 + better + ties / 2
 
 
@@ -56,7 +56,7 @@ def recall(ranks: np.ndarray, k: int) -> np.ndarray:
 
 # Scores -------------------------------------------------------------------------------------------
 
-MAX_LOGITS = 1 << 24  # at a time; BLIP's vocabulary would fill gigabytes
+MAX_LOGITS = 1 << 24  # at a time; all of them, with BLIP's vocabulary, would take gigabytes
 
 
 @torch.inference_mode()
@@ -73,24 +73,24 @@ def log_likelihoods(
     """(N captions, M images) float32: log p(caption, `[SEP]` | image, prompt) of every pair.
 
     Args:
-        judge: in evaluation mode; on the CPU, `packed.pack` makes it quicker.
-        images: RGB pictures; a generator that opens files is read as it goes.
-        captions: cleaned, as the judge's training captions were, without the prompt; longer than
-            the decoder's positions they are cut.
-        image_block: images encoded, and scored, at a time.
-        caption_block: captions scored at a time. More share more of their beginnings, but each
-            token's attention is computed, and thrown away, for all that do not belong to its text.
+        judge: in evaluation mode; on the CPU, `packed.pack` makes it faster.
+        images: RGB pictures; a generator may open their files one by one.
+        captions: cleaned like the judge's training captions, without the prompt; cut off at the
+            decoder's number of positions.
+        image_block: images encoded and scored at a time.
+        caption_block: captions scored at a time. In larger blocks more captions share a prefix, but
+            more attention weights are computed only to be masked.
         progress: show a bar on a terminal.
-        total: how many images there are, for the bar, where `images` cannot say.
+        total: number of images, for the bar, if `images` has no length.
     """
     prompt = judge.config.data.prompt
     # The last id, [SEP], is predicted but never read.
     limit = judge.config.decoder.max_positions + 1
     ids = [judge.tokenizer.encode(text, prompt=prompt, max_tokens=limit) for text in captions]
     start = len(judge.tokenizer.prompt_ids(prompt))
-    order = sorted(range(len(ids)), key=ids.__getitem__)  # those that begin alike side by side
+    order = sorted(range(len(ids)), key=ids.__getitem__)  # shared prefixes next to each other
     blocks = list(batches_of(order, caption_block))
-    trees = [_tree([ids[i] for i in own], start=start, device=judge.device) for own in blocks]
+    trees = [_tree([ids[i] for i in block], start=start, device=judge.device) for block in blocks]
     columns = [np.empty((len(captions), 0), np.float32)]
     total = total or length_hint(images) or None
     bar = tqdm(total=total, desc="retrieval", unit=" images", disable=not progress or None)
@@ -100,8 +100,8 @@ def log_likelihoods(
             features = judge.encode(pixels.to(judge.device))
             image = judge.new_cache(features, max_length=0).image  # contiguous: each tree reads it
             column = np.empty((len(captions), len(pictures)), np.float32)
-            for own, tree in zip(blocks, trees, strict=True):
-                column[own] = _score(judge, image, tree, len(pictures), len(own)).T.cpu()
+            for block, tree in zip(blocks, trees, strict=True):
+                column[block] = _score(judge, image, tree, len(pictures), len(block)).T.cpu()
             columns.append(column)
             bar.update(len(pictures))
     return np.concatenate(columns, axis=1)
@@ -109,16 +109,16 @@ def log_likelihoods(
 
 @dataclass(frozen=True)
 class _Tree:
-    """Captions laid over each other as far as they begin alike: T tokens, each in one place.
+    """The prefix tree of several captions: T tokens, shared prefixes once.
 
         [DEC] ─ a ─ red ─ circle ─ and ─ a ─ star      "a red circle and a star"
                     │        └─ with ─ stripes         "a red circle with stripes"
                     └─ heart                           "a red heart"
 
-    ids, positions: (1, T) and (T,).
-    mask: (T, T), True where a token (row) may look: at itself and what its text has before it.
-    states, targets, captions: (M,) each, for every word to score: which token's state predicts it,
-        its id, and whose it is.
+    ids, positions: (1, T) token ids, (T,) the position of each token in its captions.
+    mask: (T, T) bool, True where a token (row) attends: to itself and to its prefix.
+    states, targets, captions: (M,) each, for every word to score: the token whose state predicts
+        it, its id, and its caption.
     """
 
     ids: Tensor
@@ -130,26 +130,26 @@ class _Tree:
 
 
 def _tree(rows: list[list[int]], *, start: int, device: torch.device) -> _Tree:
-    """The tree of `rows`: ids with prompt and `[SEP]`, whose words from `start` on are scored."""
-    place: dict[tuple[int, ...], int] = {}  # beginning of a text → where its last token is
+    """The tree of `rows`, ids with prompt and `[SEP]`; those from `start` on are to be scored."""
+    place: dict[tuple[int, ...], int] = {}  # prefix → the place of its last token
     scored, ancestors = [], []
     for caption, ids in enumerate(rows):
         path = []
         for end in range(1, len(ids)):
-            beginning = tuple(ids[:end])
-            if beginning not in place:
-                place[beginning] = len(place)
-                ancestors.append([*path, place[beginning]])
-            path.append(place[beginning])
+            prefix = tuple(ids[:end])
+            if prefix not in place:
+                place[prefix] = len(place)
+                ancestors.append([*path, place[prefix]])
+            path.append(place[prefix])
             if end >= start:
-                scored.append((place[beginning], ids[end], caption))
+                scored.append((place[prefix], ids[end], caption))
     mask = torch.zeros(len(place), len(place), dtype=torch.bool)
     for token, seen in enumerate(ancestors):
         mask[token, seen] = True
     states, targets, captions = torch.tensor(scored, device=device).T.contiguous()
     return _Tree(
-        ids=torch.tensor([[beginning[-1] for beginning in place]], device=device),
-        positions=torch.tensor([len(beginning) - 1 for beginning in place], device=device),
+        ids=torch.tensor([[prefix[-1] for prefix in place]], device=device),
+        positions=torch.tensor([len(prefix) - 1 for prefix in place], device=device),
         mask=mask.to(device),
         states=states,
         targets=targets,
@@ -163,19 +163,20 @@ def _score(
     """(images, captions) float32: log-likelihoods of a tree's captions."""
     states = _states(judge.decoder, tree, image)
     logits_per_image = states.size(1) * judge.config.decoder.vocab_size
-    said = []
+    logprobs = []
     for part in states.split(max(1, MAX_LOGITS // logits_per_image)):
         logits = judge.logits(part).float()
-        said.append(logits[:, tree.states, tree.targets] - logits.logsumexp(dim=2)[:, tree.states])
-    said = torch.cat(said)
-    return said.new_zeros(images, captions).index_add_(1, tree.captions, said)
+        of_targets = logits[:, tree.states, tree.targets]
+        logprobs.append(of_targets - logits.logsumexp(dim=2)[:, tree.states])
+    logprobs = torch.cat(logprobs)
+    return logprobs.new_zeros(images, captions).index_add_(1, tree.captions, logprobs)
 
 
 def _states(decoder: Decoder, tree: _Tree, image: list[KeysValues]) -> Tensor:
-    """(images, T, D): the states of a tree's tokens beside each image.
+    """(images, T, D): the states of a tree's tokens for each image.
 
-    What `Decoder.forward` computes of each of the texts by itself, without dropout. Up to the first
-    cross-attention the images have no part in it, so it is computed once for all of them.
+    They are those that `Decoder.forward` gives for each caption alone, without dropout. `x` has one
+    row up to the first cross-attention, since nothing before it depends on the image.
     """
     x = decoder.word_embed(tree.ids) + decoder.position_embed(tree.positions)
     x = decoder.embed_norm(x)
@@ -187,7 +188,7 @@ def _states(decoder: Decoder, tree: _Tree, image: list[KeysValues]) -> Tensor:
 
 
 def _self_attend(attention: Attention, x: Tensor, mask: Tensor) -> Tensor:
-    """(B, T, D) → (B, T, D): each token attends to those of its own text."""
+    """(B, T, D) → (B, T, D): each token attends to itself and its prefix."""
     queries, (keys, values) = attention.project(x)
     attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
     return attention.out(attention.merge_heads(attended))

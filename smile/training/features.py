@@ -1,9 +1,9 @@
 """Features of a frozen encoder, computed once and read again in every epoch.
 
-Where the encoder does not learn and the pictures are not augmented, an image has the same features
-each time: 12 layers of work for a read from memory. They lie in a file of the run's folder that all
-its processes map; it has no name any more, so nothing is left of it when they end. (Windows keeps
-the name of a mapped file; the next run in the folder removes it.)
+If the encoder is frozen and the pictures are not augmented, an image has the same features in each
+epoch, so the encoder needs to run only once. The features are in a file in the run's folder that
+all processes map.The file is unlinked as soon as it is mapped, so it is gone when they end. (Windows
+keeps the name of a mapped file; the next run in the folder removes it.)
 """
 
 import contextlib
@@ -32,14 +32,14 @@ NEEDS_LESS = "train.workers = 0 and a smaller train.batch_size need less"  # mem
 
 
 class Features:
-    """Features of all images of a split, by their number; `Broken` for one that cannot be read."""
+    """Features of all images of a split, by index; `Broken` for an image that cannot be read."""
 
     def __init__(self, values: Tensor, broken: dict[int, Broken]) -> None:
         self.values = values
         self.broken = broken
 
     def __getitem__(self, index: int) -> Tensor | Broken:
-        """(P + 1, D), or why not."""
+        """(P + 1, D), or why there are none."""
         return self.broken.get(index, self.values[index])
 
 
@@ -51,13 +51,13 @@ def compute_features(
     precision: Precision,
     world: World,
 ) -> Features:
-    """Encodes every image of a split, each process its share; all are on one machine.
+    """Encodes every image of a split, shared out over processes, which are all on one machine.
 
     Args:
         path: where the file is made, in the run's folder; of no other split.
 
     Raises:
-        UserError: the disk lacks the room, or an image cannot be read (without `skip_broken`).
+        UserError: the disk is too full, or an image cannot be read (without `skip_broken`).
     """
     config = captioner.config
     shape = (len(examples), captioner.vit.positions.size(1), config.vit.dim)
@@ -70,7 +70,7 @@ def compute_features(
     world.wait()
     world.first(lambda: _unname(path))
     broken = {}
-    for indices, pictures in _own_share(captioner, examples, world):
+    for indices, pictures in _local_share(captioner, examples, world):
         whole = {i: p for i, p in zip(indices, pictures, strict=True) if not isinstance(p, Broken)}
         broken |= {i: p for i, p in zip(indices, pictures, strict=True) if isinstance(p, Broken)}
         if whole:
@@ -81,18 +81,18 @@ def compute_features(
 
 
 def on_one_machine(world: World) -> bool:
-    """Whether all processes can map the same file, by what torchrun says."""
+    """Whether all processes can map the same file, according to torchrun."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", world.size)) == world.size
 
 
 def _make_room(path: Path, size: int) -> None:
-    """A file of `size` bytes that the disk is sure to have room for."""
+    """Makes a file of `size` bytes, for which the disk space is reserved."""
     free = shutil.disk_usage(path.parent).free
     if size > free:
         raise UserError(
             f"train.freeze: the features take {size / 1e9:.1f} GB, but {path.parent} has "
-            f"{free / 1e9:.1f} GB left; use another disk (--out), or leave the features to be "
-            "computed anew with data.augment = true"
+            f"{free / 1e9:.1f} GB left; use another disk (--out), or set data.augment = true, with "
+            "which no features are stored"
         )
     with writing(path), open(path, "wb") as file:
         _allocate(file, size)
@@ -112,13 +112,13 @@ def _unname(path: Path) -> None:
         path.unlink()
 
 
-def _own_share(
+def _local_share(
     captioner: Captioner, examples: Sequence[Example], world: World
 ) -> Iterator[tuple[Sequence[int], list[Tensor | Broken]]]:
     """Lists of indices with their pictures, (3, S, S) or Broken, for this process to encode."""
     config, size = captioner.config, captioner.config.train.batch_size
-    own = range(len(examples))[world.rank :: world.size]
-    batches = list(batches_of(own, size))
+    local = range(len(examples))[world.rank :: world.size]
+    batches = list(batches_of(local, size))
     loader = DataLoader(
         CaptionDataset(examples, captioner.transform, skip_broken=config.data.skip_broken),
         batch_sampler=[[Draw(index, (0,), 0) for index in batch] for batch in batches],

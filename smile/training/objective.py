@@ -10,7 +10,7 @@ from smile.training.head_loss import caption_loss
 
 
 class Objective(nn.Module):
-    """(batch, which loss) → that loss, summed over the batch's target tokens.
+    """(batch, name of a loss) → that loss, summed over the batch's target tokens.
 
     A module, so that DistributedDataParallel can wrap captioner and loss together.
     """
@@ -25,14 +25,14 @@ class Objective(nn.Module):
         return int((self.labels(batch.ids) != IGNORE).sum())
 
     def labels(self, ids: Tensor) -> Tensor:
-        """(B, K, T) ids → (B·K, T - prompt) ids to predict, -100 at padding."""
+        """(B, K, T) ids → (B·K, T - prompt) target ids, -100 at padding."""
         labels = ids.flatten(0, 1)[:, self.prompt_length :]
         return labels.masked_fill(labels == self.captioner.pad_id, IGNORE)
 
     def forward(self, batch: Batch, objective: str) -> Tensor:
         """A float32 scalar; `objective` is one of `caption_loss`'s.
 
-        A batch without images costs nothing, and gives every weight a gradient of zero.
+        A batch without images has loss 0 and gives every weight a gradient of zero.
         """
         if not batch.names:
             return sum((0.0 * p).sum() for p in self.parameters() if p.requires_grad)

@@ -1,5 +1,6 @@
-"""What a run trains on and validates with. What need not be made anew in each epoch is made once:
-pictures decoded, or encoded by a frozen encoder.
+"""What a run trains on and validates with: pictures, or what is computed from them only once.
+
+Pictures may be decoded once for all epochs, and a frozen encoder's features computed once.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,10 +55,10 @@ class TrainingData:
 def decode_once(
     captioner: Captioner, splits: Splits, *, world: World, say: Callable[[str], None]
 ) -> Splits:
-    """The examples to train on and validate with, their pictures in `data.cache` if that is set.
+    """The examples of both splits, which read their pictures from `data.cache` if that is set.
 
     Raises:
-        UserError: a picture cannot be read (without `data.skip_broken`), or the disk lacks room.
+        UserError: a picture cannot be read (without `data.skip_broken`), or the disk is too full.
     """
     data, size = captioner.config.data, captioner.config.vit.image_size
     if not data.cache:
@@ -89,9 +90,9 @@ def encode_once(
     world: World,
     say: Callable[[str], None],
 ) -> dict[str, Features]:
-    """What a frozen encoder makes of all pictures, where that is the same in each epoch.
+    """A frozen encoder's features of all pictures of each split.
 
-    Nothing where it is not, or where no single file can hold the features for all processes.
+    Empty if the features are not the same in each epoch, or if the processes cannot share a file.
     """
     if not is_frozen(captioner) or captioner.config.data.augment:
         return {}
