@@ -1,6 +1,7 @@
 """What makes training faster changes nothing of what is computed."""
 
 import copy
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from golden_fixtures import load_golden
 from torch import nn
 from torch.testing import assert_close
 
-from smile.config import Config, DecoderConfig, ViTConfig
+from smile.config import Config, DecoderConfig, ViTConfig, override
 from smile.data.batches import Batch
 from smile.errors import UserError
 from smile.loss import IGNORE
@@ -100,6 +101,20 @@ def test_one_caption_an_image_is_the_reference_codes_batch(name, objective):
     measure = Objective(golden.captioner)
     loss = measure(batch, objective) / measure.num_targets(batch)
     assert loss.item() == pytest.approx(golden.expected["losses"][objective], rel=1e-5)
+
+
+def test_groups_by_length_and_stored_features_change_no_loss():
+    captioner, ids = small(), some_captions()[:, [0, 2, 3, 1]]  # the longest ones last
+    captioner.tokenizer = SimpleNamespace(prompt_ids=lambda prompt: [1])
+    batch = Batch(images=torch.randn(3, 3, 32, 32), ids=ids, names=["a", "b", "c"])
+    assert len(batch.ids_by_length()) == 2
+    mixed = {"mle_weight": 0.3, "label_smoothing": 0.1}
+    captioner.config = override(captioner.config, "loss", mixed)
+    expected = losses_of(captioner, batch.images, ids, **mixed)
+    measure = Objective(captioner)
+    assert_close(measure(batch, "smile"), expected)
+    stored = replace(batch, images=captioner.encode(batch.images))
+    assert_close(measure(stored, "smile"), expected)
 
 
 def test_padding_needs_no_mask():

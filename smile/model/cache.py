@@ -11,10 +11,14 @@ KeysValues = tuple[Tensor, Tensor]  # each (B, heads, S, head_dim)
 
 
 class PastCache:
-    """One layer's keys and values of the words so far: room for R rows of `max_length` words."""
+    """One layer's keys and values of the words so far: room for `max_length` words in each row.
 
-    def __init__(self, *, rows: int, num_heads: int, max_length: int, head_dim: int, like: Tensor):
-        shape = (rows, num_heads, max_length, head_dim)
+    Args:
+        like: (…, heads, …, head_dim), a tensor of the shape, dtype and device that keys have.
+    """
+
+    def __init__(self, *, rows: int, max_length: int, like: Tensor):
+        shape = (rows, like.size(1), max_length, like.size(3))
         self.keys = like.new_empty(shape)
         self.values = like.new_empty(shape)
         self.length = 0
@@ -38,8 +42,8 @@ class DecoderCache:
     """All layers' keys and values, for `copies` captions or beams of each image.
 
     Args:
-        image: of each layer, those of the B images.
-        past: of each layer, room for B·copies rows of words.
+        image: for each layer, those of B images.
+        past: for each layer, those of B·copies rows of words.
     """
 
     def __init__(self, *, image: list[KeysValues], past: list[PastCache], copies: int):
@@ -73,7 +77,7 @@ class DecoderCache:
         """
         moved = (rows != torch.arange(len(rows))).nonzero()[:, 0]
         images = rows[:: self.copies] // self.copies
-        if len(images) == self.num_images:  # the rows stay with their image, whose prompt they hold
+        if len(images) == self.num_images:  # rows move within their image and share its prompt
             self._copy_rows(rows[moved], moved, start=self.prompt_length)
         else:
             self._copy_rows(rows[moved], moved)

@@ -1,10 +1,10 @@
 """The caption decoder: BERT (Devlin et al. 2019) with causal self-attention and cross-attention.
 
-Token ids and image features go in; out comes, at each position, the state that scores the next
+It reads token ids and image features and computes, at each position, the state that scores the next
 word. Blocks are post-norm, as in BERT: each sub-layer's output is added to its input, then
 normalised.
 
-Generation reads one word at a time and keeps everything computed before in a `DecoderCache`.
+During generation it reads one word at a time; a `DecoderCache` holds what was computed before.
 """
 
 import torch
@@ -41,9 +41,9 @@ class DecoderBlock(nn.Module):
 class TiedHead(nn.Module):
     """Scores each word by the product of a state with that word's embedding, plus a bias.
 
-    The weights are the decoder's own, "tied" to its input embeddings (Press and Wolf 2017), and are
-    handed in with each call. A reference kept here would point to the old tensors once the decoder
-    gets new ones: copied, moved, or loaded with `assign=True`.
+    The output embeddings are "tied" to the input embeddings (Press and Wolf 2017). Both weights
+    belong to the decoder, which passes them in each call: a reference stored here would go stale
+    when the decoder's weights are replaced, as `load_state_dict(assign=True)` does.
     """
 
     def forward(self, states: Tensor, word_embed: Tensor, bias: Tensor) -> Tensor:
@@ -75,14 +75,14 @@ class Decoder(nn.Module):
     ) -> Tensor:
         """(B·K, T) ids, (B, P, D_image) features → (B·K, T, D) states; `logits` scores them.
 
-        Captions are padded on the right, where no word attends to the padding, so it needs no mask.
-        States at padding mean nothing.
+        Captions are padded on the right. No word attends to the right, so padding needs no mask;
+        its own states are to be ignored.
 
         Args:
             ids: the K captions (or beams) of an image stand next to each other.
-            features: the encoder's output, or what `keys_values` made of it. Not read with a cache.
-            cache: what `new_cache` made. An empty one takes the prompt; after that, `ids` are the
-                next word of each row.
+            features: the encoder's output, or the result of `keys_values`. Not read with a cache.
+            cache: from `new_cache`. The first `ids` are the prompt; after that, they are the next
+                word of each row.
 
         Raises:
             ValueError: `ids` do not fit the images, the cache or `max_positions`.
@@ -99,6 +99,31 @@ class Decoder(nn.Module):
         for block, keys_values, past in zip(self.blocks, image, pasts, strict=True):
             x = block(x, keys_values, past)
         return self.head_norm(F.gelu(self.head_dense(x)))
+
+    def logits(self, states: Tensor) -> Tensor:
+        """(..., D) states → (..., V) scores of every word as the next one."""
+        return self.head(states, self.word_embed.weight, self.head_bias)
+
+    def keys_values(self, features: Tensor) -> list[KeysValues]:
+        """(B, P, D_image) → each block's keys and values of the images, for `forward`."""
+        return [block.cross_attention.keys_values(features) for block in self.blocks]
+
+    def new_cache(self, features: Tensor, *, max_length: int, copies: int = 1) -> DecoderCache:
+        """Computes the images' keys and values and makes room for `max_length` words.
+
+        Args:
+            features: (B, P, D_image), the encoder's output.
+            copies: captions or beams of each image, after `DecoderCache.spread`.
+        """
+        rows = features.size(0) * copies
+        image, past = [], []
+        for block in self.blocks:
+            # Every step reads them, so they are copied to contiguous memory: one block at a time,
+            # so that only one block's are in memory twice.
+            keys, values = block.cross_attention.keys_values(features)
+            image.append((keys.contiguous(), values.contiguous()))
+            past.append(PastCache(rows=rows, max_length=max_length, like=keys))
+        return DecoderCache(image=image, past=past, copies=copies)
 
     def _check(self, ids: Tensor, *, num_images: int, start: int) -> None:
         if ids.dim() != 2:
@@ -117,36 +142,3 @@ class Decoder(nn.Module):
             raise ValueError(
                 f"{start + words} tokens, but the decoder has {self.config.max_positions}"
             )
-
-    def logits(self, states: Tensor) -> Tensor:
-        """(..., D) states → (..., V) scores of every word as the next one."""
-        return self.head(states, self.word_embed.weight, self.head_bias)
-
-    def keys_values(self, features: Tensor) -> list[KeysValues]:
-        """(B, P, D_image) → each block's keys and values of the images, for `forward`."""
-        return [block.cross_attention.keys_values(features) for block in self.blocks]
-
-    def new_cache(self, features: Tensor, *, max_length: int, copies: int = 1) -> DecoderCache:
-        """Computes the images' keys and values and makes room for `max_length` words.
-
-        Args:
-            features: (B, P, D_image), the encoder's output.
-            copies: captions or beams of each image, after `DecoderCache.spread`.
-        """
-        config = self.config
-        image, past = [], []
-        for block in self.blocks:
-            # Contiguous, as every step reads them. Block by block, so that before and after the
-            # copy exist together for one block only.
-            keys, values = block.cross_attention.keys_values(features)
-            image.append((keys.contiguous(), values.contiguous()))
-            past.append(
-                PastCache(
-                    rows=features.size(0) * copies,
-                    num_heads=config.num_heads,
-                    max_length=max_length,
-                    head_dim=config.dim // config.num_heads,
-                    like=features,
-                )
-            )
-        return DecoderCache(image=image, past=past, copies=copies)
