@@ -33,10 +33,10 @@ def __dir__() -> list[str]:
 
 
 def _import_torch() -> None:
-    """Imports torch with the garbage collector at rest, and has it leave alone what that made.
+    """Imports torch with the garbage collector off, then freezes the new objects.
 
-    They are half a million objects, and all of them stay. The collector would go through them again
-    and again, also at the end: half a second of the three that one caption takes.
+    Importing torch creates half a million objects that live until the end. The collector would
+    traverse them again and again: half a second of the three that one caption takes.
     """
     collects = gc.isenabled()
     gc.disable()

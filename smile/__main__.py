@@ -9,7 +9,7 @@ python -m smile does nothing by itself; from the project's folder run one of
   python sample.py PHOTO                 describe photos
   python evaluate.py --model RUN         score captions
   python -m smile.data draw DIR          draw scenes to try it on
-  python -m smile.weights inspect        look into weights; also convert and export
+  python -m smile.weights inspect        inspect weights; also convert and export
 
 each with --help."""
 

@@ -20,10 +20,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from smile.errors import UserError, nearest
 from smile.system.files import SHOWN, read_text
 
-LARGEST = 2**63 - 1  # what TOML promises, and tensors can hold
+LARGEST = 2**63 - 1  # the largest integer that TOML guarantees and tensors can hold
 LARGEST_SEED = 2**32 - 1  # what every random number generator takes
-# What a file may ask for is bounded, so that a slip of the hand is refused before memory is gone.
-# The bounds are far above any captioner: the largest BLIP has 4.7e8 weights, 24 layers, width 1024.
+# Sizes are bounded, so that a typo is refused before it exhausts the memory. The bounds are far
+# above any captioner: the largest BLIP has 4.7e8 weights, 24 layers, width 1024.
 MOST_WEIGHTS, LARGEST_VOCAB = 4_000_000_000, 1_000_000
 
 
@@ -42,7 +42,7 @@ class ModelConfig:
         "", 'weights to start from: "" (none), "blip-base", "blip-base-coco", a run folder, a .pth'
     )
     trained_on: Literal["unknown", "shapes", "photos"] = setting(
-        "unknown", "what the captioner saw last: train.py records it, and ignores what stands here"
+        "unknown", "images it was last trained on: recorded by train.py, which ignores a value here"
     )
 
 
@@ -102,12 +102,12 @@ class TokenizerConfig:
     )
     strip_accents: bool | None = setting(
         None,
-        "é becomes e, as BERT's vocabulary needs; unset: only if the vocabulary is not trained",
+        "é becomes e, as BERT's vocabulary needs; unset: only with a vocabulary from a file",
     )
 
     @property
     def strips_accents(self) -> bool:
-        """`strip_accents` of a captioner; true where nothing says so, as in all older runs."""
+        """Whether a captioner strips accents; true if unset, as in all older runs."""
         return self.strip_accents is not False
 
 
@@ -116,7 +116,7 @@ class DataConfig:
     """Images and their captions."""
 
     format: Literal["shapes", "flickr8k", "karpathy", "folder"] = setting(
-        "shapes", 'layout of the files; "shapes" draws its own and needs none'
+        "shapes", 'layout of the files; "shapes" draws its images and needs no files'
     )
     root: str = setting("", "folder that holds the data set")
     annotations: str = setting("", 'the file of captions; "": the one in root (karpathy, folder)')
@@ -133,7 +133,7 @@ class DataConfig:
     )
     augment: bool = setting(True, "crop, flip and RandAugment the training images")
     augment_on: Literal["loader", "device"] = setting(
-        "loader", "device: all of a batch at once, cheaper: crop, turn, flip and recolour"
+        "loader", "device: a whole batch at once, cheaper: crop, rotate, flip and recolour"
     )
     cache: str = setting(
         "", 'file to keep the pictures in, decoded and resized to vit.image_size; "": none'
@@ -159,13 +159,11 @@ class LossConfig:
         "smile", "the loss: SMILE, plain maximum likelihood, or one of the paper's variants"
     )
     mle_epochs: int = setting(
-        0, "epochs of MLE first: SMILE needs a start that already speaks", minimum=0
+        0, "epochs of MLE first: SMILE needs a model that can already caption", minimum=0
     )
-    lr: float = setting(
-        0.0, "highest learning rate after the epochs of MLE; 0: train.lr", minimum=0
-    )
+    lr: float = setting(0.0, "peak learning rate after the epochs of MLE; 0: train.lr", minimum=0)
     warmup_steps: int = setting(
-        0, "steps in which the rate then rises to it; 0: train.warmup_steps", minimum=0
+        0, "warm-up steps after the epochs of MLE; 0: train.warmup_steps", minimum=0
     )
     mle_weight: float = setting(0.0, "share of MLE mixed into the loss", minimum=0, maximum=1)
     label_smoothing: float = setting(0.0, "label smoothing of the MLE part", minimum=0, below=1)
@@ -173,7 +171,7 @@ class LossConfig:
         "mle", 'SMILE\'s first token: full vocabulary, "word" shifted to "##word", or like the rest'
     )
     selective_end: bool = setting(
-        False, "[SEP] competes with no other word: only where it is the label is it in the softmax"
+        False, "leave [SEP] out of the softmax wherever it is not the label"
     )
     num_random: int = setting(
         10, "random tokens beside each label (random)", minimum=1, maximum=10_000
@@ -186,25 +184,24 @@ class TrainConfig:
 
     epochs: int = setting(5, "passes over all captions", minimum=1)
     batch_size: int = setting(
-        16, "images in a batch; several processes share each batch out", minimum=1, maximum=65536
+        16, "images in a batch; several processes split each batch", minimum=1, maximum=65536
     )
     accumulate: int = setting(1, "batches per optimiser step", minimum=1, maximum=65536)
-    lr: float = setting(1e-4, "highest learning rate of AdamW", above=0)
+    lr: float = setting(1e-4, "peak learning rate of AdamW", above=0)
     ema: float = setting(
         0.0,
-        "what a step keeps of the moving average of the weights, which is saved in their place; "
-        "0: none",
+        "decay of the moving average of the weights, which is saved in their place; 0: none",
         minimum=0,
         below=1,
     )
-    min_lr: float = setting(1e-6, "learning rate at the cosine's end", minimum=0)
+    min_lr: float = setting(1e-6, "learning rate at the end of the cosine", minimum=0)
     warmup_steps: int = setting(0, "optimiser steps in which the rate rises to lr", minimum=0)
     weight_decay: float = setting(0.05, "weight decay of AdamW", minimum=0)
-    betas: tuple[float, float] = setting((0.9, 0.999), "AdamW's averaging", minimum=0, below=1)
+    betas: tuple[float, float] = setting((0.9, 0.999), "AdamW's decay rates", minimum=0, below=1)
     grad_clip: float = setting(1.0, "largest norm of the gradient; 0: no clipping", minimum=0)
     seed: int = setting(0, "of weights, order, augmentation", minimum=0, maximum=LARGEST_SEED)
     workers: int = setting(
-        2, "processes that load images; 0: none beside the main one", minimum=0, maximum=512
+        2, "processes that load images; 0: the main process does", minimum=0, maximum=512
     )
     save_minutes: float = setting(
         10.0, "minutes between two checkpoints for --resume, beside one each epoch", above=0
@@ -221,10 +218,10 @@ class TrainConfig:
     )
     compile: bool = setting(False, "compile encoder and decoder blocks: minutes first, then faster")
     checkpoint_blocks: int = setting(
-        0, "last encoder blocks computed twice rather than kept: less memory, more time", minimum=0
+        0, "last encoder blocks that recompute activations: less memory, more time", minimum=0
     )
     freeze: tuple[Literal["vit"], ...] = setting(
-        (), 'parts left as they are; without data.augment, a frozen "vit" is computed once'
+        (), 'parts not trained; without data.augment, a frozen "vit" encodes each image once'
     )
 
 
@@ -240,27 +237,27 @@ class GenerateConfig:
     )
     early_stopping: bool = setting(False, "beams: stop at the first num_beams finished captions")
     repetition_penalty: float = setting(
-        1.0, "divides the scores of tokens already said", minimum=0.001, maximum=1000
+        1.0, "divides the scores of tokens already generated", minimum=0.001, maximum=1000
     )
     no_repeat_ngram_size: int = setting(0, "no n tokens twice in a caption; 0: off", minimum=0)
     top_p: float = setting(
-        1.0, "sampling: mass of the nucleus drawn from", minimum=0.001, maximum=1
+        1.0, "sampling: probability mass of the nucleus", minimum=0.001, maximum=1
     )
-    top_k: int = setting(0, "sampling: likeliest tokens drawn from; 0: all", minimum=0)
+    top_k: int = setting(0, "sampling: only from the k likeliest tokens; 0: all", minimum=0)
     temperature: float = setting(
         1.0,
         "sampling: below 1 more predictable, above 1 more random",
         minimum=0.001,
         maximum=1000,
     )
-    do_sample: bool = setting(False, "draw at random; implied by top_p, top_k or temperature")
+    do_sample: bool = setting(False, "sample words; implied by top_p, top_k or temperature")
     num_return: int = setting(
         1, "captions per image; at most num_beams, unless sampling", minimum=1, maximum=1000
     )
 
     @property
     def samples(self) -> bool:
-        """Whether words are drawn at random rather than searched for."""
+        """Whether captions are sampled rather than searched for."""
         return self.do_sample or self.top_p < 1 or self.top_k > 0 or self.temperature != 1
 
     @property
@@ -329,7 +326,7 @@ RELATIONS = (
 _RETURNED = ("generate.num_return", "generate.num_beams")
 SECTIONS = {section.name: section.type for section in fields(Config)}
 SETTINGS = {f"{name}.{key.name}": key for name, cls in SECTIONS.items() for key in fields(cls)}
-TYPES = {  # a setting that may be left unset is None then, which no file can say
+TYPES = {  # without the None of an unset setting, which no file can express
     f"{name}.{key}": get_args(kind)[0] if get_origin(kind) is UnionType else kind
     for name, cls in SECTIONS.items()
     for key, kind in get_type_hints(cls).items()
@@ -348,8 +345,8 @@ def load_config(
 ) -> Config:
     """Read a config file, then apply `section.key=value` overrides (`--set`) in their order.
 
-    An override's value is read as TOML, or as bare text where it is not TOML. Settings that neither
-    gives are those of `base`, or the defaults.
+    An override's value is read as TOML, or as bare text where it is not TOML. All other settings
+    come from `base`, or are the defaults.
 
     Raises:
         UserError: the file is missing or not TOML, a name is unknown, or a value is of the wrong
@@ -376,7 +373,7 @@ def load_config(
 
 
 def with_settings(config: Config, values: dict[str, Any]) -> Config:
-    """The config with values that `check_setting` has seen, named as in "train.lr"."""
+    """The config with values that `check_setting` returned, named as in "train.lr"."""
     sections = {section: {} for section in SECTIONS}
     for name, value in values.items():
         section, key = name.split(".")
@@ -466,17 +463,17 @@ def _read_override(override: str) -> tuple[str, Any]:
     except (ValueError, RecursionError):
         value = text
     if TYPES.get(name) is str and not isinstance(value, str):
-        value = text  # a folder called 2024 is a name all the same
+        value = text  # a folder may be called 2024
     return name, value
 
 
 def check_setting(
     name: str, value: Any, *, place: str | Path = "settings", called: str = ""
 ) -> Any:
-    """The value in its setting's type, within its limits.
+    """The value converted to its setting's type and checked against its limits.
 
     Args:
-        place: where the value was found, for an error to name.
+        place: where the value was found, for error messages.
         called: what the setting is called there, if not by its own name.
 
     Raises:
@@ -515,7 +512,7 @@ def _convert(value: Any, kind: Any, limits: dict[str, float]) -> Any:
 
 
 def _choices(kind: Any) -> tuple[str, ...]:
-    """What a setting is one of, or a list of; () where any value of its type will do."""
+    """The values that a setting, or each item of its list, may have; () if it has no such list."""
     if get_origin(kind) is tuple:
         kind = get_args(kind)[0]
     return get_args(kind) if get_origin(kind) is Literal else ()
@@ -558,13 +555,13 @@ def check_relations(config: Config, places: dict[str, str], *, default_place: st
         raise UserError(f"{place}: generate.{conflict}")
     if (count := num_weights(config)) > MOST_WEIGHTS:
         raise UserError(
-            f"{default_place}: [vit] and [decoder] are of {count / 1e9:.1f}e9 weights: expected at "
+            f"{default_place}: [vit] and [decoder] have {count / 1e9:.1f}e9 weights: expected at "
             f"most {MOST_WEIGHTS / 1e9:.0f}e9; lower dim, depth, mlp_dim or vocab_size"
         )
 
 
 def num_weights(config: Config) -> int:
-    """About how many weights a captioner of these sizes has; biases and norms are left out."""
+    """About how many weights a captioner of these sizes has; biases and norms are not counted."""
     vit, decoder = config.vit, config.decoder
     patches = (vit.image_size // vit.patch_size) ** 2
     layer = 4 * vit.dim**2 + 2 * vit.dim * vit.mlp_dim
@@ -594,7 +591,7 @@ def _show(value: Any) -> str:
 
 
 def _quote(value: Any) -> str:
-    """A value for an error to quote: as TOML writes it, cut short where it is long."""
+    """A value as an error quotes it: in TOML, cut short where it is long."""
     try:
         text = _show(value)
     except ValueError:  # Python writes out numbers of up to 4300 digits
@@ -604,7 +601,7 @@ def _quote(value: Any) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
-# What other projects call a setting, where the name alone would lead to another or to none.
+# What other projects call a setting, where similarity alone would suggest a wrong one or none.
 _ELSEWHERE = {
     "lr": "learning_rate init_lr max_lr peak_lr base_lr",
     "min_lr": "min_learning_rate eta_min",
@@ -640,7 +637,7 @@ ALIASES = {alias: key for key, names in _ELSEWHERE.items() for alias in names.sp
 
 
 def _key_hint(name: str) -> str:
-    """The setting whose key is nearest, in whatever section; among equals, by the whole name."""
+    """Suggests the setting with the most similar key, in any section; the full name breaks ties."""
     section, _, key = name.rpartition(".")
     key = ALIASES.get(key.lower(), key)
     name = f"{section}.{key}" if section else key

@@ -1,18 +1,18 @@
-"""The one exception that means "the user can put this right"."""
+"""The one exception that means "the user can fix this"."""
 
 import difflib
 import re
 from collections.abc import Iterable, Sequence
 
-LONGEST_SHOWN = 300  # characters of a name or a reason in a list of them
+LONGEST_SHOWN = 300  # characters shown of each name or reason in a list
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all control characters but the line end
 
 
 class UserError(Exception):
     """A mistake in a command, a config, or a file.
 
-    The message is one line that names the value, where it stands, what was expected and what to do
-    next. The scripts print it without a traceback and exit with status 2. Control characters in it
+    The message is one line that names the value, where it was found, what was expected and what to
+    do next. The scripts print it without a traceback and exit with status 2. Control characters
     are escaped: a stranger's file name or key may hold some, and a terminal would obey them.
     """
 
@@ -21,7 +21,7 @@ class UserError(Exception):
 
 
 def printable(text: str) -> str:
-    """`text` with control characters, save line ends, as Python writes them: `\\x1b`."""
+    """`text` with control characters, except line ends, escaped as Python does: `\\x1b`."""
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
@@ -36,18 +36,18 @@ def counted(count: int, noun: str, plural: str = "") -> str:
 
 
 def first_few(problems: Sequence[str], count: int = 3) -> str:
-    """The first `count` problems in order, each on one line and not too long; how many more."""
+    """The first `count` problems, sorted and shortened to one line, and how many more there are."""
     more = f"; and {len(problems) - count} more" if len(problems) > count else ""
     return "; ".join(brief(problem) for problem in sorted(problems)[:count]) + more
 
 
 def brief(text: str) -> str:
-    """A stranger's text, such as a file's name, as a message can hold it: cut, and on one line."""
+    """A stranger's text, such as a file name, made safe for a message: cut, and on one line."""
     text = text if len(text) <= LONGEST_SHOWN else f"{text[: LONGEST_SHOWN - 1]}…"
     return text.replace("\n", "\\n")
 
 
 def nearest(given: object, valid: Iterable[str]) -> str:
-    """A question for the end of an error: the valid name most like the one given, if any is."""
+    """`; did you mean NAME?` for the valid name closest to `given`, "" if none is close."""
     matches = difflib.get_close_matches(str(given), list(valid), n=1)
     return f"; did you mean {matches[0]}?" if matches else ""

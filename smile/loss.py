@@ -16,15 +16,16 @@ in, less may not ("semipermeable").
     …                                          │
     6   → [SEP]       ·   ·    ·     ·    ■    │
 
-Without the first row's full softmax nothing would ever say how a caption starts, and words outside
-every caption could float up there ("first-token MLE", on by default).
+Without the full softmax in the first row ("first-token MLE", on by default), nothing would teach
+how a caption starts, and words of no caption could gain probability there.
 
 Every loss takes an `end_id`, the id of `[SEP]`, for Selective EOS Supervision (Yue et al. 2024,
 arXiv 2402.14545): where the label is not the end, the end is taken out of the softmax, so nothing
-teaches a caption to go on where it could have stopped; where the label is the end, all is as usual.
+teaches the model to continue where it could have stopped. Where the label is the end, nothing
+changes.
 
 The functions here take any language model's `(logits, labels)` and read like their definitions.
-Training goes a shorter way to the same numbers: `head_loss.py`.
+Training computes the same numbers faster, in `head_loss.py`.
 """
 
 import torch
@@ -57,7 +58,7 @@ def mle_loss(
         return F.cross_entropy(logits, labels, **settings, reduction=reduction)
     ends = labels == end_id
     at_end = F.cross_entropy(logits[ends], labels[ends], **settings, reduction="sum")
-    # Before the end the vocabulary has no end token: the words behind it move up by one.
+    # Elsewhere the vocabulary has no end token: the ids after it move down by one.
     logits, labels = logits[~ends], labels[~ends]
     logits = torch.cat([logits[:, :end_id], logits[:, end_id + 1 :]], dim=1)
     labels = labels - (labels > end_id).long()
@@ -125,8 +126,8 @@ def random_loss(
 ) -> Tensor:
     """Random subset: at each position the label and `num_random` random words (the ablation).
 
-    Ids are drawn anew at each call, with replacement, from torch's global generator; one drawn
-    twice counts once, and `pad_id` never counts. The other arguments are those of `smile_loss`.
+    Ids are sampled at each call, with replacement, from torch's global generator; a repeated id
+    counts once, and `pad_id` never counts. The other arguments are those of `smile_loss`.
     """
     drawn = torch.randint(logits.size(2), (*labels.shape, num_random), device=logits.device)
     allowed = torch.zeros_like(logits, dtype=torch.bool).scatter_(2, drawn, True)
@@ -155,10 +156,10 @@ def _masked_cross_entropy(
 ) -> Tensor:
     """Cross entropy over the `allowed` (B, N, V) words and the label itself, in float32.
 
-    With `end_id` the end token is not allowed either, but where it is the label.
+    With `end_id`, the end token is allowed only where it is the label.
 
-    float32 and -inf rather than the reference's -1e9, which overflows in fp16. Positions that are
-    not predicted keep all words: their loss is dropped, and its gradient stays finite.
+    The mask is -inf in float32: the reference's -1e9 overflows in fp16. Positions that are not
+    predicted keep all words, so that their gradient is finite; their loss is dropped.
     """
     seen = labels != IGNORE
     targets = labels.masked_fill(~seen, 0)

@@ -8,9 +8,9 @@ NAME = "smile-captioning"
 
 
 def find_version(root: Path) -> str:
-    """That of the clone at `root`, else of the installed package; "unknown" where neither says.
+    """The version of the clone at `root`, else of the installed package, else "unknown".
 
-    The clone goes first: what is installed beside it may be another version.
+    The clone goes first, because the installed package may be another version.
     """
     try:
         project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]

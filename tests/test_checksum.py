@@ -21,7 +21,7 @@ from smile.weights import checksum
 from smile.weights.checksum import check_sum, checksum_path, start_check, write_with_checksum
 from smile.weights.run_folder import WEIGHTS, load_run
 
-DIFFERS = r"model\.safetensors: not what was written there.*delete .*model\.safetensors\.sha256"
+DIFFERS = r"model\.safetensors: not what was written.*delete .*model\.safetensors\.sha256"
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_a_flipped_bit_is_refused_wherever_a_run_is_read(run, tmp_path, monkeypa
         monkeypatch.setattr(sys, "argv", ["weights", *map(str, command)])
         with pytest.raises(SystemExit):
             weights_command.main()
-        assert "not what was written there" in capsys.readouterr().err
+        assert "not what was written" in capsys.readouterr().err
     assert not (tmp_path / "e").exists() and not (tmp_path / "c").exists()
     checksum_path(run / WEIGHTS).unlink()  # the way to accept it; older runs have none
     load_run(run)
@@ -91,7 +91,7 @@ def test_sample_shows_nothing_before_the_check(run, tmp_path, monkeypatch, capfd
     with pytest.raises(SystemExit, match="2"):
         sample.main()
     said = capfd.readouterr()
-    assert said.out == "" and "not what was written there" in said.err
+    assert said.out == "" and "not what was written" in said.err
     assert not (tmp_path / "words.png").exists()
     assert not (tmp_path / "out.csv").exists() or "a.png" not in (tmp_path / "out.csv").read_text()
 

@@ -135,7 +135,7 @@ def test_odd_text_and_numbers_survive_saving(tmp_path):
         ),
         (
             "[decoder]\ndepth = 1000",
-            "run.toml: [vit] and [decoder] are of 9.5e9 weights: expected at most 4e9; "
+            "run.toml: [vit] and [decoder] have 9.5e9 weights: expected at most 4e9; "
             "lower dim, depth, mlp_dim or vocab_size",
         ),
         ("[train]\nlr = -1e-4", "run.toml: train.lr = -0.0001: expected a number > 0"),

@@ -152,7 +152,7 @@ def test_two_addresses_never_share_a_place(server, tmp_path):
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "https://a", "https://a/../../b", "x"])
 def test_only_addresses_of_files_are_taken(url):
-    with pytest.raises(UserError, match="is no address of a file"):
+    with pytest.raises(UserError, match="is not a file's URL"):
         fetch(url)
 
 
@@ -341,9 +341,9 @@ def serving(*parts: bytes, pause: float = 0):
 
 ETAG = 'ETag: "a"'
 HOSTILE = {
-    "length of 5000 digits": (http("Content-Length: " + "9" * 5000), "says a size of '999"),
-    "negative length": (http("Content-Length: -5"), "says a size of '-5'"),
-    "length that is no number": (http("Content-Length: ²"), "says a size of '²'"),
+    "length of 5000 digits": (http("Content-Length: " + "9" * 5000), "gives '999"),
+    "negative length": (http("Content-Length: -5"), "gives '-5' as the size"),
+    "length that is no number": (http("Content-Length: ²"), "gives '²' as the size"),
     "negative chunk": (
         http("Transfer-Encoding: chunked", ETAG, body=b"-5\r\nabc"),
         "chunk of a negative size",
@@ -359,7 +359,7 @@ HOSTILE = {
     ),
     "no answer": (b"", "."),
     "no HTTP": (b"\x00\xff\x16 not http\r\n\r\n", "."),
-    "compressed": (http("Content-Encoding: gzip"), r"sends it compressed \(gzip\)"),
+    "compressed": (http("Content-Encoding: gzip"), r"compresses it \(gzip\)"),
     "204": (http(status="204 No Content", body=b""), "answers 204 No Content"),
     "nothing in it": (http("Content-Length: 0", body=b""), "is empty"),
     "page": (

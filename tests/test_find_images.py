@@ -60,7 +60,7 @@ def test_a_file_named_twice_comes_once(tree):
     tree("p/a.jpg", "p/b.jpg")
     names = ImageNames(["p/b.jpg", "p", "./p/a.jpg", "p/*"])
     assert list(names) == ["p/b.jpg", "p/a.jpg"]
-    assert names.left_out() == ["4 named again, and left out"]
+    assert names.left_out() == ["4 named twice, skipped"]
     assert list(names) == ["p/b.jpg", "p/a.jpg"] and names.num_repeated == 4
 
 
@@ -99,7 +99,7 @@ def test_links_to_folders_are_followed(tree):
     os.symlink("../store", "p/again")
     os.symlink("p", "link")
     os.symlink("absent.jpg", "p/b.jpg")
-    loop = Broken("p/loop", "a link to a folder that it lies in: not followed")
+    loop = Broken("p/loop", "a link to a folder that contains it: not followed")
     names = ImageNames(["p"])
     assert list(names) == ["p/a.jpg", "p/b.jpg", "p/again/b.jpg", loop]
     assert names.left_out() == ["1 link to a folder searched already"]

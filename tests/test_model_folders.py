@@ -175,7 +175,7 @@ def test_special_tokens_beyond_the_rows_do_no_harm(captioner, folder):
     change(folder / "tokenizer.json", add)
     assert smile.load(folder).tokenizer.vocab == captioner.tokenizer.vocab
     change(folder / "tokenizer.json", lambda content: add(content, special=False))
-    assert "21 entries with [DEC] and [ENC], but the weights in FOLDER know 20" in refusal(folder)
+    assert "21 entries with [DEC] and [ENC], but the weights in FOLDER have 20" in refusal(folder)
 
 
 @pytest.mark.parametrize("piece", ["[CLS]", "dog"])
@@ -197,7 +197,7 @@ def test_a_vocabulary_without_blip_s_tokens(captioner, folder):
     (folder / "vocab.txt").write_text("".join(word + "\n" for word in words))
     assert smile.load(folder).tokenizer.vocab == captioner.tokenizer.vocab
     (folder / "vocab.txt").write_text("".join(word + "\n" for word in words[:-2]))
-    assert "18 entries with [DEC] and [ENC], but the weights in FOLDER know 20" in refusal(folder)
+    assert "18 entries with [DEC] and [ENC], but the weights in FOLDER have 20" in refusal(folder)
 
 
 @pytest.mark.parametrize("row", [2, 6, 18, 19])
@@ -218,7 +218,7 @@ def test_a_vocabulary_of_as_many_rows_needs_no_tokens_of_blip_s(captioner, folde
     assert smile.load(folder).tokenizer.vocab == [*words[:2], "[DEC]", *words[3:]]
     export_blip(captioner, folder / "blip")  # where nothing says what captions begin with
     (folder / "blip" / "vocab.txt").write_bytes((folder / "vocab.txt").read_bytes())
-    with pytest.raises(UserError, match=r"22 entries with \[DEC\] and \[ENC\], .* know 20"):
+    with pytest.raises(UserError, match=r"22 entries with \[DEC\] and \[ENC\], .* have 20"):
         smile.load(folder / "blip" / "checkpoint.pth")
 
 

@@ -354,7 +354,7 @@ def test_wrong_weights_are_named(tmp_path):
             name = f"visual_encoder.blocks.0.attn.qkv.{key}"
             checkpoint["model"][name] = torch.zeros(rows)
 
-    with pytest.raises(UserError, match=r"qkv\.bias is \(\), expected 3 tensors end to end; .*100"):
+    with pytest.raises(UserError, match=r"qkv\.bias is \(\), expected 3 concatenated .*100"):
         smile.load(blip_file(tmp_path / "model.pth", cut))
 
     def bend(checkpoint):
@@ -420,7 +420,7 @@ def test_a_harmless_stranger_beside_the_weights(tmp_path):
 def test_vocabulary_must_fit(tmp_path):
     path = blip_file(tmp_path / "model.pth")
     write_vocab(tmp_path / "vocab.txt", 100)
-    with pytest.raises(UserError, match=r"100 entries with \[DEC\] and \[ENC\], but .* know 211"):
+    with pytest.raises(UserError, match=r"100 entries with \[DEC\] and \[ENC\], but .* have 211"):
         smile.load(path, num_heads=1)
     write_vocab(tmp_path / "other.txt", 211)
     assert smile.load(path, num_heads=1, vocab=tmp_path / "other.txt").tokenizer.vocab_size == 211

@@ -196,7 +196,7 @@ def test_sampling_repeats_with_the_seed(photos, run_sample):
 
 def test_what_is_named_twice_is_described_once(photos, run_sample):
     code, out, err = run_sample("photos", "photos/*/*.png", "--json")
-    assert code == 0 and out.count("\n") == 9 and "9 named again, and left out" in err
+    assert code == 0 and out.count("\n") == 9 and "9 named twice, skipped" in err
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_what_is_left_out_is_counted_in_the_last_line(photos, run_sample):
     Path(photos[0]).rename("elsewhere/a.png")
     os.symlink("../elsewhere", "photos/twice")
     code, out, err = run_sample("photos")
-    assert code == 1 and "photos/loop: a link to a folder that it lies in: not followed" in err
+    assert code == 1 and "photos/loop: a link to a folder that contains it: not followed" in err
     assert (
         "photos/linked/a.png: " in out
         and "sample.py: 1 link to a folder searched already; 5 pictures not" in err

@@ -46,7 +46,7 @@ def test_a_link_in_a_circle_costs_itself_alone(tree, target):
     os.symlink(target, "p/sub/loop")
     *files, broken = walk("p")
     assert files == ["p/sub/a.jpg", "p/z.jpg"]
-    assert broken == Broken("p/sub/loop", "a link to a folder that it lies in: not followed")
+    assert broken == Broken("p/sub/loop", "a link to a folder that contains it: not followed")
 
 
 def test_two_links_that_lead_to_each_other_end(tree):

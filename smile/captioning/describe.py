@@ -1,10 +1,10 @@
-"""Captions by the folder: read ahead in other processes, describe batch by batch, in order.
+"""Captions for many images: read ahead in worker processes, described batch by batch, in order.
 
     for results, broken in describe_all(names, models, batch_size=8, workers=1):
         ...
 
-Nothing here grows with the number of images: names are a stream, and only a few batches are ever
-under way.
+Memory does not grow with the number of images: names are a stream, and only a few batches exist at
+a time.
 """
 
 import contextlib
@@ -36,11 +36,11 @@ PREFETCH = 2  # batches that each worker has ready
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A captioner and how it is asked.
+    """A captioner and the settings that it captions with.
 
-    label: what to call it beside others; "" if it is the only one.
-    source: where it came from; weights: their `fingerprint`, for a file of captions to remember.
-    settings: those of `[generate]` that are not the captioner's own; prompt: if not its own.
+    label: its name among several models; "" if it is the only one.
+    source, weights: where it was loaded from and its `fingerprint`, recorded in captions files.
+    settings, prompt: these override the captioner's `[generate]` settings and prompt.
 
     Raises:
         UserError: a setting is impossible.
@@ -60,7 +60,7 @@ class Model:
 
     @property
     def options(self) -> GenerateConfig:
-        """The captioner's own settings with ours instead of some."""
+        """The captioner's `[generate]` settings, overridden by `settings`."""
         return asked_options(self.captioner.config, self.settings)
 
     def describe(self, pixels: Tensor, seeds: Sequence[int]) -> list[list[Caption]]:
@@ -69,7 +69,7 @@ class Model:
         )
 
     def record(self, *, seed: int) -> dict[str, Any]:
-        """Everything that its captions depend on, for a file of captions to remember."""
+        """Everything that the captions depend on, as a captions file records it."""
         own = self.captioner.config.data.prompt
         return {
             "source": self.source,
@@ -81,7 +81,7 @@ class Model:
 
 
 def fingerprint(captioner: Captioner) -> str:
-    """A hash of all weights, the sizes that they do not show, and the vocabulary."""
+    """A hash of the weights, the sizes in the config, and the vocabulary."""
     config = captioner.config
     sizes = f"({_sizes(config.vit)}, {_sizes(config.decoder)}, {captioner.tokenizer.vocab!r})"
     digest = hashlib.sha256(sizes.encode())
@@ -98,9 +98,9 @@ _SIZES_OF_0_1 = (
 
 
 def _sizes(section: ViTConfig | DecoderConfig) -> str:
-    """A section of the config as version 0.1 wrote it, whose fingerprints thus stay the same.
+    """A section of the config as version 0.1 wrote it, so that fingerprints stay the same.
 
-    A setting that is younger shows only where it is not the default.
+    A newer setting is included only where it is not the default.
     """
     pairs = [(key, getattr(section, key.name)) for key in fields(section)]
     shown = [
@@ -112,7 +112,7 @@ def _sizes(section: ViTConfig | DecoderConfig) -> str:
 
 
 def name_seed(seed: int, name: str) -> int:
-    """The seed of one image: of the file's own name, so neither batch nor folder matters."""
+    """The seed of one image, from its file name: neither its batch nor its folder matters."""
     key = f"{seed} {os.path.basename(name)}".encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest())
 
@@ -121,7 +121,7 @@ def name_seed(seed: int, name: str) -> int:
 
 
 class Reader(Dataset):
-    """`reader[image]`: (name, {size: (3, size, size) pixels}), or why it cannot be read.
+    """`reader[image]`: (name, {size: (3, size, size) pixels}), or a `Broken` that says why not.
 
     An image is a path, or a data set's example.
     """
@@ -142,7 +142,7 @@ class Reader(Dataset):
 
 @dataclass(frozen=True)
 class Pictures:
-    """A batch: B names, their (B, 3, size, size) pixels by size, and the images left out."""
+    """A batch: B names, their (B, 3, size, size) pixels by size, and the unreadable images."""
 
     names: list[str]
     pixels: dict[int, Tensor]
@@ -174,8 +174,8 @@ def read_ahead(
 ) -> Iterator[Pictures]:
     """Batches of pictures in the order of `names`, decoded and transformed by `workers` processes.
 
-    What fits in one batch is read here: to start a process would take longer. A `Broken` among
-    `names` is handed on in its place.
+    A single batch is read in this process: starting a worker would take longer. A `Broken` among
+    `names` is passed on in its place.
 
     Raises:
         ReaderKilled: a worker died.
@@ -208,10 +208,10 @@ def describe_all(
     seed: int = 0,
     bfloat16: bool = False,
 ) -> Iterator[tuple[list[Result], list[Broken]]]:
-    """Captions by every model, batch by batch in the order of `names`, and the images left out.
+    """Captions by every model and the unreadable images, batch by batch in the order of `names`.
 
     Raises:
-        UserError: memory does not suffice for `batch_size`, or a process that reads was killed.
+        UserError: there is too little memory for `batch_size`, or a worker was killed.
     """
     device = models[0].captioner.device
     sizes = {model.captioner.transform.size for model in models}
@@ -237,10 +237,10 @@ def describe_all(
 
 @contextlib.contextmanager
 def _memory_may_end(where: str, batch_size: int) -> Iterator[None]:
-    """Says in one line what to do where there is too little memory, on a GPU or the CPU."""
+    """Turns running out of memory, on a GPU or the CPU, into one line that says what to do."""
     try:
         yield
-    except RuntimeError as error:  # what the CPU's allocator raises has no type of its own
+    except RuntimeError as error:  # the CPU's allocator raises no type of its own
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise UserError(
@@ -255,20 +255,20 @@ def _memory_may_end(where: str, batch_size: int) -> Iterator[None]:
 class TextFiles:
     """One .txt beside each image, a caption a line: the form that training tools read.
 
-    A .txt that is there already may be somebody's own work: it stays, unless `overwrite`. Of images
-    that differ in their suffix only, a.jpg and a.png, the first one has the .txt.
+    An existing .txt may be somebody's work: it is kept, unless `overwrite`. Of images that differ
+    only in their suffix (a.jpg, a.png), the first one gets the .txt.
     """
 
     def __init__(self, *, overwrite: bool = False) -> None:
         self.overwrite = overwrite
-        self._suffixes: dict[int, str] = {}  # by a hash of each .txt, that of the image it is of
+        self._suffixes: dict[int, str] = {}  # hash of a .txt's path → suffix of its image
 
     def has(self, name: str) -> bool:
-        """Whether this image needs no more: it has a .txt, and that one is to be kept."""
+        """Whether this image is done: it has a .txt, which is to be kept."""
         return os.path.isfile(_text_path(name)) and not self.overwrite
 
     def hindrance(self, name: str) -> str:
-        """Why an image can have no .txt of its own, "" if it can. To be asked in their order."""
+        """Why an image cannot have a .txt of its own, "" if it can. Ask in the images' order."""
         text = _text_path(name)
         if text == Path(name):
             return "its captions would replace the image itself: give it another suffix"
@@ -283,10 +283,10 @@ class TextFiles:
         return ""
 
     def add(self, results: Iterable[Result]) -> list[Broken]:
-        """Writes the captions; the images whose .txt cannot have that name are returned.
+        """Writes the captions; returns the images whose .txt cannot have that name.
 
         Raises:
-            UserError: nothing can be written, for want of space or permission.
+            UserError: a file cannot be written: the disk is full or permission is missing.
         """
         broken = []
         for result in results:
@@ -310,13 +310,14 @@ def _text_path(name: str) -> Path:
 
 
 class Todo:
-    """The share of `names` that falls to this process, without what is done; a `Broken` stays.
+    """This process's share of `names`, without the images that are done; a `Broken` is kept.
 
     Image i goes to process i % world.size. An image is done if it is in `done` and has its text in
-    `texts`; None for what is not asked for. One that can have no text is a `Broken`.
+    `texts`; None means that this output is not asked for. An image that cannot have a text becomes
+    a `Broken`.
 
-    After an iteration, `num_done` is how many were left out, and `in_order` whether a file that
-    held `done` in order is still so with the others appended.
+    After an iteration, `num_done` is how many were skipped. `in_order` is whether a file that holds
+    `done` in order stays in order when the others are appended.
     """
 
     def __init__(
@@ -336,7 +337,7 @@ class Todo:
         anything_new = False
         for index, name in enumerate(self.names):
             hindrance = ""
-            if self.texts is not None and isinstance(name, str):  # asked of all, for it remembers
+            if self.texts is not None and isinstance(name, str):  # for all: it remembers names
                 hindrance = self.texts.hindrance(name)
             if index % self.world.size != self.world.rank:
                 continue

@@ -110,7 +110,7 @@ def explain(
     seeds: Sequence[int] | None = None,
     **settings,
 ) -> Caption:
-    """Captions an image and draws a panel per word at `path`: where the model looked for it.
+    """Captions an image and writes a picture to `path`: per word, where the model looked for it.
 
     `image`, `seeds` (one) and `settings` are those of `Captioner.describe`.
 

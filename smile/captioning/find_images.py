@@ -1,7 +1,7 @@
-"""Which images a command line means: files, folders and patterns, in an order that never changes.
+"""The images that a command line names: files, folders and patterns, always in the same order.
 
-Names are handed out while the folders are still being listed. Only the names of one folder at a
-time are held, because without them there is no order.
+Names are yielded while the folders are still being listed. Only one folder's names are held at a
+time, to sort them.
 """
 
 import fnmatch
@@ -22,13 +22,12 @@ from smile.system.picture_files import HEIF_SUFFIXES, IMAGE_SUFFIXES, is_image, 
 class ImageNames:
     """The images that `arguments` name, each once, in order of argument and then of name.
 
-    A file is taken whatever it is called. Of a folder, and of those in it, the files with an
-    image's suffix are taken; hidden ones are not, links to folders are followed as in `walk`. A
-    pattern that the shell has left alone ("photos/**/*.jpg") matches as a shell's would, images
-    only.
+    A file is taken whatever its suffix. A folder gives the files with an image's suffix in it and
+    below it; hidden ones are skipped, links to folders are followed as in `walk`. A pattern that
+    the shell did not expand ("photos/**/*.jpg") matches as in a shell, images only.
 
-    Iterating gives paths, and a `Broken` for an argument that leads to no image or for what cannot
-    be entered. It also counts what it leaves out; `left_out()` tells.
+    Iterating yields paths, and a `Broken` for an argument without an image or for a folder that
+    cannot be entered. What it skips is counted; `left_out()` reports it.
 
     Raises:
         UserError: an argument is a URL, or empty.
@@ -41,14 +40,14 @@ class ImageNames:
             _check(argument)
 
     def _forget(self) -> None:
-        self.num_repeated = 0  # names that had come before
-        self.other_pictures: Counter[str] = Counter()  # how many of which suffix are not read
-        self.repeated_folders: list[str] = []  # links to folders that had been searched
+        self.num_repeated = 0  # names that came before
+        self.other_pictures: Counter[str] = Counter()  # pictures that are not read, by suffix
+        self.repeated_folders: list[str] = []  # links to folders that were already searched
 
     def __iter__(self) -> Iterator[str | Broken]:
         self._forget()
         if len(self.arguments) == 1 and os.path.isdir(self.arguments[0]):
-            # A folder's names differ from each other: none need be remembered.
+            # All names of one folder differ: none need be remembered.
             yield from self._named_by(self.arguments[0])
             return
         seen: set[str] = set()
@@ -62,10 +61,10 @@ class ImageNames:
                 yield found
 
     def left_out(self) -> list[str]:
-        """What the last iteration left out, in words; nothing if there was nothing."""
+        """What the last iteration skipped, in words; empty if nothing."""
         parts = []
         if self.num_repeated:
-            parts.append(f"{self.num_repeated} named again, and left out")
+            parts.append(f"{self.num_repeated} named twice, skipped")
         if links := len(self.repeated_folders):
             parts.append(
                 counted(
@@ -110,7 +109,7 @@ def _check(argument: str) -> None:
 
 
 def _on_disk(path: str) -> str:
-    """The path in the spelling that the disk has, where only its accents are coded otherwise."""
+    """The path as the disk spells it, if only the Unicode form of its accents differs."""
     forms = (path, *(unicodedata.normalize(form, path) for form in ("NFC", "NFD")))
     return next((form for form in forms if os.path.lexists(form)), path)
 
@@ -137,8 +136,8 @@ def _others(kinds: Counter[str]) -> str:
 def _matching(pattern: str, repeated: list[str]) -> Iterator[str | Broken]:
     """The files that match a pattern, folder by folder.
 
-    A folder that matches gives its files, as it would if the shell had expanded the pattern;
-    beside `**`, which reaches those files itself, it does not.
+    A folder that matches gives its files, as if the shell had expanded the pattern. With `**` it
+    does not, because `**` reaches those files itself.
     """
     if os.altsep:  # Windows: people write both
         pattern = pattern.replace(os.altsep, os.sep)

@@ -1,6 +1,6 @@
-"""Lines of JSON, one per image, in a file or in parts of it: read, made whole, put in order.
+"""Lines of JSON, one per image, in one file or in parts: read, repaired, sorted.
 
-captions.jsonl.part-0-of-4      of four processes that write at a time, the first one's
+captions.jsonl.part-0-of-4      written by the first of four processes
 """
 
 import contextlib
@@ -17,7 +17,7 @@ START = b'{"image": "'  # of each line
 
 
 def scan(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Every image whose line in `path` is whole: name, first byte, end.
+    """Every image with a whole line in `path`: name, first byte, end.
 
     Raises:
         UserError: a line is not one of ours.
@@ -41,16 +41,16 @@ def image_of(line: bytes, where: str) -> str:
         return expect(record.get("image"), str, where=f"{where}, image")
     except UserError as error:
         raise UserError(
-            f"{error}: not a record of ours; put the file right, move it away, or start anew with "
+            f"{error}: not a record of ours; repair the file, move it away, or start again with "
             "--overwrite"
         ) from error
 
 
 def repair(path: Path) -> None:
-    """Cuts off a line that a killed process left torn at the end, or gives it its line end.
+    """Removes a half-written last line of a killed process, or adds its missing line end.
 
     Raises:
-        UserError: the file holds what is not ours, and is left alone.
+        UserError: the file holds a line that is not ours; it is not changed.
     """
     whole = 0
     for _, _, end in scan(path):
@@ -62,7 +62,7 @@ def repair(path: Path) -> None:
             return
         try:
             image_of(tail, f"{path}, byte {whole}")
-            file.write(b"\n")  # all there but the line end, which some editors take away
+            file.write(b"\n")  # only the line end is missing, which some editors remove
         except UserError:
             if not _is_torn(tail):
                 raise
@@ -70,7 +70,7 @@ def repair(path: Path) -> None:
 
 
 def _is_torn(line: bytes) -> bool:
-    """Whether it is the beginning of a line of ours, and no JSON yet."""
+    """Whether this is the beginning of a line of ours, and not yet JSON."""
     try:
         json.loads(line)
     except (ValueError, RecursionError):
@@ -105,7 +105,7 @@ def beside(path: Path, ending: str) -> Path:
 
 
 def parts(path: Path) -> list[Path]:
-    """`path` if it is there, and then its parts in order of rank."""
+    """`path` if it exists, then its parts in order of rank."""
     found = []
     pattern = re.compile(re.escape(path.name) + r"\.part-(\d+)-of-(\d+)")
     if path.parent.is_dir():

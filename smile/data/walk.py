@@ -1,4 +1,4 @@
-"""Every file of a folder and of those in it, in an order that never changes."""
+"""Every file at and below a folder, always in the same order."""
 
 import os
 from collections import deque
@@ -9,21 +9,21 @@ from smile.errors import reason_of
 
 
 def walk(root: str, *, repeated: list[str] | None = None) -> Iterator[str | Broken]:
-    """The files at and below `root`, sorted by name, folder by folder; hidden ones are left out.
+    """The files at and below `root`, sorted by name, folder by folder; hidden ones are skipped.
 
-    Links to folders are followed, but only after everything else: what is reached without them
-    keeps its name, whatever links there are. Each real folder is entered once; other ways to it
-    are appended to `repeated`.
+    Links to folders are followed last, so that links do not change the path of a file that can be
+    reached without them. Each real folder is entered once; other paths to it are appended to
+    `repeated`.
 
-    Yields paths that begin with `root`, and a `Broken` for what cannot be entered: the rest of its
-    folder goes on. Memory is that of the names in one folder and in those that it lies in.
+    Yields paths that begin with `root`, and a `Broken` for each folder that cannot be entered.
+    Memory holds the names in one folder and in its parents.
     """
     entered: set[object] = set()
     starts = deque([root])
     while starts:
         start = starts.popleft()
         if start is not root and _is_circle(start):
-            yield Broken(start, "a link to a folder that it lies in: not followed")
+            yield Broken(start, "a link to a folder that contains it: not followed")
             continue
         levels = [iter([(start, "folder")])]  # a stack: folders may be nested a thousand deep
         while levels:
@@ -50,7 +50,7 @@ def walk(root: str, *, repeated: list[str] | None = None) -> Iterator[str | Brok
 
 
 def _listing(folder: str) -> list[tuple[str, str]]:
-    """(path, kind) of what is in a folder, sorted: "file", "folder", "link" to one, or a reason."""
+    """(path, kind) of a folder's entries, sorted; kind: "file", "folder", "link" or an error."""
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -64,17 +64,17 @@ def _kind(entry: os.DirEntry) -> str:
         if entry.is_dir(follow_symlinks=False):
             return "folder"
         return "link" if entry.is_dir() else "file"
-    except OSError as error:  # a link in a circle, or into a folder that may not be entered
+    except OSError as error:  # a circular link, or one into a folder without access
         return f"cannot be read: {reason_of(error)}"
 
 
 def _identity(folder: str) -> object:
-    """The same for all names of one folder."""
+    """A value that is equal for all paths of one folder."""
     status = os.stat(folder)
-    return (status.st_dev, status.st_ino) if status.st_ino else folder  # not all systems number
+    return (status.st_dev, status.st_ino) if status.st_ino else folder  # some have no inodes
 
 
 def _is_circle(link: str) -> bool:
-    """Whether a link leads to the folder that it lies in, or to one that holds that folder."""
+    """Whether a link leads to the folder that contains it, or to a parent of that folder."""
     target, place = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
     return os.path.join(place, "").startswith(os.path.join(target, ""))

@@ -2,7 +2,7 @@
 
 `[DEC]` begins a caption, `[SEP]` ends it, `[PAD]` fills a batch. The vocabulary is a `vocab.txt`,
 one piece a line, either bert-base-uncased's (whose 30522 entries become BLIP's 30524 with the two
-added) or one trained on the captions at hand.
+added) or one trained on the captions of a run.
 
 BERT strips accents: "é" becomes "e", and its vocabulary has no "é". In many languages that makes
 other words, or none: Hindi and Thai lose vowels, "が" becomes "か". So a vocabulary trained here
@@ -27,10 +27,10 @@ LARGEST_FILE = 2**27  # bytes of a vocab.txt
 # may be one "word".
 LONGEST_WORD, BERTS_LONGEST_WORD = 1000, 100
 
-# Control characters and the like, which BERT leaves out, save the two joiners.
+# Control characters and the like, which BERT removes, except the two joiners.
 _CONTROL = "[\\p{C}\ufffd&&[^\u200c\u200d\\s]]"
-# BERT makes a word of each Chinese character (and Japanese kanji), so nothing tells whether a space
-# stood beside it. These scripts write none.
+# BERT makes each Chinese character (and Japanese kanji) a word, so decoding cannot tell whether a
+# space stood beside it. These scripts write none.
 _IDEOGRAPH = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f"
 _CJK = f"[{_IDEOGRAPH}\u3001-\u3003\u3008-\u3011\uff01-\uff0f\uff1a-\uff1f]"  # and punctuation
 _NO_SPACE = re.compile(f"(?<={_CJK}) (?![a-z])|(?<![a-z]) (?={_CJK})")
@@ -42,7 +42,7 @@ class Tokenizer:
     Args:
         vocab: the pieces in the order of their ids; if `[DEC]` is absent, `[DEC]` and `[ENC]` are
             appended.
-        strip_accents: as BERT does; see the head of this file.
+        strip_accents: as BERT does; see the module's docstring.
 
     Raises:
         UserError: if `[PAD]`, `[UNK]` or `[SEP]` is missing or `[PAD]` is not the first.
@@ -89,8 +89,8 @@ class Tokenizer:
         learner = _word_piece(special, strip_accents=strip_accents)
         captions = list(captions)
         words = {word for caption in captions for word in _split(learner, caption)}
-        # The trainer numbers letters as a hash map hands them out, and breaks ties by number. Given
-        # beforehand, in order, they make its choice of pieces the same each time.
+        # The trainer numbers letters in a hash map's order, and breaks ties by number. Giving it
+        # the letters in sorted order makes its choice of pieces reproducible.
         letters = sorted({letter for word in words for letter in word})
         inner = sorted({"##" + letter for word in words for letter in word[1:]})
         trainer = trainers.WordPieceTrainer(
@@ -103,7 +103,7 @@ class Tokenizer:
         return cls(sorted(ids, key=ids.get), strip_accents=strip_accents)
 
     def save(self, path: str | Path) -> None:
-        """Writes a `vocab.txt`, all that is needed to load it again here or in `transformers`."""
+        """Writes a `vocab.txt`, which is enough to load the tokenizer here or in `transformers`."""
         text = "".join(piece + "\n" for piece in self.vocab)
         Path(path).write_text(text, encoding="utf-8")
 
@@ -137,7 +137,7 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Pieces joined to words up to the first `[SEP]`; special tokens left out.
 
-        Chinese characters and kanji stand without the spaces between them.
+        Spaces between Chinese characters and kanji are removed.
         """
         words: list[int] = []
         for i in ids:
@@ -164,7 +164,7 @@ def read_vocab(path: str | Path, *, largest: int = LARGEST_VOCAB) -> list[str]:
             "bert-base-uncased's (https://huggingface.co/google-bert/bert-base-uncased)"
         )
     text = read_text(path, largest=LARGEST_FILE).removesuffix("\n")
-    count = text.count("\n") + 1  # before the text is split, which takes many times its memory
+    count = text.count("\n") + 1  # before splitting, which takes many times the text's memory
     if count > largest:
         raise UserError(
             f"{path}: {count} pieces, expected at most {largest}: is it another captioner's?"
@@ -175,8 +175,8 @@ def read_vocab(path: str | Path, *, largest: int = LARGEST_VOCAB) -> list[str]:
 def _word_piece(ids: dict[str, int], *, strip_accents: bool) -> WordPieceTokenizer:
     """BERT's uncased pipeline: clean, lower-case, strip accents, split, greedy longest pieces.
 
-    Without stripping: accents composed to one letter where there is one, so that both ways to code
-    it give the same pieces.
+    Without stripping accents, text is normalised to NFC, so that a composed and a decomposed accent
+    give the same pieces.
     """
     longest = BERTS_LONGEST_WORD if strip_accents else LONGEST_WORD
     tokenizer = WordPieceTokenizer(
@@ -197,6 +197,6 @@ def _word_piece(ids: dict[str, int], *, strip_accents: bool) -> WordPieceTokeniz
 
 
 def _split(tokenizer: WordPieceTokenizer, text: str) -> list[str]:
-    """The words that pieces are looked for in."""
+    """The words that are split into pieces."""
     normal = tokenizer.normalizer.normalize_str(text)
     return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]

@@ -1,4 +1,4 @@
-"""Where to compute: the one place that chooses among CPU, CUDA and MPS."""
+"""The one place that chooses among CPU, CUDA and MPS."""
 
 import os
 
@@ -8,9 +8,9 @@ from smile.errors import UserError
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" is the first of CUDA, MPS and CPU that is there.
+    """The device called `name`; "auto" is the first available of CUDA, MPS and CPU.
 
-    Of several processes that torchrun started on a machine, each takes its own GPU.
+    Each process that torchrun starts on a machine gets another GPU.
 
     Raises:
         UserError: there is no such device here.

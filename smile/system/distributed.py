@@ -1,11 +1,11 @@
-"""Several processes that work together, as torchrun starts them; alone, nothing of this happens.
+"""Several processes that work together, as torchrun starts them.
 
     world = World.join()                  # which process of how many
-    world.wait()                          # until all have come here
+    world.wait()                          # a barrier
     world.total(count)                    # the sum over all
-    world.first(write)                    # done by one of them; all have the result
+    world.first(write)                    # done by one of them; all get the result
 
-A process that is alone never touches torch.distributed.
+A single process never touches torch.distributed.
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from torch import nn
 
 from smile.errors import UserError
 
-# One process may be hours behind another (a share of images that take long, a slow disk): they
-# wait. One that died is noticed at once, because its connection breaks.
+# One process may be hours behind another (slow images, a slow disk), so the others wait long. A
+# process that died is noticed at once, because its connection breaks.
 PATIENCE = timedelta(days=30)
 
 
@@ -31,7 +31,7 @@ PATIENCE = timedelta(days=30)
 class World:
     """Which process this is (`rank`, counted from 0) of how many (`size`).
 
-    What the methods below exchange goes over the CPU (gloo), so none of them waits for a GPU.
+    The methods below communicate over the CPU (gloo), so none of them waits for a GPU.
     """
 
     rank: int = 0
@@ -39,10 +39,10 @@ class World:
 
     @classmethod
     def join(cls, device: torch.device | None = None) -> "World":
-        """What torchrun says; joins the other processes where there are any.
+        """Joins the other processes that torchrun started, if there are any.
 
         Args:
-            device: where tensors lie that are to be exchanged too: a GPU's go over NCCL.
+            device: where the training tensors are: a GPU's gradients go over NCCL.
 
         Raises:
             UserError: several processes cannot share such a device.
@@ -59,14 +59,14 @@ class World:
         return cls(torch.distributed.get_rank(), size)
 
     def leave(self, status: int = 0) -> None:
-        """Ends this process with `status`, once all have come here; alone, nothing is done.
+        """Waits for all processes, then ends this one with `status`; a single one returns.
 
-        Python's own way out is not taken: it takes down what the threads of torch's exchanges may
-        just be letting go of, and now and then that ended a finished run with a crash.
+        Exits with `os._exit`: a normal interpreter shutdown can race with gloo's threads, which
+        sometimes crashed a finished run.
         """
         if self.size > 1:
             self.wait()
-            gc.collect()  # loaders that nobody has any more end their processes
+            gc.collect()  # unreferenced data loaders end their worker processes
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
@@ -77,7 +77,7 @@ class World:
         return self.rank == 0
 
     def wait(self) -> None:
-        """Returns when every process has come here."""
+        """A barrier: returns once every process has called it."""
         self.sums([0])
 
     def total(self, count: int) -> int:
@@ -100,18 +100,17 @@ class World:
         return values.tolist()
 
     def parallel(self, module: nn.Module) -> nn.Module:
-        """The module, so wrapped that gradients are averaged over the processes in `backward`.
+        """The module in DDP, which averages gradients over the processes in `backward`.
 
-        They start with the weights of the first. Every process has to call it equally often, and
-        each weight to have a gradient.
+        All start with the first process's weights. Every process must call the module equally
+        often, and each weight must get a gradient.
         """
         if self.size == 1:
             return module
         return nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
 
     def exchanging(self, module: nn.Module, now: bool) -> contextlib.AbstractContextManager:
-        """For a forward and backward pass of `parallel`'s module: average gradients `now`, or
-        only add them up here until a later pass."""
+        """Averages gradients over the processes in this pass, or else accumulates them locally."""
         return contextlib.nullcontext() if self.size == 1 or now else module.no_sync()
 
     def gather(self, value: Any) -> list:
@@ -122,11 +121,11 @@ class World:
         return values
 
     def first(self, action: Callable[[], Any]) -> Any:
-        """The first process does it, and every process returns what came of it.
+        """Runs `action` in the first process; every process returns its result.
 
         Raises:
-            UserError: what `action` raises. Only the first process does: the others would say the
-                same once more, so they exit (SystemExit, status 2).
+            UserError: what `action` raises, in the first process only. The others exit silently
+                (SystemExit, status 2), so that the message is printed once.
         """
         if self.size == 1:
             return action()

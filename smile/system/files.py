@@ -1,8 +1,8 @@
 """Files read and written with care.
 
-Written: beside their place, flushed to disk and renamed, so that a crash or a full disk leaves the
-old file or the new one, never a half. Read: whatever a stranger's file holds ends in the value
-asked for or in one line that says what is wrong with it.
+Writing: a temporary file in the same folder is flushed to disk and renamed, so that a crash or a
+full disk leaves the old file or the new one, never half of one. Reading: whatever a stranger's file
+holds, the result is the value asked for or one line that says what is wrong with the file.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from typing import Any
 from smile.errors import UserError, printable, reason_of
 
 UNFINISHED = ".unfinished-"  # how the names of temporary files begin
-LONGEST_SUFFIX = 16  # of a temporary file, which keeps the suffix that some writers look at
-LARGEST_TEXT = 2**30  # bytes; no text file that this project reads comes near
+LONGEST_SUFFIX = 16  # bytes; temporary files keep their suffix, which some writers look at
+LARGEST_TEXT = 2**30  # bytes; far more than any text file that this project reads
 SHOWN = 80  # characters of a wrong value that an error quotes
 _HALF_PAIR = re.compile("[\ud800-\udfff]")
 
@@ -31,9 +31,9 @@ _HALF_PAIR = re.compile("[\ud800-\udfff]")
 def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     """Calls `write(temporary)`, flushes that file to disk and renames it to `path`.
 
-    A file that is replaced keeps its permissions; a new one has those of the process's umask. A
-    link is followed, and stays. A process killed meanwhile leaves the temporary file, for
-    `remove_unfinished`.
+    A replaced file keeps its permissions; a new one follows the process's umask. A symbolic link
+    is followed and kept. A killed process leaves the temporary file; `remove_unfinished` removes
+    it.
 
     Raises:
         OSError: the file cannot be written; the old one is untouched.
@@ -52,13 +52,13 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes UTF-8 text by `write_atomically`; bytes of file names in it stay as they are."""
+    """Writes UTF-8 text by `write_atomically`; surrogate escapes become their bytes again."""
     data = text.encode("utf-8", "surrogateescape")
     write_atomically(path, lambda temporary: temporary.write_bytes(data))
 
 
 def _new_file(path: Path) -> Path:
-    """An empty file beside `path` that nobody else has, by a name that nobody can foresee."""
+    """Creates an empty file beside `path`, under a new random name."""
     suffix = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
     temporary = path.with_name(f"{UNFINISHED}{secrets.token_hex(8)}{suffix}")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
@@ -94,32 +94,32 @@ def check_empty(folder: str | Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Removes what killed processes were writing at or below `folder`; nobody may be at work."""
+    """Removes temporary files of killed processes below `folder`, where nobody may be writing."""
     for path in folder.rglob(f"{UNFINISHED}*"):
         path.unlink()
 
 
 @contextlib.contextmanager
 def writing(path: str | Path) -> Iterator[None]:
-    """Turns the system's errors about writing at or below `path` into one line."""
+    """Turns an OSError from writing at or below `path` into a UserError."""
     try:
         yield
     except OSError as error:
         name = os.fsdecode(error.filename or path)
-        if UNFINISHED in name:  # nobody knows that name
+        if UNFINISHED in name:  # the user does not know that name
             name = path
         raise UserError(f"{name}: cannot write: {reason_of(error)}") from error
 
 
 def check_writable(path: str | Path) -> None:
-    """Raises UserError unless a file can be written at `path`; makes its folder if need be.
+    """Raises UserError unless a file can be written at `path`; creates its folder if missing.
 
-    A file that is there already is left alone. For a command's outputs, before its work.
+    An existing file is not changed. A command checks its outputs so before it starts its work.
     """
     path = Path(path)
     with writing(path):
         with contextlib.suppress(FileNotFoundError):
-            os.stat(path)  # also tells whether the name is one that the disk takes
+            os.stat(path)  # fails on a name that the file system does not allow
             check_regular(path)
         real = Path(os.path.realpath(path))  # a link is followed
         real.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def check_writable(path: str | Path) -> None:
 
 @contextlib.contextmanager
 def reading(path: str | Path) -> Iterator[None]:
-    """Turns the system's errors about reading at or below `path` into one line."""
+    """Turns an OSError from reading at or below `path` into a UserError."""
     try:
         yield
     except OSError as error:
@@ -152,15 +152,15 @@ def read_text(path: str | Path, *, largest: int = LARGEST_TEXT, keep_bytes: bool
     """The text of a UTF-8 file, without a byte order mark.
 
     Args:
-        keep_bytes: let bytes that are not UTF-8 through, as Python does in the names of files; the
-            caller looks for them with `half_pairs`.
+        keep_bytes: keep bytes that are not UTF-8 as surrogate escapes, as Python does in file
+            names; the caller finds them with `half_pairs`.
 
     Raises:
         UserError: there is no such file, it has more than `largest` bytes, or is not UTF-8.
     """
     check_regular(path)
     with reading(path), open(path, "rb") as file:
-        size = max(os.fstat(file.fileno()).st_size, 2**20)  # read() takes the memory asked for
+        size = max(os.fstat(file.fileno()).st_size, 2**20)  # read(n) allocates n bytes at once
         data = file.read(min(size, largest) + 1)
     if len(data) > largest:
         raise UserError(f"{path}: more than {largest} bytes, too many for such a file")
@@ -174,7 +174,7 @@ def read_text(path: str | Path, *, largest: int = LARGEST_TEXT, keep_bytes: bool
 
 
 def is_web_page(head: bytes) -> bool:
-    """Whether a file that begins so is a page: often a log-in or an error instead of the file."""
+    """Whether a file with this `head` is a web page: often a log-in or error page in its place."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     return text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml"))
 
@@ -189,7 +189,7 @@ def sha256(path: str | Path) -> str:
 
 
 def json_line(value: Any) -> bytes:
-    """One line of UTF-8 JSON, control characters and what is not UTF-8 as JSON's escapes."""
+    """One line of UTF-8 JSON; control characters and lone surrogates become JSON escapes."""
     text = json.dumps(value, ensure_ascii=False)
     if printable(text) != text or half_pairs(text):
         text = json.dumps(value)
@@ -199,11 +199,11 @@ def json_line(value: Any) -> bytes:
 def read_json(
     path: str | Path, kind: type = dict, *, unique: bool = False, largest: int = LARGEST_TEXT
 ) -> Any:
-    """What a JSON file holds: an object, or a `kind` of another sort.
+    """The value of a JSON file, which must be a `kind`.
 
     Args:
         unique: refuse an object that names one key twice.
-        largest: bytes that such a file may have.
+        largest: most bytes that the file may have.
 
     Raises:
         UserError: there is no such file, it is too large, not JSON, or of another kind.
@@ -275,10 +275,10 @@ def show(value: Any) -> str:
 
 
 def half_pairs(text: str) -> str:
-    r"""The first half of a surrogate pair in `text` as "\ud83d", "" if there is none.
+    r"""The first lone surrogate in `text` as "\ud83d", "" if there is none.
 
-    JSON can say such a thing, but it is no character: no UTF-8 file and no tokenizer takes it. In a
-    file's name it stands for a byte that is not UTF-8, and is right.
+    JSON can express it, but it is not a character: neither a UTF-8 file nor a tokenizer takes it.
+    In a file name it stands for a byte that is not UTF-8, and is valid.
     """
     found = None if text.isascii() else _HALF_PAIR.search(text)
     return ascii(found[0])[1:-1] if found else ""

@@ -1,13 +1,13 @@
-"""Linear layers that train by oneDNN's matrix product, on a CPU in float32.
+"""Linear layers that train with oneDNN's matrix product, on a CPU in float32.
 
-torch multiplies float32 matrices with MKL. oneDNN, which comes with torch too, does the same sums
-in another order, on an AMD EPYC about a tenth faster. torch has no switch for it, so here is the
-derivative of a linear layer by hand, in three products:
+torch multiplies float32 matrices with MKL. oneDNN, which also comes with torch, computes the same
+sums in another order, about a tenth faster on an AMD EPYC. torch has no switch for it, so the
+backward pass of a linear layer is written out here, in three products:
 
     y = x Wᵀ + b        dx = dy W        dW = dyᵀ x        db = Σ dy
 
-Weights and names stay those of `nn.Linear`. Where a layer cannot go this way (another device,
-autocast, torch.compile, no oneDNN) it goes the usual one. For inference there is `packed.py`.
+Weights and names stay those of `nn.Linear`. Where oneDNN cannot be used (another device, autocast,
+torch.compile, no oneDNN) a layer computes as usual. For inference there is `packed.py`.
 """
 
 import torch
@@ -18,7 +18,7 @@ LARGE = 512 * 512  # weights of a layer
 
 
 class OneDNNLinear(nn.Linear):
-    """An `nn.Linear` with another way to the same numbers."""
+    """An `nn.Linear` that multiplies with oneDNN where possible."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D_in) → (..., D_out)."""
@@ -28,11 +28,11 @@ class OneDNNLinear(nn.Linear):
 
 
 def use_onednn(model: nn.Module, *, smallest: int = LARGE) -> nn.Module:
-    """Makes the `nn.Linear`s of a model `OneDNNLinear`s, in place; undone by `use_mkl`.
+    """Turns the `nn.Linear`s of a model into `OneDNNLinear`s, in place; undone by `use_mkl`.
 
-    The layers stay what they are, with their weights and hooks; only `forward` differs. Those of
-    fewer than `smallest` weights are left: there oneDNN gains nothing, and it keeps a kernel for
-    every shape it meets, which in a small model's memory shows.
+    The modules keep their weights and hooks; only `forward` differs. Layers of fewer than
+    `smallest` weights are left as they are: oneDNN gains nothing there, and the kernel that it
+    caches for every shape would take a notable part of a small model's memory.
     """
     for module in model.modules():
         if type(module) is nn.Linear and module.weight.numel() >= smallest:
@@ -41,7 +41,7 @@ def use_onednn(model: nn.Module, *, smallest: int = LARGE) -> nn.Module:
 
 
 def use_mkl(model: nn.Module) -> nn.Module:
-    """Makes every `OneDNNLinear` an `nn.Linear` again, in place."""
+    """Turns every `OneDNNLinear` into an `nn.Linear` again, in place."""
     for module in model.modules():
         if type(module) is OneDNNLinear:
             module.__class__ = nn.Linear
@@ -49,7 +49,7 @@ def use_mkl(model: nn.Module) -> nn.Module:
 
 
 def _takes(x: Tensor) -> bool:
-    """Whether oneDNN can multiply `x` here and now."""
+    """Whether oneDNN can multiply `x` here."""
     return (
         x.device.type == "cpu"
         and x.dtype == torch.float32
@@ -74,7 +74,7 @@ class _Product(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         rows = grad.flatten(0, -2)
         grad_x = _product(grad, weight.t()) if needs_x else None
-        # MKL's product: oneDNN's would first have to lay dyᵀ out anew, which costs what it gains.
+        # With MKL: oneDNN would first copy dyᵀ to another layout, which costs what it gains.
         grad_weight = rows.t() @ x.flatten(0, -2) if needs_weight else None
         return grad_x, grad_weight, rows.sum(dim=0) if needs_bias else None
 

@@ -1,4 +1,4 @@
-"""The command line of weights: look into, convert and export captioners.
+"""The command line of weights: inspect, convert and export captioners.
 
 python -m smile.weights inspect SOURCE
 python -m smile.weights convert SOURCE DIR
@@ -37,16 +37,16 @@ def _parse_options() -> dict[str, Any]:
     """The command's options by their names, and as "run" the function that takes them."""
     parser = argparse.ArgumentParser(
         prog="python -m smile.weights",
-        description="Look into, convert and export captioners.",
+        description="Inspect, convert and export captioners.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="known names:\n"
         + "\n".join(f"  {name:<22} {known.meaning}" for name, known in KNOWN.items()),
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    inspect = commands.add_parser("inspect", help="print sizes, and what becomes of every key")
+    inspect = commands.add_parser("inspect", help="print sizes, and how each key is used")
     inspect.add_argument("source", metavar="SOURCE")
     inspect.set_defaults(run=_inspect)
-    convert = commands.add_parser("convert", help="make a run folder of ours")
+    convert = commands.add_parser("convert", help="write a run folder")
     convert.add_argument("source", metavar="SOURCE")
     convert.set_defaults(run=_convert)
     export = commands.add_parser("export", help="write weights for transformers or for BLIP's code")
@@ -93,7 +93,7 @@ def _inspect(*, source: str, model_config: str | None, vocab: str | None) -> Non
 
 
 def _account_lines(book: Account, theirs: dict[str, Tensor], convention: Convention) -> list[str]:
-    """One line a key: its shape, and what becomes of it."""
+    """One line per key: its shape, and how it is used."""
 
     def line(key: str, fate: str) -> str:
         return f"  {key:<75} {tuple(theirs[key].shape)!s:<18} {fate}"

@@ -4,7 +4,7 @@ import argparse
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """What cannot be inferred from a source and can be said on any command line."""
+    """Adds the options for what cannot be inferred from a source."""
     parser.add_argument(
         "--model-config",
         metavar="FILE.toml",

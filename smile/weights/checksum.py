@@ -4,8 +4,8 @@
         model.safetensors
         model.safetensors.sha256    "0123…  model.safetensors"
 
-A flipped bit in a file of weights loads without a word and only makes captions worse; the checksum
-shows it. A file without one is fine: older runs have none.
+A flipped bit in the weights raises no error when they are loaded and only makes captions worse; the
+checksum reveals it. A file without one is accepted: older runs have none.
 """
 
 import re
@@ -16,15 +16,13 @@ from pathlib import Path
 from smile.errors import UserError
 from smile.system.files import read_text, reading, remove, sha256, write_atomically, write_text
 
-AT_ONCE = (
-    200_000_000  # bytes that are hashed before anything else is done, in a fraction of a second
-)
+AT_ONCE = 200_000_000  # bytes; a file up to this size is hashed first, in a fraction of a second
 TRIES = 3  # a file may be replaced while it is read
 _LINE = re.compile(r"\\?([0-9a-fA-F]{64}) [ *](.+)")
 
 
 def checksum_path(path: str | Path) -> Path:
-    """Where the checksum of a file stands."""
+    """Where the checksum of a file is kept."""
     path = Path(path)
     return path.with_name(f"{path.name}.sha256")
 
@@ -32,12 +30,11 @@ def checksum_path(path: str | Path) -> Path:
 def write_with_checksum(path: str | Path, write: Callable[[Path], None]) -> None:
     """`files.write_atomically`, and the file's checksum beside it.
 
-    The old checksum goes first, then the file is replaced, then the new checksum is written. So a
-    crash at any moment leaves a whole file, old or new, with its own checksum or with none, and
-    never with that of another.
+    The old checksum is removed first, then the file is replaced, then the new checksum is written.
+    So a crash at any moment leaves a whole file, old or new, with its own checksum or none.
 
     Raises:
-        OSError: one of them cannot be written; the file that was there still loads.
+        OSError: one of them cannot be written; a whole file, old or new, is left.
     """
     path = Path(path)
     digest = ""
@@ -56,7 +53,7 @@ def check_sum(path: str | Path) -> None:
     """Compares a file with the checksum beside it, if there is one.
 
     Raises:
-        UserError: they differ, or what stands there is no checksum of this file.
+        UserError: they differ, or the checksum file does not name this file.
     """
     path = Path(path)
     for _ in range(TRIES):
@@ -71,15 +68,15 @@ def check_sum(path: str | Path) -> None:
             break
     note = checksum_path(path)
     raise UserError(
-        f"{path}: not what was written there: its SHA-256 is {found[:12]}…, {note.name} says "
+        f"{path}: not what was written: its SHA-256 is {found[:12]}…, {note.name} says "
         f"{expected[:12]}…; copy it again, or, if you changed it yourself, delete {note}"
     )
 
 
 def start_check(path: str | Path) -> Callable[[], None]:
-    """Begins a `check_sum`, and returns what waits for its end and raises what it raises.
+    """Starts `check_sum` in a thread; returns a function that waits for it and raises its error.
 
-    A file of up to `AT_ONCE` bytes is checked before this returns; a larger one meanwhile.
+    A file of up to `AT_ONCE` bytes is checked before this returns.
     """
     path = Path(path)
     problems: list[UserError] = []
@@ -105,7 +102,7 @@ def start_check(path: str | Path) -> Callable[[], None]:
 
 
 def _read(path: Path) -> str | None:
-    """The checksum that stands beside a file, in lower case; None if there is none."""
+    """The checksum beside a file, in lower case; None if there is none."""
     note = checksum_path(path)
     try:
         text = read_text(note, largest=100_000)
@@ -118,6 +115,6 @@ def _read(path: Path) -> str | None:
     if len(found) != 1:
         raise UserError(
             f"{note}: expected one line, a SHA-256 and the name {path.name}; delete the file, or "
-            f"write it anew with `sha256sum {path.name} > {note.name}` in its folder"
+            f"write it again with `sha256sum {path.name} > {note.name}` in its folder"
         )
     return found.pop()

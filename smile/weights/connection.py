@@ -1,7 +1,7 @@
-"""One HTTP request for a file: redirects followed with care, and no waiting for ever.
+"""One HTTP request for a file, with safe redirects and time limits.
 
-What a server answers is a stranger's: its redirects may leave HTTP or encryption, its numbers may
-have thousands of digits, and its bytes may come one a second.
+A server's answer is not to be trusted: redirects may leave HTTP or encryption, numbers may have
+thousands of digits, and bytes may come one a second.
 """
 
 import base64
@@ -20,18 +20,18 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from smile.errors import UserError
 
 TIMEOUT = 20  # seconds without a byte
-PATIENCE = 30  # seconds in which LEAST bytes must come
+PATIENCE = 30  # seconds in which at least LEAST bytes must arrive
 LEAST = 30_000
 MOST_REDIRECTS = 10
 REDIRECTS = (301, 302, 303, 307, 308)
-# No use in trying again: no such host, nothing listens there, or it is not who it says it is.
+# Retrying is useless: no such host, nothing listens there, or its certificate is wrong.
 UNREACHABLE = (socket.gaierror, ConnectionRefusedError, ssl.SSLCertVerificationError)
-# Whatever http.client makes of an answer that is none.
+# Whatever http.client raises for a malformed answer.
 PROBLEMS = (OSError, http.client.HTTPException, ValueError, OverflowError)
 
 
 class Broken(Exception):
-    """The connection failed in a way that may pass."""
+    """The connection failed, but a retry may succeed."""
 
 
 class Unreachable(Exception):
@@ -39,24 +39,24 @@ class Unreachable(Exception):
 
 
 def shown(url: str) -> str:
-    """An address as messages have it: without name and password, and without what follows `?`."""
+    """A URL as messages show it: without user name, password and query."""
     bare = re.sub(r"(?<=//)[^/?#]*@", "", url)
     return re.sub(r"\?.*", "?…", bare, flags=re.DOTALL)
 
 
 class Answer:
-    """What a server answers to one request; bytes of the body are read as they come."""
+    """A server's answer to one request; the body is read as it arrives."""
 
     def __init__(self, response: http.client.HTTPResponse, watch: "_Watch"):
         self.status, self.headers = response.status, response.headers
         self._response, self._watch = response, watch
 
     def number(self, text: str | None) -> int | None:
-        """A size that a header says, None where it says none. Raises Broken for nonsense."""
+        """The size in a header, None if it gives none. Raises Broken if it is not a number."""
         if text is None or text == "*":
             return None
         if not re.fullmatch(r"[0-9]{1,18}", text):
-            raise Broken(f"the server says a size of {text[:30]!r}")
+            raise Broken(f"the server gives {text[:30]!r} as the size")
         return int(text)
 
     def read(self, size: int) -> bytes:
@@ -72,14 +72,14 @@ class Answer:
 
 @contextlib.contextmanager
 def ask(url: str, headers: dict[str, str]) -> Iterator[Answer]:
-    """Asks for `url`, of http or https; what is not an error of the server is handed on.
+    """Requests `url` (http or https), follows redirects and yields the answer.
 
-    A name and a password in the address are sent to its host alone.
+    A user name and password in the URL are sent to its host only.
 
     Raises:
-        Broken: it failed in a way that may pass.
+        Broken: it failed, but a retry may succeed.
         Unreachable: there is no such server.
-        UserError: the server refuses, or leads elsewhere than it may, or is too slow.
+        UserError: the server refuses, redirects where it must not, or is too slow.
     """
     with _Watch(url) as watch:
         here = url
@@ -112,7 +112,7 @@ def _same_host(url: str, other: str) -> bool:
 
 
 def _redirected(url: str, here: str, location: str) -> str:
-    """Where a redirect leads: from https to https, and never out of HTTP."""
+    """The target of a redirect: from https only to https, and never out of HTTP."""
     try:
         there = urljoin(here, quote(location, encoding="latin-1", safe=string.punctuation))
         scheme, host = urlsplit(there).scheme, urlsplit(there).hostname
@@ -140,7 +140,7 @@ def _check_status(url: str, response: http.client.HTTPResponse) -> None:
     coding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if coding not in ("", "identity"):
         raise UserError(
-            f"{shown(url)} cannot be downloaded, the server sends it compressed ({coding}) though "
+            f"{shown(url)} cannot be downloaded, the server compresses it ({coding}) although "
             "asked not to: download it in a browser, then give that file's path instead"
         )
 
@@ -185,7 +185,7 @@ class _Watch:
         if self.gave_up:
             raise UserError(
                 f"{shown(self.url)} cannot be downloaded, the server sends less than "
-                f"{LEAST / PATIENCE / 1000:.0f} kB a second: try again later; what has come is kept"
+                f"{LEAST / PATIENCE / 1000:.0f} kB a second: try again later; the part is kept"
             ) from problem
         if isinstance(getattr(problem, "reason", None), UNREACHABLE):
             raise Unreachable(one_line(problem)) from problem
@@ -193,7 +193,7 @@ class _Watch:
             raise Broken(one_line(problem)) from problem
 
     def connecting(self, kind: type) -> type:
-        """The same kind of connection, whose socket is known here."""
+        """A subclass of `kind` that records its socket, so that `_look` can shut it down."""
 
         class Watched(kind):
             def connect(this) -> None:
@@ -222,7 +222,7 @@ class _Https(urllib.request.HTTPSHandler):
 
 
 class _AllAnswers(urllib.request.HTTPErrorProcessor):
-    """Hands on redirects and errors like any other answer."""
+    """Returns redirects and errors like any other answer, without following or raising them."""
 
     def http_response(self, request, response):
         return response
@@ -231,7 +231,7 @@ class _AllAnswers(urllib.request.HTTPErrorProcessor):
 
 
 def one_line(error: BaseException) -> str:
-    """The innermost reason, which is what the person at the screen can act on."""
+    """The innermost reason of an error, which is what the user can act on."""
     while isinstance(error, urllib.error.URLError) and isinstance(error.reason, BaseException):
         error = error.reason
     return " ".join(str(error).split())[:300] or type(error).__name__

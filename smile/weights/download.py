@@ -1,8 +1,8 @@
-"""Files fetched once: from the Hugging Face hub, or from a plain address.
+"""Files downloaded once: from the Hugging Face hub or from a URL.
 
-Both ways keep what they fetched in a cache, go on where a broken download stopped, and say what,
-how large and where to before the first byte. A file that is already there costs no request, so
-everything works offline from then on.
+Both keep downloads in a cache, resume an interrupted download, and announce the file, its size and
+its place before the first byte. A file that is already there needs no request, so everything works
+offline from then on.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ from smile.weights.connection import Answer, Broken, Unreachable, ask, one_line,
 
 CHUNK = 1 << 20
 TRIES = 5  # connections made for one file before giving up
-VERSION = re.compile(r"[\x20-\x7e]{1,500}")  # a mark that can be kept and sent back
+VERSION = re.compile(r"[\x20-\x7e]{1,500}")  # an ETag or date that can be stored and sent back
 
 
 def fetch(
@@ -37,17 +37,17 @@ def fetch(
     size: int | None = None,
     folder: str | Path | None = None,
 ) -> Path:
-    """Downloads `url`, unless it is there already, and returns where it is.
+    """Downloads `url`, unless it is there already, and returns its path.
 
-    The place is `folder`, or else the cache: `$SMILE_CACHE` or `~/.cache/smile`, and below it the
-    parts of the address. A file put there by hand is used too; its size is compared with `size`.
+    The file goes to `folder` or else to the cache: `$SMILE_CACHE` or `~/.cache/smile`, and below it
+    the parts of the URL. A file put there by hand is used too; its size is compared with `size`.
 
     Args:
         sha256: checksum in hexadecimal that the downloaded file must have.
         size: its size in bytes.
 
     Raises:
-        UserError: if it cannot be downloaded, or is not what it should be.
+        UserError: if it cannot be downloaded, or its size or checksum is wrong.
     """
     target = _place(url, folder)
     if not target.exists():
@@ -60,7 +60,7 @@ def fetch(
             with _only_process(target):
                 if not target.exists():  # another process may have finished it meanwhile
                     _download(url, target, sha256=sha256, size=size)
-        except OSError as error:  # connections' errors are dealt with below: this is the disk
+        except OSError as error:  # from the disk: `_download` handles errors of the connection
             raise UserError(
                 f"{target} cannot be written, {reason_of(error)}: make room there, or choose "
                 "another folder with the environment variable SMILE_CACHE"
@@ -80,10 +80,10 @@ class NotInRepository(UserError):
 def hub_file(
     repo_id: str, filename: str, *, repo_type: str = "model", revision: str | None = None
 ) -> Path:
-    """A file of a Hugging Face hub repository, in the hub's own cache.
+    """A file of a Hugging Face hub repository, in the hub's cache.
 
-    What is in the cache is used without asking whether the hub has a newer version. HF_ENDPOINT,
-    HF_HOME, HF_HUB_OFFLINE and log-ins work as everywhere.
+    A cached file is used without asking whether the hub has a newer version. HF_ENDPOINT, HF_HOME,
+    HF_HUB_OFFLINE and log-ins work as in huggingface_hub.
 
     Args:
         repo_type: "model", "space" or "dataset".
@@ -93,7 +93,7 @@ def hub_file(
         NotInRepository: if the repository has no such file.
         UserError: if it is neither in the cache nor can be downloaded.
     """
-    import huggingface_hub as hub  # here, because most commands need no hub: it takes 0.3 s
+    import huggingface_hub as hub  # here, because it takes 0.3 s and most commands need no hub
     from huggingface_hub import constants, errors
 
     where = {"repo_id": repo_id, "filename": filename, "repo_type": repo_type, "revision": revision}
@@ -107,18 +107,18 @@ def hub_file(
         size = hub.get_hf_file_metadata(url).size
         _announce(url, size, Path(constants.HF_HUB_CACHE))
         return Path(hub.hf_hub_download(**where))
-    except Exception as error:  # its connection library, and so its errors, vary by version
+    except Exception as error:  # the hub's HTTP library, and so its errors, vary by version
         absent = isinstance(error, errors.RemoteEntryNotFoundError)
         raise (NotInRepository if absent else UserError)(_hub_problem(error, where)) from error
 
 
 def in_hub_cache(repo_id: str, filename: str) -> bool:
-    """Whether a file of a hub's model is in the cache already."""
+    """Whether a file of a model on the hub is already in the cache."""
     import huggingface_hub as hub
 
     try:
         return isinstance(hub.try_to_load_from_cache(repo_id, filename), str)
-    except ValueError:  # no name of a repository: asking the hub will say so
+    except ValueError:  # not a repository's name: `hub_file` will say so
         return False
 
 
@@ -165,10 +165,10 @@ def _hub_problem(error: Exception, where: dict) -> str:
 
 
 def _place(url: str, folder: str | Path | None) -> Path:
-    """Where the file of an address is kept; two addresses never share a place in the cache.
+    """The path for the file of a URL; two URLs never share a path in the cache.
 
-    Neither a name and password in the address nor what follows its `?`, where keys often stand, is
-    part of it.
+    The path holds neither user name nor password, and only a hash of the query, which may hold a
+    secret key.
     """
     try:
         parts = urlsplit(url)
@@ -177,7 +177,7 @@ def _place(url: str, folder: str | Path | None) -> Path:
         parts, host = urlsplit(""), ""
     names = [quote(name, safe=" +,=@%") for name in parts.path.split("/") if name]
     if parts.scheme not in ("http", "https") or not host or not names or {".", ".."} & set(names):
-        raise UserError(f"{shown(url)!r} is no address of a file: expected https://HOST/.../FILE")
+        raise UserError(f"{shown(url)!r} is not a file's URL: expected https://HOST/.../FILE")
     if parts.query:
         names[-1] += "%3F" + hashlib.sha256(parts.query.encode()).hexdigest()[:16]
     if folder is not None:
@@ -187,7 +187,7 @@ def _place(url: str, folder: str | Path | None) -> Path:
 
 
 def _offline() -> str:
-    """The environment variable that forbids downloads, as words, or nothing."""
+    """Which environment variable forbids downloads, in words; "" if none does."""
     for name in ("SMILE_OFFLINE", "HF_HUB_OFFLINE"):
         if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
             return f"{name} is set"
@@ -199,7 +199,7 @@ def _advice(target: Path) -> str:
 
 
 def _announce(url: str, size: int | None, place: Path) -> None:
-    amount = "unknown size: a cut would go unnoticed" if size is None else f"{size / 1e6:,.1f} MB"
+    amount = "unknown size, not verified" if size is None else f"{size / 1e6:,.1f} MB"
     print(f"downloading {shown(url)} ({amount}) to {place}", file=sys.stderr)
 
 
@@ -221,7 +221,7 @@ def _only_process(target: Path) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Part:
-    """An unfinished download: the bytes so far, and which version of the file they are of."""
+    """An unfinished download: the bytes so far, and the version of the file they belong to."""
 
     target: Path
 
@@ -235,7 +235,7 @@ class _Part:
 
     @property
     def version(self) -> str:
-        """The server's mark of the version begun, "" where there is none to go on with."""
+        """The server's ETag or date of the part, "" if there is no part to resume."""
         try:
             mark = self._note.read_text("ascii") if self.path.exists() else ""
         except (FileNotFoundError, UnicodeDecodeError):
@@ -247,12 +247,12 @@ class _Part:
         return self.path.stat().st_size if self.version else 0
 
     def begin(self, version: str) -> None:
-        """Throws away what there is."""
+        """Starts an empty part of `version`."""
         self.path.write_bytes(b"")
         self._note.write_text(version, encoding="utf-8")
 
     def finish(self) -> None:
-        """Gives the file its final name, once all of it is on the disk."""
+        """Flushes the file to disk and gives it its final name."""
         flush(self.path)
         self.path.replace(self.target)
         self._note.unlink(missing_ok=True)
@@ -264,15 +264,15 @@ class _Part:
 
 def _download(url: str, target: Path, *, sha256: str | None, size: int | None) -> None:
     part = _Part(target)
-    said = False
+    announced = False
     for attempt in range(TRIES):
-        wait(max(0, attempt - 1))  # the first retry comes at once, then ever more slowly
+        wait(max(0, attempt - 1))  # the first retry is immediate, later ones wait longer and longer
         try:
             with ask(url, _headers(part)) as answer:
                 total = _begin(url, part, answer, size)
-                if not said:
+                if not announced:
                     _announce(url, total, target)
-                    said = True
+                    announced = True
                 _receive(url, part, answer, total)
             break
         except Unreachable as error:
@@ -292,7 +292,7 @@ def _download(url: str, target: Path, *, sha256: str | None, size: int | None) -
 
 
 def _headers(part: _Part) -> dict[str, str]:
-    """Asks for the file, or the rest of it if it is still the version that was begun."""
+    """Headers that ask for the file, or for its rest if the server still has the part's version."""
     headers = {"User-Agent": "smile-captioning", "Accept-Encoding": "identity"}
     if part.size:
         headers |= {"Range": f"bytes={part.size}-", "If-Range": part.version}
@@ -300,8 +300,8 @@ def _headers(part: _Part) -> dict[str, str]:
 
 
 def _begin(url: str, part: _Part, answer: Answer, size: int | None) -> int | None:
-    """Makes `part` what the answer continues; returns the whole file's size, None if unknown."""
-    if answer.status == 416:  # nothing lies beyond what we have, so that is not this file's start
+    """Prepares `part` to be appended to; returns the whole file's size, None if unknown."""
+    if answer.status == 416:  # the file ends before our part does, so the part is of another file
         part.discard()
         raise Broken("the server has less than was downloaded before")
     if answer.headers.get_content_type() == "text/html":
@@ -330,9 +330,9 @@ def _begin(url: str, part: _Part, answer: Answer, size: int | None) -> int | Non
 
 
 def _version(answer: Answer) -> str:
-    """What tells one version of the file from another, exactly enough to join parts of it."""
+    """A mark of the file's version, exact enough to join parts of it: a strong ETag or a date."""
     tag = answer.headers.get("ETag", "")
-    # A weak tag names files that only mean the same.
+    # A weak tag (W/"…") does not promise equal bytes.
     mark = tag if tag.startswith('"') else answer.headers.get("Last-Modified", "")
     return mark if VERSION.fullmatch(mark) else ""
 
@@ -357,7 +357,7 @@ def _receive(url: str, part: _Part, answer: Answer, total: int | None) -> None:
 
 
 def _check(url: str, part: _Part, sha256: str | None) -> None:
-    """Refuses a download that is not the file, which then goes."""
+    """Deletes and refuses a download that is not the expected file."""
     with part.path.open("rb") as file:
         head = file.read(1024)
     found = sha256_of(part.path) if sha256 is not None else None

@@ -1,7 +1,7 @@
-"""Which numbers a weight may be: finite floating-point ones, which become float32.
+"""Weights must be finite floating-point numbers; they become float32.
 
-Files of weights are often in half precision. Here everything is computed from float32 weights, or
-from what `--precision` makes of them.
+Files of weights are often in half precision. Here weights are always float32, and `--precision`
+chooses what the forward pass computes in.
 """
 
 import torch
@@ -30,13 +30,13 @@ def unusable(weight: object) -> str:
 
 
 def to_float32(weight: Tensor) -> Tensor:
-    """A weight as float32, itself if it is that already.
+    """A weight as float32, without a copy if it is float32 already.
 
     Raises:
-        ValueError: it holds what is not finite, or too large for float32; says which.
+        ValueError: a number is not finite, or too large for float32; says which.
     """
     result = weight.detach().float()
-    # A finite sum has finite terms, and needs one look at each; the rest is for the error.
+    # A finite sum proves finite terms in one pass; the other checks are for the error.
     if not result.is_meta and not result.sum().isfinite() and not result.isfinite().all():
         if weight.double().isfinite().all():
             largest = torch.finfo(torch.float32).max

@@ -1,4 +1,4 @@
-"""Captioners for others: a folder for `transformers`, or a `.pth` for BLIP's own code."""
+"""Exports a captioner: a folder for `transformers`, or a `.pth` for BLIP's own code."""
 
 import json
 from dataclasses import replace
@@ -44,11 +44,11 @@ def export_transformers(captioner: Captioner, folder: str | Path) -> str:
 
 
 def export_blip(captioner: Captioner, folder: str | Path) -> str:
-    """Writes `checkpoint.pth`, and beside it `vocab.txt` and the settings that it has no place for.
+    """Writes `checkpoint.pth`, and beside it `vocab.txt` and the settings that a .pth cannot hold.
 
     Returns a line that says how to use it.
 
-    BLIP's `position_ids`, a constant of its decoder, is written too, as BLIP's own files have it.
+    BLIP's files also hold `position_ids`, a constant of the decoder, so it is written too.
     """
     folder = _make(folder, captioner)
     weights = {name: t.contiguous() for name, t in from_ours(captioner.state_dict(), BLIP).items()}
@@ -60,16 +60,16 @@ def export_blip(captioner: Captioner, folder: str | Path) -> str:
     write_text((folder / CHECKPOINT).with_suffix(".toml"), _settings_beside(captioner))
     loader = f"blip_decoder(pretrained=…, image_size={captioner.config.vit.image_size})"
     return (
-        f"{folder / CHECKPOINT}: BLIP's {loader} loads it; smile.load reads its settings, "
-        "which that file has no place for, from the .toml beside it"
+        f"{folder / CHECKPOINT}: BLIP's {loader} loads it; smile.load reads the settings that a "
+        ".pth cannot hold from the .toml beside it"
     )
 
 
 def _make(folder: str | Path, captioner: Captioner) -> Path:
-    """The folder, made if need be.
+    """Creates the folder if it is missing.
 
     Raises:
-        UserError: neither format has a place for this captioner's weights.
+        UserError: neither format can hold this captioner's weights.
     """
     if captioner.config.vit.stem != "patch":
         raise UserError(
@@ -82,26 +82,26 @@ def _make(folder: str | Path, captioner: Captioner) -> Path:
 
 
 def _settings_beside(captioner: Captioner) -> str:
-    """What `smile.load` has to know beside a .pth to make the same captioner of it."""
+    """The settings that `smile.load` needs beside a .pth to rebuild the same captioner."""
     config, tokenizer = captioner.config, captioner.tokenizer
     settings = replace(config.tokenizer, strip_accents=tokenizer.strip_accents)
     search = [name for name in SETTINGS if name.startswith("generate.")]
     names = [*NOT_IN_WEIGHTS, "tokenizer.strip_accents", *OWN_SETTINGS.values(), *search]
     return (
-        f"# What {CHECKPOINT} has no place for: smile.load reads it beside it.\n\n"
+        f"# Settings that {CHECKPOINT} cannot hold: smile.load reads them from here.\n\n"
         + config_to_toml(replace(config, tokenizer=settings), names)
     )
 
 
 def _search(config: Config) -> dict[str, Any]:
-    """How captions are searched for, by transformers' names."""
+    """The settings of the caption search, by transformers' names."""
     names = SEARCH | (SAMPLING if config.generate.samples else {})
     found = {key: get_setting(config, ours) for key, ours in names.items()}
     return found | ({"do_sample": True} if config.generate.samples else {})
 
 
 def _transformers_files(captioner: Captioner) -> dict[str, dict]:
-    """The JSON files of the folder by name."""
+    """The folder's JSON files: name → content."""
     vit, decoder = captioner.config.vit, captioner.config.decoder
     tokenizer = captioner.tokenizer
     ids = {

@@ -14,13 +14,13 @@ from smile.system.files import check_regular
 from smile.weights.format import weight_format
 from smile.weights.torch_file import Placeholder, read_torch_file
 
-# Where a checkpoint keeps its weights: those that were trained before their moving averages.
+# Keys under which checkpoints keep weights; the trained weights go before their moving averages.
 PLACES = (
     *("model", "state_dict", "model_state_dict", "net", "network", "module"),
     *("model_ema", "ema", "state_dict_ema", "ema_state_dict"),
 )
-MOST_LEVELS = 4  # of dicts in each other around the weights
-# What DDP puts before names, torch.compile and FSDP before any module's name in them.
+MOST_LEVELS = 4  # of nested dicts around the weights
+# Prefixes: DDP puts one before the whole name, torch.compile and FSDP before any module's name.
 WRAPPERS = re.compile(
     r"^module\.|(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
@@ -28,19 +28,19 @@ MERGE = (  # what to do with an adapter
     "not a whole model: merge it first (with peft: "
     "`model.merge_and_unload().save_pretrained(DIR)`) and name the folder that this writes"
 )
-MOST_MAPPINGS = 256  # of one safetensors file; a large captioner has about 60 layers and others
+MOST_MAPPINGS = 256  # of one safetensors file; a large captioner needs about 60
 
 
 def read_file(path: str | Path) -> dict[str, Tensor | Placeholder]:
     """The tensors of one file; a `Placeholder` for one that is sparse, quantised or has no data.
 
     Raises:
-        UserError: if the file cannot be read, or holds something else than weights.
+        UserError: if the file cannot be read, or holds something other than weights.
     """
     path = Path(path)
     if weight_format(path) == "safetensors":
         content: dict = read_safetensors(path)
-    elif path.suffix == ".safetensors":  # by which torch.load would go
+    elif path.suffix == ".safetensors":  # torch.load would go by the suffix
         raise UserError(f"{path} was written by torch.save: rename it so that it ends in .pth")
     else:
         content = _find_weights(read_torch_file(path))
@@ -74,14 +74,14 @@ def _find_weights(content: dict) -> dict:
 
 
 def _is_tensor(value: object) -> bool:
-    """Whether this is a tensor, or stands for one of a kind that is not read."""
+    """Whether this is a tensor, or the placeholder of one that cannot be read."""
     return isinstance(value, Tensor) or (
         isinstance(value, Placeholder) and value.name.startswith("torch._utils._rebuild_")
     )
 
 
 def _unwrap(weights: dict, path: Path) -> dict:
-    """The weights by the names that the model itself gives them."""
+    """The weights by the model's own names, without prefixes of wrappers."""
     if any(re.search(r"(^|\.)lora_", name) for name in weights):
         raise UserError(f"{path} is a LoRA adapter or holds one, {MERGE}")
     found = {WRAPPERS.sub("", name): value for name, value in weights.items()}
@@ -94,8 +94,8 @@ def _unwrap(weights: dict, path: Path) -> dict:
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a `.safetensors` file.
 
-    Each layer has a mapping of its own, so that the memory its pages take can be given back layer
-    by layer, once nothing holds its tensors any more.
+    The file is mapped once per layer, so that a layer's pages are unmapped as soon as its tensors
+    are freed.
 
     Raises:
         UserError: if the file cannot be read.
@@ -104,7 +104,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     with open_safetensors(path) as file:
         names = sorted(file.keys())
     layers = [list(layer) for _, layer in groupby(names, key=_layer)]
-    if len(layers) > MOST_MAPPINGS:  # no captioner; opening a file takes time
+    if len(layers) > MOST_MAPPINGS:  # not a captioner, and opening a file takes time
         layers = [names]
     for layer in layers:
         with open_safetensors(path) as file:
@@ -119,13 +119,13 @@ def _layer(name: str) -> str:
 
 @contextlib.contextmanager
 def open_safetensors(path: str | Path) -> Iterator[safe_open]:
-    """A safetensors file, memory-mapped. Raises UserError where it cannot be read."""
+    """A safetensors file, memory-mapped. Raises UserError if it cannot be read."""
     check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        if weight_format(path) != "safetensors":  # or raises what else the file is
+        if weight_format(path) != "safetensors":  # raises an error that says what else it is
             raise UserError(f"{path} was written by torch.save, expected safetensors") from error
         raise UserError(
             f"{path}: cannot be read as safetensors, {error}: download or copy it again"

@@ -1,4 +1,4 @@
-"""Which format a file of weights has, told by its first bytes; or else what the file is instead."""
+"""Tells the format of a file of weights by its first bytes, or what else the file is."""
 
 from pathlib import Path
 from typing import Literal
@@ -29,13 +29,13 @@ def weight_format(path: str | Path) -> Format:
         return "zip"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < LARGEST_HEADER:
         return "safetensors"
-    if head.startswith(b"\x80"):  # the opening of a pickle, protocol 2 or later
+    if head.startswith(b"\x80"):  # a pickle of protocol 2 or later
         return "pickle"
     raise UserError(f"{path} {_what_it_is(head)}")
 
 
 def _what_it_is(head: bytes) -> str:
-    """What a file is that holds no weights, and what to do."""
+    """What a file without weights is, and what to do."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if not head:
         return "is empty: its download or copy failed; make it again"
@@ -44,7 +44,7 @@ def _what_it_is(head: bytes) -> str:
     if is_web_page(head):
         return (
             "is a web page, not weights: download it again from the address behind the page's "
-            "download button (a page instead of a file often means that a log-in is asked for)"
+            "download button (a page instead of a file often means that a log-in is required)"
         )
     if head.startswith(b"version https://git-lfs"):
         return (

@@ -1,4 +1,4 @@
-"""Which model some weights are of, and whose names they go by."""
+"""Tells which model weights belong to, and by whose convention they are named."""
 
 import re
 from collections.abc import Iterable
@@ -19,13 +19,12 @@ OTHERS = (
 
 
 def recognise(weights: dict[str, Any], *, source: object) -> tuple[dict[str, Any], Convention]:
-    """A captioner's weights by the names of a convention, and which convention that is.
+    """A captioner's weights by a convention's names, and that convention.
 
-    Where they are part of something larger ("captioner.visual_encoder…", as code writes them that
-    trains a model inside another), the larger thing's name is taken off.
+    The prefix of an enclosing module ("captioner.visual_encoder…") is removed.
 
     Raises:
-        UserError: they are of another kind of model, or of several; says which.
+        UserError: they belong to another kind of model, or to several; says which.
     """
     places = {
         (match[1], convention.name)
@@ -44,7 +43,7 @@ def recognise(weights: dict[str, Any], *, source: object) -> tuple[dict[str, Any
     [(place, name)] = places
     found = {name.removeprefix(place): tensor for name, tensor in weights.items()}
     if len(found) < len(weights):
-        raise UserError(f"{source}: some weights are there with and without {place!r} before them")
+        raise UserError(f"{source}: some weights occur both with and without the prefix {place!r}")
     if not any(name.startswith("text_decoder.") for name in found):
         raise UserError(
             f"{source}: a BLIP model without a text decoder (for retrieval or matching?), "
@@ -54,5 +53,5 @@ def recognise(weights: dict[str, Any], *, source: object) -> tuple[dict[str, Any
 
 
 def _other_model(names: Iterable[str]) -> str:
-    """Which model has such names of weights, "" if none that is known."""
+    """The known model whose weights have such names, "" if there is none."""
     return next((what for start, what in OTHERS if any(re.match(start, n) for n in names)), "")

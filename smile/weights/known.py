@@ -7,7 +7,7 @@ STORAGE = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/mode
 
 @dataclass(frozen=True)
 class Known:
-    """A published checkpoint: where it lies, and what it is."""
+    """A published checkpoint: what it is, and where to download it."""
 
     meaning: str
     hub: str = ""  # a repository in `transformers` format

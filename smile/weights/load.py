@@ -1,12 +1,12 @@
-"""One front door for captioners, wherever they come from.
+"""One `load` for captioners from every source.
 
     captioner = smile.load("blip-base")
     print(captioner.caption("dog.jpg"))
 
-`load` takes a run folder of ours, a `.pth` of BLIP or SMILE, a `transformers` folder, a name of
-`KNOWN`, or any hub id of a `transformers` BLIP captioner. Sizes are read off the weights; what they
-do not show (heads, LayerNorm's epsilon) comes from the source's own config where it has one, and
-from BLIP's habits where it has none.
+`load` takes a run folder, a `.pth` of BLIP or SMILE, a `transformers` folder, a name of `KNOWN`, or
+any hub id of a `transformers` BLIP captioner. Sizes are read off the weights. What weights do not
+show (number of heads, LayerNorm's epsilon) comes from the source's config if it has one, or else is
+as in the published BLIP models.
 """
 
 import contextlib
@@ -97,8 +97,8 @@ def load(
         image_size: side of the images in pixels, if not the weights' own.
         num_heads: attention heads of both towers, if not one per 64 of width.
         vocab: a `vocab.txt`, if not the source's own or bert-base-uncased's.
-        model_config: a TOML file whose settings go before all that was read or inferred.
-        drop_path, dropout: for training on.
+        model_config: a TOML file whose settings override all that was read or inferred.
+        drop_path, dropout: for fine-tuning.
         check: compare a run's weights with their checksum first; see also `start_check`.
 
     Raises:
@@ -142,22 +142,22 @@ def _with_given(config: Config, given: dict[str, Any]) -> Config:
 
 
 def start_check(source: str | Path) -> Callable[[], None]:
-    """Begins to compare a run's weights with their checksum; other sources have none.
+    """Starts comparing a run's weights with their checksum, in a thread; other sources have none.
 
-    So that a first caption need not wait for it: `load(source, check=False)`, then this, and what
-    it returns before anything is shown: that waits for the end and raises what `load` would have.
+    Lets a first caption be computed meanwhile: call `load(source, check=False)`, then this. Call
+    the function it returns before showing anything: it waits, and raises what `load` would have.
     """
     folder = _local(source)
     return checksum.start_check(folder / WEIGHTS) if is_run(folder) else lambda: None
 
 
 def default_source(runs: str | Path = "runs", *, for_photos: bool = False) -> tuple[str, str]:
-    """What to load where nothing is named, and why: the newest run, or else "blip-base".
+    """What to load if no model is named, and why: the newest run, or else "blip-base".
 
-    Runs that cannot be read are left out, and named in the reason.
+    Runs that cannot be read are skipped, and named in the reason.
 
     Args:
-        for_photos: leave out captioners of drawn scenes, who call any photo a small white square.
+        for_photos: skip captioners of drawn scenes, which call any photo a small white square.
     """
     source, why = "blip-base", f"since there is no run under {runs}/"
     left_out = []
@@ -177,7 +177,7 @@ def default_source(runs: str | Path = "runs", *, for_photos: bool = False) -> tu
 
 
 def _newest_first(runs: Path) -> list[Path]:
-    """The run folders directly under `runs`; one that may not be looked into is none."""
+    """The run folders directly under `runs`, newest first; unreadable ones are skipped."""
     times = {}
     for path in runs.glob(f"*/{WEIGHTS}"):
         with contextlib.suppress(OSError):
@@ -193,13 +193,13 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], Convention]:
         The tensors, memory-mapped, and the convention their names follow.
 
     Raises:
-        UserError: if there are none, they cannot be read, or they are of another kind of model.
+        UserError: if there are none, they cannot be read, or they belong to another kind of model.
     """
     weights = read_folder(path) if path.is_dir() else read_file(path)
     return recognise(weights, source=path)
 
 
-# Weights that sizes are read off, and how many dimensions these have.
+# Weights that sizes are read off, and their numbers of dimensions.
 SIZES = {
     "vit.patch_embed.weight": 4,
     "vit.positions": 3,
@@ -212,10 +212,10 @@ SIZES = {
 
 
 def infer_config(weights: dict[str, Tensor], *, source: object = "these weights") -> Config:
-    """Sizes read off weights of ours; one head per 64 of width, and BLIP's own epsilons.
+    """Sizes read off weights by our names; one head per 64 of width, and BLIP's epsilons.
 
     Raises:
-        UserError: naming `source` and a weight that has no size to be read off.
+        UserError: naming `source` and a weight that is missing or has the wrong shape.
     """
     shape = {name: tuple(weights[name].shape) for name in SIZES if name in weights}
     for name, dims in SIZES.items():
@@ -250,10 +250,8 @@ def infer_config(weights: dict[str, Tensor], *, source: object = "these weights"
         max_positions=shape["decoder.position_embed.weight"][0],
         norm_eps=BLIP_NORM_EPS["decoder"],
     )
-    data, search = (
-        DataConfig(),
-        GenerateConfig(),
-    )  # the usual lengths, as far as there are positions
+    # The usual lengths, limited by the number of positions.
+    data, search = DataConfig(), GenerateConfig()
     longest = min(search.max_length, decoder.max_positions)
     return Config(
         vit=vit,
@@ -267,7 +265,7 @@ def infer_config(weights: dict[str, Tensor], *, source: object = "these weights"
 
 
 def find(source: str, *, own_vocab: bool = True) -> Path:
-    """The file or folder that `source` names, downloaded if it has to be.
+    """The file or folder that `source` names, downloaded if it is not there.
 
     Args:
         own_vocab: whether the source's own vocabulary is needed too.
@@ -292,12 +290,12 @@ def find(source: str, *, own_vocab: bool = True) -> Path:
 
 
 def _local(source: str | Path) -> Path:
-    """The path that a source would be, with "~" as the shell reads it."""
+    """`source` as a path, with "~" expanded."""
     return Path(os.path.expanduser(source))
 
 
 def _names_beside(path: Path) -> list[str]:
-    """What else is there where `path` should be."""
+    """The names in the folder that `path` should be in."""
     with contextlib.suppress(OSError):
         return [str(name) for name in path.parent.iterdir()]
     return []
@@ -345,10 +343,10 @@ def find_config(
     own_vocab: bool,
     knows_heads: bool,
 ) -> tuple[Config, TokenIds]:
-    """Sizes read off the weights, and what the files beside them say.
+    """Sizes read off the weights, and settings from the files beside them.
 
     Args:
-        knows_heads: whether the caller says how many heads there are, if no file does.
+        knows_heads: whether the caller sets the number of heads if no file does.
     """
     config, ids = infer_config(weights, source=found), TokenIds()
     if convention is TRANSFORMERS:
@@ -374,8 +372,9 @@ def _fit_tokenizer(
     config: Config,
     ids: TokenIds,
 ) -> tuple[Config, Tokenizer]:
-    """The tokenizer; and the config without the rows of `weights` that it has no token for, which
-    are taken out.
+    """The tokenizer, and the config with its vocabulary size.
+
+    Rows of `weights` that no token of the tokenizer uses are removed.
     """
     num_rows = config.decoder.vocab_size
     pieces = _find_pieces(found, vocab, num_rows=num_rows)
@@ -390,7 +389,7 @@ def _fit_tokenizer(
 
 
 def _find_pieces(found: Path, vocab: str | Path | None, *, num_rows: int) -> Pieces:
-    """The vocabulary given, the one beside the weights, or BERT's, which BLIP uses."""
+    """The given vocabulary, else the one beside the weights, else BERT's, which BLIP uses."""
     if vocab is not None:
         return pieces_of_file(Path(vocab), num_rows=num_rows)
     folder = found if found.is_dir() else found.parent

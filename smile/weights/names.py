@@ -1,12 +1,12 @@
-"""Foreign weights in and out: a table of names for each convention, every key accounted for.
+"""Converts weights between naming conventions, with every key accounted for.
 
 Three conventions name the same captioner: ours, BLIP's `.pth` files and the `transformers` library.
 `TABLE` sets them side by side. A `*` stands for a module's parameters (weight and bias), `N` for a
-layer's number, and `a + b` for tensors that the other convention lays end to end along their first
+layer's number, and `a + b` for tensors that the other convention concatenates along their first
 dimension: BLIP's ViT keeps queries, keys and values in one matrix. `^T` after a name of theirs says
-that they keep its weight transposed, (in, out).
+that their weight is transposed, (in, out).
 
-What reads such tables serves any model: the metrics bring those of CLIP and GPT-2.
+The functions work for any model: the metrics bring tables for CLIP and GPT-2.
 """
 
 import re
@@ -72,7 +72,7 @@ TABLE = (
 )
 # fmt: on
 
-# What a BLIP file holds beside the captioner, and why it is not needed here.
+# What a BLIP file holds besides the captioner, and why it is not needed here.
 DROPPED = (
     (r".*\.position_ids", "a constant 0, 1, 2, …"),
     (r"visual_encoder_m\..*", "momentum copy, for pre-training"),
@@ -86,10 +86,10 @@ DROPPED = (
     (r"(vision|text)_proj\..*", "head of pre-training's contrastive loss (ITC)"),
     (r"itm_head\..*", "head of image-text matching (ITM)"),
     (r"text_encoder\..*", "text encoder of pre-training; captions come from the decoder"),
-    (r"n_averaged", "how many steps a moving average of the weights was taken over"),
+    (r"n_averaged", "number of steps in a moving average of the weights"),
 )
 
-# Keys that repeat another: the head is the word embedding again, its bias is listed twice.
+# Keys that repeat another: the head is tied to the word embedding, its bias is listed twice.
 TIED = {
     f"{_HEAD}.decoder.weight": "text_decoder.bert.embeddings.word_embeddings.weight",
     f"{_HEAD}.decoder.bias": f"{_HEAD}.bias",
@@ -98,11 +98,11 @@ TIED = {
 
 @dataclass(frozen=True)
 class Convention:
-    """How somebody else names the weights of a model of ours, and what else their files hold.
+    """How other software names the weights of one of our models, and what else its files hold.
 
-    start: how names begin that tell the convention from others.
-    table: pairs of our name and theirs, in the notation of this module's head.
-    dropped: pairs of a pattern of names that are left out, and why.
+    start: the prefix of names by which the convention is recognised.
+    table: pairs of our name and theirs, in the notation of the module's docstring.
+    dropped: pairs of a pattern of names that are dropped, and why.
     tied: names that repeat another.
     """
 
@@ -133,7 +133,7 @@ TRANSFORMERS = Convention(
 
 
 class Row(NamedTuple):
-    """A line of the table made concrete: tensors that are equal once laid end to end."""
+    """A line of the table for one layer: tensors that are equal once concatenated."""
 
     ours: tuple[str, ...]
     theirs: tuple[str, ...]
@@ -158,11 +158,11 @@ def rows(convention: Convention, depths: dict[str, int]) -> Iterator[Row]:
 
 
 class Account(NamedTuple):
-    """What becomes of every key of a foreign file."""
+    """How every key of a foreign file is used."""
 
     rows: list[Row]
     tied: dict[str, str]  # key → the key it repeats
-    dropped: dict[str, str]  # key → why it is left out
+    dropped: dict[str, str]  # key → why it is dropped
     left_over: list[str]
     missing: list[str]
 
@@ -187,9 +187,9 @@ def account(names: Iterable[str], convention: Convention) -> Account:
 
 
 def to_ours(theirs: dict[str, Tensor], convention: Convention, *, source) -> dict[str, Tensor]:
-    """Weights of that convention by our names, every key accounted for.
+    """Renames weights of that convention to our names, every key accounted for.
 
-    `theirs` is emptied of what is taken, so that nothing else holds it.
+    The tensors are removed from `theirs`, so that no second reference keeps them in memory.
 
     Raises:
         UserError: naming `source` and the first few keys that are missing, left over, or no
@@ -207,7 +207,7 @@ def to_ours(theirs: dict[str, Tensor], convention: Convention, *, source) -> dic
     ]
     if not problems:
         problems += [
-            f"{name} is {shape}, expected {len(row.ours)} tensors end to end"
+            f"{name} is {shape}, expected {len(row.ours)} concatenated tensors"
             for row in book.rows
             for name, shape in ((name, tuple(theirs[name].shape)) for name in row.theirs)
             if len(row.ours) > len(row.theirs) and (not shape or shape[0] % len(row.ours))
@@ -229,7 +229,7 @@ def to_ours(theirs: dict[str, Tensor], convention: Convention, *, source) -> dic
 
 
 def _reason_to_drop(name: str, dropped: tuple[tuple[str, str], ...]) -> str | None:
-    """Why a key of theirs is left out, or None if it may not be."""
+    """Why a key of theirs is dropped, or None if it may not be."""
     return next((reason for pattern, reason in dropped if re.fullmatch(pattern, name)), None)
 
 
@@ -245,9 +245,7 @@ def _depths(names: Iterable[str], convention: Convention, *, side: int) -> dict[
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
-    """Equal, or (quicker to see) one and the same storage. NaN is no difference, but a fault of its
-    own, which is found later.
-    """
+    """Whether two weights are equal. NaN counts as equal to NaN here; it is refused later."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
     if a.is_meta or b.is_meta or a.data_ptr() == b.data_ptr() or torch.equal(a, b):
@@ -268,7 +266,7 @@ def from_ours(weights: dict[str, Tensor], convention: Convention) -> dict[str, T
 
 
 def _refit(tensors: list[Tensor], names: tuple[str, ...]) -> list[Tensor]:
-    """The same numbers in as many tensors as there are names; copied only where tensors merge."""
+    """Splits or concatenates tensors to one per name; only concatenating copies."""
     if len(tensors) == len(names):
         return tensors
     return [torch.cat(tensors)] if len(names) == 1 else list(tensors[0].chunk(len(names)))

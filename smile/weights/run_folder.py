@@ -34,7 +34,7 @@ from smile.weights.file import open_safetensors, read_safetensors
 WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.toml", "vocab.txt"
 LOG = "log.jsonl"  # a record per epoch: only training writes it
 MLE_FOLDER, LAST_FOLDER = "mle", "last"  # the captioner at the switch, and after the last epoch
-CHECKPOINTS = "checkpoints"  # what --resume goes on from
+CHECKPOINTS = "checkpoints"  # what --resume reads
 
 
 def save_run(folder: str | Path, captioner: Captioner) -> None:
@@ -62,16 +62,16 @@ def is_run(folder: str | Path) -> bool:
 
 
 def is_unfinished(folder: str | Path) -> bool:
-    """Whether `folder` is that of a run that has not written a captioner yet."""
+    """Whether `folder` belongs to a run that has not written a captioner yet."""
     folder = Path(folder)
     return (folder / CHECKPOINTS).is_dir() and not (folder / WEIGHTS).exists()
 
 
 def run_config(folder: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """The config of a run folder; for older runs `model.trained_on` is worked out.
+    """The config of a run folder; for older runs `model.trained_on` is inferred.
 
-    A converted BLIP has the data format "shapes" by default, so that alone says nothing: only a
-    run that trained has a log.
+    The data format "shapes" alone proves nothing, because a converted BLIP has it by default. Only
+    a run that was trained has a log.
 
     Raises:
         UserError: the config is missing or damaged.
@@ -86,7 +86,7 @@ def run_config(folder: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 
 def _has_log(folder: Path) -> bool:
-    """Whether training wrote this folder; `mle/` and `last/` share the log of the run around."""
+    """Whether training wrote this folder; `mle/` and `last/` share the log of their run."""
     place = folder.parent if folder.name in (MLE_FOLDER, LAST_FOLDER) else folder
     with contextlib.suppress(OSError):
         return (place / LOG).is_file()
@@ -94,7 +94,7 @@ def _has_log(folder: Path) -> bool:
 
 
 def check_run(folder: str | Path) -> Config:
-    """The config of a run folder, if that, the vocabulary and the weights' header can be read.
+    """The config of a run folder whose config, vocabulary and weights' header can be read.
 
     Raises:
         UserError: one of them is damaged.
@@ -109,8 +109,8 @@ def load_run(folder: str | Path, *, image_size: int | None = None) -> Captioner:
     """Reads a run folder into a captioner on the CPU, in evaluation mode; see `read_run`.
 
     Args:
-        image_size: side of the images to caption, in pixels, where it is not the one trained on;
-            position embeddings are interpolated.
+        image_size: side of the images to caption, in pixels, if not the one trained on; position
+            embeddings are interpolated.
 
     Raises:
         UserError: if a file is missing, damaged, or does not fit the config.
@@ -123,10 +123,10 @@ def load_run(folder: str | Path, *, image_size: int | None = None) -> Captioner:
 def read_run(
     folder: str | Path, overrides: Iterable[str] = (), *, check: bool = True
 ) -> tuple[dict[str, Tensor], Config, Tokenizer]:
-    """What a run folder holds: weights (memory-mapped), config and tokenizer.
+    """The weights (memory-mapped), config and tokenizer of a run folder.
 
     Args:
-        overrides: settings in place of the run's own, as for `load_config`.
+        overrides: settings that replace the run's, as for `load_config`.
         check: compare the weights with their checksum, if they have one.
 
     Raises:
@@ -147,7 +147,7 @@ def read_run(
             f"{folder / VOCAB}: {tokenizer.vocab_size} entries, but {CONFIG} says "
             f"decoder.vocab_size = {config.decoder.vocab_size}"
         )
-    weights = read_safetensors(folder / WEIGHTS)  # first: it says what a pointer or a page is
+    weights = read_safetensors(folder / WEIGHTS)  # first: it explains an LFS pointer or a web page
     if check:
         check_sum(folder / WEIGHTS)
     return weights, config, tokenizer
@@ -161,7 +161,7 @@ def build(config, tokenizer: Tokenizer | None, weights: dict[str, Tensor], *, so
     Raises:
         UserError: naming `source` and the first few weights that do not fit.
     """
-    for tower in ("vit", "decoder"):  # before as many layers are made as a config asks for
+    for tower in ("vit", "decoder"):  # before creating as many layers as a config asks for
         depth, found = getattr(config, tower).depth, num_layers(weights, tower)
         if depth != found:
             raise UserError(
@@ -181,15 +181,15 @@ def build(config, tokenizer: Tokenizer | None, weights: dict[str, Tensor], *, so
 
 
 def num_layers(names: Iterable[str], tower: str) -> int:
-    """How many layers of "vit" or "decoder" weights by our names have."""
+    """How many layers of "vit" or "decoder" there are among weights by our names."""
     return len({m[1] for name in names if (m := re.match(rf"{tower}\.blocks\.(\d+)\.", name))})
 
 
 def assign_weights(model: nn.Module, weights: dict[str, Tensor], *, source) -> None:
-    """Makes `weights`, as float32, those of a model that was built on the meta device.
+    """Assigns `weights`, as float32, to a model that was built on the meta device.
 
-    Float32 weights are not copied. `weights` is emptied one by one, so that of a file in half
-    precision only one tensor is there twice.
+    Float32 weights are not copied. `weights` is emptied one by one, so that only one tensor of a
+    half-precision file exists twice at a time.
 
     Raises:
         UserError: naming `source` and the first few weights that are missing, unexpected,

@@ -1,7 +1,7 @@
-"""A model of the `transformers` library as it lies on disk or on the hub.
+"""A model folder of the `transformers` library, on disk or on the hub.
 
-A folder with `config.json` and the weights: one file, or shards that an index lists; `safetensors`
-or what `torch.save` writes. What the weights mean is for those who ask to know.
+It holds `config.json` and the weights: one file, or shards that an index lists; in `safetensors` or
+as `torch.save` writes them. The caller knows what the weights mean.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ WEIGHT_FILES = (
 def find_folder(
     source: str | Path, *, known: Mapping[str, str], model_type: str, files: tuple[str, ...]
 ) -> Path:
-    """The folder that `source` names, downloaded if it has to be.
+    """The folder that `source` names, downloaded if it is not there.
 
     Args:
         source: a folder, a name of `known` (name → hub id), or a hub id ("owner/name").
@@ -52,12 +52,12 @@ def find_folder(
 def download_folder(repo: str, *, model_type: str, files: tuple[str, ...]) -> Path:
     """The folder in the hub's cache that holds a repository's config, weights and `files`.
 
-    A repository need not have all of `files`. They are asked for before the weights, and only if
-    these are not in the cache: a repository once downloaded costs no request.
+    A repository need not have all of `files`. They are requested before the weights, and only if
+    the weights are not in the cache, so a downloaded repository needs no request.
 
     Raises:
-        UserError: if a file is neither in the cache nor can be downloaded, or the config is not of
-            a model of `model_type`.
+        UserError: if a file is neither in the cache nor can be downloaded, or the config is of
+            another `model_type`.
     """
     folder = hub_file(repo, "config.json").parent
     check_type(folder, model_type)
@@ -129,5 +129,5 @@ def _parts(main: Path) -> list[str]:
 
 
 def find_json(path: Path) -> dict | None:
-    """What a JSON file holds, None if there is no such file. Raises UserError if it is broken."""
+    """The object in a JSON file, None if there is no such file. Raises UserError if damaged."""
     return read_json(path, largest=LARGEST_JSON) if path.exists() else None

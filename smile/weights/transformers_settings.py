@@ -1,12 +1,12 @@
-"""What a `transformers` folder of a BLIP says beside its weights, as settings of ours.
+"""The settings of a BLIP's `transformers` folder, translated to ours.
 
     config.json              heads, epsilons, dropout; the rows that captions begin and end with
     generation_config.json   lengths, beams, penalties
     processor_config.json    how a picture becomes pixels; preprocessor_config.json in older folders
     tokenizer_config.json    whether accents are stripped
 
-What we do otherwise is refused. What a file leaves out has its library's default, but for lengths
-and beams, which are BLIP's own there.
+A setting that we do not implement is refused. A missing setting has the library's default, except
+lengths and beams, which have BLIP's.
 """
 
 import math
@@ -32,11 +32,11 @@ MODEL = (
     ("text_config", "layer_norm_eps", "decoder.norm_eps", 1e-12),
     ("text_config", "hidden_dropout_prob", "decoder.dropout", 0.0),
 )
-# What `export` adds to config.json, in an object of this name, for want of a place of theirs.
+# Settings without a key in transformers: `export` adds them to config.json in an object `OWN`.
 OWN = "smile"
 OWN_SETTINGS = {"prompt": "data.prompt", "trained_on": "model.trained_on"}
 
-# Their names of [generate]'s settings; those of sampling count only with do_sample.
+# Their names for [generate]'s settings; those for sampling count only with do_sample.
 SEARCH = {
     name: f"generate.{name}"
     for name in (
@@ -50,9 +50,9 @@ SEARCH = {
     )
 } | {"num_return_sequences": "generate.num_return"}
 SAMPLING = {name: f"generate.{name}" for name in ("do_sample", "top_p", "top_k", "temperature")}
-THEIR_TOP_K = 50  # where sampling is asked for without saying it
+THEIR_TOP_K = 50  # their default when sampling
 
-# What has to be done to a picture, and what must not.
+# The image processing that BLIP expects.
 PROCESSING = {
     "do_resize": True,
     "do_rescale": True,
@@ -66,20 +66,20 @@ TOKENIZING = {"do_lower_case": True, "tokenize_chinese_chars": True}
 
 
 class FolderSettings(NamedTuple):
-    """Checked values of our settings, by name; and the rows that captions begin and end with."""
+    """Checked values of our settings by name, and the rows that captions begin and end with."""
 
     values: dict[str, Any]
     ids: TokenIds
 
 
 def read_settings(folder: Path, *, own_vocab: bool = True) -> FolderSettings:
-    """All that the files of a folder say.
+    """All settings in the files of a folder.
 
     Args:
-        own_vocab: whether the folder's own vocabulary is used, so that its settings count.
+        own_vocab: whether the folder's vocabulary is used; otherwise its settings are ignored.
 
     Raises:
-        UserError: a file is damaged, or says what we do not do.
+        UserError: a file is damaged, or asks for something that we do not implement.
     """
     path = folder / CONFIG
     config = _read_object(path)
@@ -98,12 +98,12 @@ def _token_id(text_config: dict[str, Any], key: str, path: Path) -> int | None:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON file's object without what is null; an empty one if there is no such file."""
+    """A JSON file's object without null values; an empty one if there is no such file."""
     return _given(find_json(path) or {})
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """Null says nothing: it means the default, as what is left out does."""
+    """The values that are not null: null means the default, like a missing key."""
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -112,17 +112,17 @@ def _object_in(values: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
 
 
 def _refuse_others(values: dict[str, Any], expected: dict[str, Any], where: str) -> None:
-    """Refuses another value than the one expected, where there is one."""
+    """Refuses a value that is given and differs from the expected one."""
     for key, ours in expected.items():
         found = values.get(key, ours)
         if isinstance(found, bool) != isinstance(ours, bool) or not _same(found, ours):
             raise UserError(
-                f"{where}{key} is {show(found)}, expected {show(ours)}: only BLIP's way is known"
+                f"{where}{key} is {show(found)}, expected {show(ours)}: only BLIP's is implemented"
             )
 
 
 def _same(found: Any, ours: Any) -> bool:
-    """Equal; or of two numbers, as good as equal."""
+    """Whether two values are equal, numbers within 1e-6."""
     try:
         return abs(found - ours) <= 1e-6
     except (TypeError, OverflowError):  # not numbers, or one of hundreds of digits
@@ -142,7 +142,7 @@ def _of_config(config: dict[str, Any], path: Path) -> dict[str, Any]:
         ours = OWN_SETTINGS[key]
         value = check_setting(ours, own[key], place=path, called=f"{OWN}.{key}")
         if half := half_pairs(value):
-            raise UserError(f"{path}: {OWN}.{key} holds {half}, half of a pair: no character")
+            raise UserError(f"{path}: {OWN}.{key} holds {half}, a lone surrogate: no character")
         found[ours] = value
     return found
 
@@ -165,7 +165,7 @@ def _of_generation(path: Path) -> dict[str, Any]:
 
 
 def _of_processor(folder: Path) -> dict[str, Any]:
-    """Of both files the nested one counts, as it does in transformers."""
+    """Of the two files, the newer processor_config.json goes first, as in transformers."""
     for name in PROCESSORS:
         path, where = folder / name, f"{folder / name}: "
         values = _read_object(path)
@@ -195,7 +195,7 @@ def _side(size: Any, path: Path, where: str) -> int:
     if isinstance(size, dict):
         size = _given(size)
         if size.keys() != {"height", "width"} or size["height"] != size["width"]:
-            raise UserError(f"{where} is {show(size)}, expected height and width, alike")
+            raise UserError(f"{where} is {show(size)}, expected height and width to be equal")
         size = size["height"]
     return check_setting("vit.image_size", size, place=path, called=where.partition(": ")[2])
 

@@ -1,11 +1,14 @@
 """The vocabulary of a foreign captioner, fitted to the rows of its embedding.
 
-Four things may differ from a `vocab.txt` with a line for each row. The pieces may stand in
-`tokenizer.json`, all that transformers 5 writes. Tokens added to a `vocab.txt` stand beside it in
-`added_tokens.json`, as transformers 4 wrote slow tokenizers. Rows may have no piece, where the
-embedding was padded to a round number: no text means them, so they are left out, and can never be
-said. And captions may begin with another token than `[DEC]`: the row that they begin with is called
-`[DEC]` here.
+Four things may differ from a `vocab.txt` with a line for each row:
+
+- The pieces may be in `tokenizer.json`, the only file that transformers 5 writes.
+- Tokens may be added to a `vocab.txt` in `added_tokens.json`, as transformers 4 wrote slow
+  tokenizers.
+- Rows may have no piece, if the embedding was padded to a round number. They are removed, so they
+  can never be generated.
+- Captions may begin with another token than `[DEC]`. The row that they begin with is called `[DEC]`
+  here.
 """
 
 from collections.abc import Mapping
@@ -20,10 +23,10 @@ from smile.model.tokenizer import ADDED, LARGEST_FILE, Tokenizer, read_vocab
 from smile.system.files import expect, half_pairs, read_json, show
 
 VOCAB, ADDED_TOKENS, TOKENIZER = "vocab.txt", "added_tokens.json", "tokenizer.json"
-PADDED_TO = range(8, 1025)  # multiples of such powers of two are what embeddings are padded to
+PADDED_TO = range(8, 1025)  # embeddings are padded to a multiple of such a power of two
 BEGIN, END = ADDED[0], "[SEP]"
 
-# What a tokenizer.json has to say of BERT's uncased WordPiece; other values would give other ids.
+# Values of BERT's uncased WordPiece in a tokenizer.json; others would give other ids.
 EXPECTED = (
     ("model", "type", "WordPiece"),
     ("model", "unk_token", "[UNK]"),
@@ -37,9 +40,9 @@ EXPECTED = (
 
 
 class Pieces(NamedTuple):
-    """Which piece each row of the embedding stands for, as far as a file says it.
+    """The piece of each row of the embedding, as far as a file gives it.
 
-    special: rows of tokens that are no text. strip_accents: None if the file does not say.
+    special: rows of special tokens. strip_accents: None if the file does not say.
     """
 
     path: Path
@@ -49,24 +52,24 @@ class Pieces(NamedTuple):
 
 
 class TokenIds(NamedTuple):
-    """The rows that captions begin and end with, None where the source does not say so."""
+    """The rows that captions begin and end with, None if the source does not say."""
 
     begin: int | None = None
     end: int | None = None
 
 
 class Vocabulary(NamedTuple):
-    """The pieces of the rows that have one, in order; which rows these are, None if all."""
+    """The pieces in order, and the rows of the embedding that they belong to, None if all."""
 
     pieces: list[str]
     rows: list[int] | None
 
 
 def read_pieces(folder: Path, *, num_rows: int) -> Pieces | None:
-    """What the files of a folder say, None if it has none.
+    """The pieces in a folder's vocabulary file, None if it has none.
 
-    `vocab.txt` lacks what was added later, unless `added_tokens.json` says it. So both are read
-    only if they name every row, or there is no `tokenizer.json`.
+    `vocab.txt` lacks tokens that were added later, unless `added_tokens.json` has them. So both are
+    read only if they name every row, or if there is no `tokenizer.json`.
 
     Raises:
         UserError: a file is damaged, or of another kind of tokenizer.
@@ -81,7 +84,7 @@ def read_pieces(folder: Path, *, num_rows: int) -> Pieces | None:
 
 
 def pieces_of_file(path: Path, *, num_rows: int) -> Pieces:
-    """What a `vocab.txt`, of which no line may be beyond the rows, or a `tokenizer.json` says."""
+    """The pieces in a `vocab.txt`, of at most `num_rows` lines, or in a `tokenizer.json`."""
     if path.suffix == ".json":
         return _pieces_of_tokenizer(path)
     return Pieces(path, dict(enumerate(read_vocab(path, largest=num_rows))))
@@ -101,7 +104,7 @@ def _num_added(names: Mapping[int, str]) -> int:
 
 
 def _pieces_of_tokenizer(path: Path) -> Pieces:
-    """The pieces of a `tokenizer.json`, those added later included."""
+    """The pieces of a `tokenizer.json`, added tokens included."""
     whole = read_json(path, largest=LARGEST_FILE)
     parts = {part: _part(whole, part, path) for part, _, _ in EXPECTED}
     for part, key, expected in EXPECTED:
@@ -135,7 +138,7 @@ def _part(whole: dict[str, Any], key: str, path: Path) -> dict[str, Any]:
 
 
 def _add(names: dict[int, str], number: Any, piece: str, *, where: str) -> None:
-    """Names a row, which must have no other name."""
+    """Names a row, which must not have another name yet."""
     expect(number, int, where=where)
     if number < 0 or names.get(number, piece) != piece:
         raise UserError(f"{where}: found {number}, expected a row of its own")
@@ -154,27 +157,27 @@ def fit_vocabulary(
     """The vocabulary for an embedding of `num_rows` rows.
 
     Args:
-        source: of the weights, for errors to name.
+        source: where the weights come from, for error messages.
 
     Raises:
         UserError: pieces and rows do not fit together.
     """
     names, (bos_id, sep_id) = dict(pieces.names), ids
     for row in pieces.special:
-        if row >= num_rows:  # neither read nor said by these weights
+        if row >= num_rows:  # these weights can neither read nor generate it
             del names[row]
     if bos_id is not None and not 0 <= bos_id < num_rows:
         raise UserError(
             f"{source}: text_config.bos_token_id is {show(bos_id)}, expected one of the "
-            f"{num_rows} rows that the weights know"
+            f"{num_rows} rows of the weights"
         )
     for token in ("[PAD]", "[UNK]", END, BEGIN):
         if list(names.values()).count(token) > 1:
-            raise UserError(f"{pieces.path}: {token} is there more than once")
+            raise UserError(f"{pieces.path}: {token} occurs more than once")
     if sep_id is not None and names.get(sep_id) != END:
         raise UserError(
             f"{source}: text_config.sep_token_id is {sep_id}, which {pieces.path} calls "
-            f"{show(names.get(sep_id))}, expected {END}, by which captions end"
+            f"{show(names.get(sep_id))}, expected {END}, which ends captions"
         )
     knows_begin = bos_id is not None or BEGIN in names.values()
     _add_blips_tokens(names, bos_id)
@@ -188,14 +191,14 @@ def fit_vocabulary(
     if max(names) >= num_rows or (padding and not is_padded):
         raise UserError(
             f"{pieces.path}: {len(names)} entries with {' and '.join(ADDED)}, but the weights in "
-            f"{source} know {num_rows}; name the right one with vocab=… (--vocab)"
+            f"{source} have {num_rows}; name the right one with vocab=… (--vocab)"
         )
     rows = sorted(names)
     return Vocabulary([names[row] for row in rows], rows if padding else None)
 
 
 def _add_blips_tokens(names: dict[int, str], bos_id: int | None) -> None:
-    """Names the rows of the two tokens that BLIP adds behind BERT's, where no file does."""
+    """Names the rows of the two tokens that BLIP adds after BERT's, if no file does."""
     behind = max(names, default=-1) + 1
     for token in ADDED:
         if token not in names.values():
@@ -204,7 +207,7 @@ def _add_blips_tokens(names: dict[int, str], bos_id: int | None) -> None:
 
 
 def _call_begin(names: dict[int, str], bos_id: int) -> None:
-    """Calls the row that captions begin with `[DEC]`, and the row that was by the other's name."""
+    """Names the row that captions begin with `[DEC]`; a row of that name takes the other's."""
     for row, name in names.items():
         if name == BEGIN and row != bos_id:
             names[row] = names[bos_id]
@@ -220,7 +223,7 @@ def make_tokenizer(vocabulary: Vocabulary, path: Path, *, strip_accents: bool) -
 
 
 def keep_rows(weights: dict[str, Tensor], rows: list[int] | None) -> None:
-    """Leaves those rows alone of what weights by our names have a row of for each token."""
+    """Keeps only those rows of the weights that have a row for each token."""
     if rows is None:
         return
     kept = slice(len(rows)) if rows[-1] == len(rows) - 1 else rows  # the former copies nothing
