@@ -78,7 +78,7 @@ def test_broken_photos_stop_or_are_noted_down(photos, tmp_path):
 def test_other_files_are_left_alone(photos, tmp_path):
     path = tmp_path / "thesis.txt"
     path.write_text("years of work")
-    with pytest.raises(UserError, match="is no cache of pictures"):
+    with pytest.raises(UserError, match="is not a cache of pictures"):
         make(photos, path)
     assert path.read_text() == "years of work"
     with pytest.raises(UserError, match="not a whole cache"):

@@ -1,9 +1,9 @@
-"""Draws scenes to look at: pictures that `configs/shapes.toml`'s captioner has never seen.
+"""Draws scenes to caption: pictures that `configs/shapes.toml`'s captioner has never seen.
 
 python -m smile.data draw scenes --count 12
 
-The folder then holds scenes of the test split, 00.png and so on, and captions.jsonl with what is
-known of each, a line per picture:
+The folder then holds scenes of the test split, 00.png and so on, and captions.jsonl, a line per
+picture with its captions and all true statements about it:
 
     {"image": "00.png", "captions": ["a red circle", ...], "statements": ["the circle is red", ...]}
 
@@ -76,7 +76,7 @@ def draw(folder: Path, *, count: int, seed: int, size: int) -> None:
             lines.append(json.dumps({"image": name, **row}) + "\n")
         write_text(folder / "captions.jsonl", "".join(lines))
     print(
-        f"{folder} holds {count} scenes and captions.jsonl; to have them described: "
+        f"{folder} holds {count} scenes and captions.jsonl; to caption them: "
         f"python sample.py {shlex.quote(str(folder))} --model runs/shapes"
     )
 

@@ -1,7 +1,7 @@
 """BLIP's training augmentation: random resized crop, horizontal flip, RandAugment.
 
 The only module that imports torchvision. All randomness comes from torch's default generator, so
-whoever seeds that decides what a picture becomes.
+its seed determines the result.
 """
 
 import math
@@ -16,12 +16,12 @@ from smile.model.images import normalise
 
 
 def _import_transforms() -> ModuleType:
-    """Import torchvision's transforms, beside a CPU-only torch too.
+    """Import torchvision's transforms, with a CPU-only torch too.
 
-    The package index's torchvision is built for CUDA; beside a CPU-only torch its C++ library does
-    not load, and its own import then stops at "operator torchvision::nms does not exist". Image
-    transforms need none of these operators: declaring the two that are looked up, without giving
-    them a body, lets the import through. Where torchvision imports as it is, nothing is done.
+    PyPI's torchvision is built for CUDA. With a CPU-only torch its C++ library does not load, and
+    the import fails with "operator torchvision::nms does not exist". Image transforms need none of
+    its operators: declaring the two that are looked up, without an implementation, lets the import
+    succeed. Where torchvision imports without help, nothing is changed.
     """
     try:
         from torchvision.transforms import v2
@@ -30,7 +30,7 @@ def _import_transforms() -> ModuleType:
             raise
         _declare_missing_operators()
         for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
-            del sys.modules[name]  # half-imported
+            del sys.modules[name]  # only half imported
         from torchvision.transforms import v2
     return v2
 
@@ -50,8 +50,8 @@ GREY = (128, 128, 128)
 class TrainTransform:
     """RGB picture → (3, size, size) float32, augmented as BLIP does in fine-tuning.
 
-    Random crop of half to all of the picture's area, resized bicubically to a square; mirrored half
-    of the time; `RandAugment`; then the normalisation that evaluation uses too.
+    Random crop of half to all of the picture's area, resized to a square (bicubic); horizontal flip
+    with probability 0.5; `RandAugment`; then the normalisation that evaluation uses too.
     """
 
     def __init__(self, size: int) -> None:
@@ -65,11 +65,11 @@ class TrainTransform:
 
 
 class RandAugment:
-    """`num_ops` operations drawn with replacement, each carried out with probability one half.
+    """`num_ops` operations sampled with replacement, each applied with probability 0.5.
 
-    Not torchvision's class of that name: BLIP chooses from its own ten operations, on its own scale
-    of strengths (0 to 10). On that scale, magnitude 5 makes brightness and sharpness factors of
-    exactly 1: they change nothing, in BLIP's own training as here.
+    Not torchvision's class of that name: BLIP has its own ten operations and its own scale of
+    magnitudes (0 to 10). On that scale, magnitude 5 gives brightness and sharpness a factor of
+    exactly 1, so they change nothing, here as in BLIP's training.
     """
 
     OPERATIONS = (
@@ -83,13 +83,13 @@ class RandAugment:
 
     def __call__(self, image: Image.Image) -> Image.Image:
         for index in torch.randint(len(self.OPERATIONS), (self.num_ops,)).tolist():
-            carried_out, positive = (torch.rand(2) < 0.5).tolist()
-            if carried_out:
+            applied, positive = (torch.rand(2) < 0.5).tolist()
+            if applied:
                 image = self.apply(image, self.OPERATIONS[index], sign=1 if positive else -1)
         return image
 
     def apply(self, image: Image.Image, operation: str, *, sign: int) -> Image.Image:
-        """Carry out one operation; `sign` is the direction of the geometric ones."""
+        """Apply one operation; `sign` is the direction of the geometric ones."""
         strength = self.magnitude / 10
         match operation:
             case "identity":
@@ -106,7 +106,7 @@ class RandAugment:
                 return _warp(image, shear=(sign * 0.3 * strength, 0))
             case "shear_y":
                 return _warp(image, shear=(0, sign * 0.3 * strength))
-            case "translate_x":  # 10 is in pixels, whatever the size of the picture
+            case "translate_x":  # in pixels, whatever the size of the picture
                 return _warp(image, translate=(sign * 10 * strength, 0))
             case "translate_y":
                 return _warp(image, translate=(0, sign * 10 * strength))

@@ -1,9 +1,9 @@
 """From examples to padded batches: which captions, in which order, augmented how.
 
 One image is decoded and encoded once for several of its captions (`captions_per_image`), which
-saves most of the work; 1 gives BLIP's one pair per row. Everything random is a function of the
-seed, the epoch and the example, never of the worker or the order of arrival, so a run is
-reproducible with any number of workers.
+saves most of the work; 1 gives BLIP's one pair per row. All randomness depends on the seed, the
+epoch and the example, and not on workers or their timing, so a run is reproducible with any number
+of workers.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ def batches_of(items: Iterable, size: int) -> Iterator[list]:
 
 
 class Example(Protocol):
-    """What data sets are made of: a name to show, cleaned captions, and a picture to read."""
+    """An item of a data set: a name to show, cleaned captions, and a picture to read."""
 
     @property
     def name(self) -> str: ...
@@ -62,10 +62,10 @@ class Broken:
 
 
 class BrokenImage(UserError):
-    """A broken image met while training.
+    """A broken image found while training.
 
-    DataLoader carries an exception out of a worker process by making a new one from the text of its
-    traceback. The last line of that text is the message; the rest would only hide it.
+    DataLoader passes an exception from a worker on by making a new one from the text of its
+    traceback. Only the last line of that text is the message, so only that is kept.
     """
 
     def __init__(self, message: str) -> None:
@@ -76,23 +76,23 @@ _DEATH = re.compile(r"DataLoader worker \(pid|Pin memory thread")
 
 
 class ReaderKilled(UserError):
-    """A process that reads images died, by no doing of its own."""
+    """A process that reads images was killed or could not be started."""
 
 
 @contextlib.contextmanager
 def readers_may_die(workers: int, remedy: str) -> Iterator[None]:
-    """Turns what DataLoader raises about dead processes, or those not started, into `ReaderKilled`.
+    """Turns DataLoader's errors about workers that died or did not start into `ReaderKilled`.
 
     Args:
-        workers: how many processes there are; with 0 nothing is changed.
-        remedy: what the message says that needs less memory.
+        workers: how many worker processes there are; with 0 nothing is changed.
+        remedy: what needs less memory, for the message.
     """
     try:
         yield
     except (RuntimeError, OSError, EOFError) as error:
         died = isinstance(error, ConnectionError | EOFError) or _DEATH.search(str(error))
         not_started = getattr(error, "errno", None) in (errno.EAGAIN, errno.ENOMEM)
-        raised_inside = "in DataLoader worker process" in str(error)  # by its code, not its death
+        raised_inside = "in DataLoader worker process" in str(error)  # by the code in the worker
         if not workers or raised_inside or not (died or not_started):
             raise
         what = "a process that reads images was killed: memory (or /dev/shm) ran out, or an image "
@@ -106,11 +106,11 @@ def readers_may_die(workers: int, remedy: str) -> Iterator[None]:
 class Batch:
     """B images with up to K captions of up to T tokens each.
 
-    images: (B, 3, S, S) float32, or uint8 that `augment_batch` is still to augment, or
-        (B, P + 1, D) features where they are known already.
+    images: (B, 3, S, S) float32, or uint8 for `augment_batch`, or (B, P + 1, D) precomputed
+        features.
     ids: (B, K, T) int64, `[DEC] prompt caption [SEP]` padded with 0; a row of zeros where an image
         has fewer than K captions.
-    names: B names to show. broken: the images left out (only with `skip_broken`).
+    names: B names to show. broken: the skipped images (only with `skip_broken`).
     """
 
     images: Tensor
@@ -129,8 +129,8 @@ class Batch:
     def ids_by_length(self) -> list[Tensor]:
         """`ids` without needless padding: one or two groups of slots, (B, K', T') each.
 
-        Slots are in order of length, so a few long captions need not stretch all the short ones:
-        the cut is where the fewest tokens remain.
+        Slots are in order of length, and are cut where the fewest tokens remain, so that a few long
+        captions do not pad all the short ones.
         """
         slots, longest = self.ids.shape[1:]
         lengths = (self.ids != 0).sum(dim=2).amax(dim=0).tolist()  # of each slot's longest caption
@@ -149,7 +149,7 @@ def read_picture(example: Example, *, skip_broken: bool = False) -> Image.Image 
     """The RGB picture of an example, or why it cannot be read.
 
     Raises:
-        BrokenImage: it cannot be read, and that is not to be skipped.
+        BrokenImage: it cannot be read, and `skip_broken` is false.
     """
     try:
         return example.read()
@@ -164,12 +164,12 @@ def read_picture(example: Example, *, skip_broken: bool = False) -> Image.Image 
 class EpochBatches(Sampler[list[Draw]]):
     """A batch sampler that deals every caption of every image exactly once an epoch.
 
-    Each image's captions are shuffled and dealt in groups of `captions_per_image`, the last one
-    smaller where they do not divide evenly; the groups of all images are shuffled and cut into
-    batches of `batch_size` images. With `shuffle=False` everything stays in order.
+    Each image's captions are shuffled and dealt in groups of `captions_per_image`, of which the
+    last may be smaller; the groups of all images are shuffled and cut into batches of `batch_size`
+    images. With `shuffle=False` everything stays in order.
 
-    Of several processes each deals its share of every batch, so that together they deal the
-    batches of one: no caption twice, none left out. A share of the last batch may be empty.
+    Each of several processes deals its share of every batch; together the shares are the batches of
+    a single process. A share of the last batch may be empty.
     """
 
     def __init__(
@@ -231,11 +231,11 @@ class EpochBatches(Sampler[list[Draw]]):
 class CaptionDataset(Dataset):
     """Reads what a `Draw` asks for: (name, image tensor, captions).
 
-    With `features`, by the examples' numbers, an image's features take the place of its tensor, and
-    it is not read.
+    With `features` (by the examples' indices), an image is not read: its features replace its
+    tensor.
 
     A picture that cannot be read raises BrokenImage, a UserError that names it; with
-    `skip_broken` it comes back as `Broken`, for `Collate` to set aside.
+    `skip_broken` it is returned as `Broken`, which `Collate` puts aside.
     """
 
     def __init__(
@@ -266,7 +266,7 @@ class CaptionDataset(Dataset):
         if isinstance(image, Broken):
             return image
         with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: that would reseed the GPU, which fork_rng here leaves alone.
+            # Not torch.manual_seed: it would also reseed the GPU, which fork_rng does not restore.
             torch.default_generator.manual_seed(self._augmentation_seed(draw))
             pixels = self.transform(image)
         return example.name, pixels, captions
@@ -280,8 +280,8 @@ class CaptionDataset(Dataset):
 class Collate:
     """Rows from a `CaptionDataset` → `Batch`, padded no further than this batch needs.
 
-    `prompt`, `max_tokens` and `shift_first` are handed to `tokenizer.encode`. Where every image
-    was broken, the batch has no rows: images (0, 3, 0, 0), ids (0, 0, 0).
+    `prompt`, `max_tokens` and `shift_first` are passed to `tokenizer.encode`. If every image was
+    broken, the batch has no rows: images (0, 3, 0, 0), ids (0, 0, 0).
     """
 
     def __init__(
@@ -307,7 +307,7 @@ class Collate:
 
     @staticmethod
     def _pad(images: list[list[list[int]]]) -> Tensor:
-        """Token ids, ragged both ways → (B, K, T) int64 with zeros where there is nothing."""
+        """Token ids, ragged in both dimensions → (B, K, T) int64, padded with zeros."""
         most = max((len(captions) for captions in images), default=0)
         longest = max((len(ids) for captions in images for ids in captions), default=0)
         padded = torch.zeros(len(images), most, longest, dtype=torch.int64)

@@ -13,6 +13,6 @@ def clean_caption(text: str, max_words: int = 50) -> str:
 
     Lower-cases, turns each of ``. ! " ( ) * # : ; ~`` into a space, collapses white space and keeps
     the first `max_words` words. Commas, apostrophes and hyphens stay: the tokenizer knows them.
-    The result is "" where nothing is left; the loaders refuse such a caption.
+    The result is "" if no word remains; the loaders refuse such a caption.
     """
     return " ".join(clean_words(text)[:max_words])

@@ -1,8 +1,8 @@
-"""Augmentation of a whole batch where it is trained: crop, turn, mirror, recolour.
+"""Augmentation of a whole batch on the training device: crop, rotate, flip, recolour.
 
-BLIP's recipe (`augment.py`) takes a CPU core about 3 ms a picture, and a GPU that trains a small
-captioner wants thousands of pictures a second. With `data.augment_on = "device"` the loader hands
-out bytes, a quarter of the memory to move, and the rest is a few operations for all of them.
+BLIP's recipe (`augment.py`) takes a CPU core about 3 ms a picture, while a GPU that trains a small
+captioner needs thousands of pictures a second. With `data.augment_on = "device"` the loader gives
+out bytes, a quarter of the memory to copy, and a few operations augment the whole batch.
 """
 
 import math
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from smile.model.images import MEAN, STD, to_pixels
 
-AREA = (0.35, 1.0)  # of the picture that a crop keeps
-RATIO = (3 / 4, 4 / 3)  # of its sides
-ANGLE = math.radians(10)  # turned by at most that
-COLOUR = (0.6, 1.4)  # brightness, contrast and saturation are multiplied by one of these
+AREA = (0.35, 1.0)  # share of the picture's area that a crop keeps
+RATIO = (3 / 4, 4 / 3)  # aspect ratio of a crop
+ANGLE = math.radians(10)  # largest rotation, both ways
+COLOUR = (0.6, 1.4)  # range of the factors of brightness, contrast and saturation
 GREY = (0.299, 0.587, 0.114)
 
 
@@ -34,9 +34,9 @@ class Pixels:
 
 
 def augment_batch(pixels: Tensor) -> Tensor:
-    """(B, 3, S, S) uint8 → (B, 3, S, S) float32, augmented and normalised as the encoder wants it.
+    """(B, 3, S, S) uint8 → (B, 3, S, S) float32, augmented, and normalised for the encoder.
 
-    Everything is drawn from the device's own generator, as dropout is.
+    All randomness comes from the device's generator, as for dropout.
     """
     images = _recolour(_crop(pixels.float() / 255))
     mean, std = (torch.tensor(values, device=pixels.device) for values in (MEAN, STD))
@@ -44,7 +44,7 @@ def augment_batch(pixels: Tensor) -> Tensor:
 
 
 def _crop(images: Tensor) -> Tensor:
-    """Random crops, turned, mirrored half of the time, and enlarged to the whole again."""
+    """Random crops, rotated, flipped with probability 0.5, and resized to the full picture."""
 
     def draw(low: float, high: float) -> Tensor:
         return torch.empty(len(images), device=images.device).uniform_(low, high)
@@ -52,7 +52,7 @@ def _crop(images: Tensor) -> Tensor:
     area, ratio = draw(*AREA), draw(*map(math.log, RATIO)).exp()
     width, height = ((area * r).sqrt().clamp(max=1) for r in (ratio, 1 / ratio))
     angle, mirrored = draw(-ANGLE, ANGLE), draw(-1, 1).sign()
-    # From a place in the crop to the place in the picture; both reach from -1 to 1.
+    # Maps a position in the crop to one in the picture; both range from -1 to 1.
     across = [mirrored * width * angle.cos(), -width * angle.sin(), (1 - width) * draw(-1, 1)]
     down = [mirrored * height * angle.sin(), height * angle.cos(), (1 - height) * draw(-1, 1)]
     theta = torch.stack([*across, *down], dim=1).view(-1, 2, 3)
@@ -61,7 +61,7 @@ def _crop(images: Tensor) -> Tensor:
 
 
 def _recolour(images: Tensor) -> Tensor:
-    """Brightness, contrast and saturation of each picture by chance; values stay in 0 to 1."""
+    """Random brightness, contrast and saturation for each picture; values stay in 0 to 1."""
     factors = torch.empty(3, len(images), 1, 1, 1, device=images.device).uniform_(*COLOUR)
     brightness, contrast, saturation = factors
     weights = torch.tensor(GREY, device=images.device).view(3, 1, 1)

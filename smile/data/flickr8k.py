@@ -1,4 +1,4 @@
-"""Flickr8k as Kaggle gives it (captions.txt) or as its authors did (Flickr8k.token.txt)."""
+"""Flickr8k in Kaggle's layout (captions.txt) or its authors' (Flickr8k.token.txt)."""
 
 import os
 from pathlib import Path
@@ -40,11 +40,13 @@ def load(
 ) -> list[Photo]:
     """Flickr8k in Kaggle's layout (captions.txt) or the original one (Flickr8k.token.txt).
 
-    The official split lists say which image belongs where; without them a hash of its name does.
-    Raises UserError where anything is missing or wrong.
+    The official lists decide an image's split; without them a hash of its name does.
+
+    Raises:
+        UserError: anything is missing or wrong.
     """
     root = data_folder(root, LAYOUT)
-    names = _listed(root, split)  # before the captions: lists are short
+    names = _listed(root, split)  # before the captions, because the lists are short
     annotations, captions = _captions(root)
     if names is None:
         names = _hashed(root, captions, split, val_fraction, test_fraction)
@@ -95,7 +97,7 @@ def _listed(root: Path, split: str) -> list[str] | None:
     if absent:
         raise UserError(
             f"{root}: the official split lists are missing: {', '.join(absent)}; "
-            f"put them there from {_LISTS}, or take all three away to split by a hash of the names"
+            f"put them there from {_LISTS}, or remove all three to split by a hash of the names"
         )
     names = {key: lines(root / name) for key, name in lists.items()}
     refuse_duplicates(
@@ -111,12 +113,12 @@ def _hashed(
     root: Path, captions: dict[str, list[str]], split: str, val: float, test: float
 ) -> list[str]:
     """The image names of one split by their hash, in the order of the file."""
-    # Flickr8k.token.txt has captions of one "….jpg.1" that never had a picture.
+    # Flickr8k.token.txt has captions of a "….jpg.1" that does not exist.
     strange = [name for name in captions if not is_image(name)]
     splits = hash_splits(captions.keys() - {*strange}, val, test)
-    left_out = f"; left out are {first_few(strange)}, no picture's name" if strange else ""
+    left_out = f"; skipped, since not an image's name: {first_few(strange)}" if strange else ""
     say_once(
-        f"{root}: no official split lists there ({_LISTS} has them): split by a hash of the names, "
+        f"{root}: no official split lists ({_LISTS} has them): split by a hash of the names, "
         f"data.val_fraction {val:g}, data.test_fraction {test:g}{left_out}",
         topic=f"hash {root}",
     )

@@ -1,4 +1,4 @@
-"""Anyone's own folder of pictures: a table of captions in it, or a text beside each picture."""
+"""A user's folder of pictures, with a table of captions in it or a text beside each picture."""
 
 import os
 import re
@@ -40,21 +40,21 @@ _TABLES = tuple(
 )
 _KAGGLE_TABLE = "captions.txt"  # a CSV, unless it is the text beside a captions.jpg
 _TABLE_SUFFIXES = (".json", ".jsonl", ".csv", ".tsv")
-# Beside tables lie BLIP's references for scoring and what sample.py writes beside captions.
+# Names of other JSON files beside tables: BLIP's references for scoring, and sample.py's records.
 _NO_TABLE = {"gt", "run", "errors"}
 _TEXT_SUFFIXES = (".txt", ".caption")
 _ABOUT = ("readme", "license", "licence")  # texts that are no captions
-# Where COCO's pictures lie whose annotations give only their names.
+# Where COCO's pictures are; its annotations give only their names.
 _COCO_FOLDERS = tuple(f"{split}{year}" for year in (2014, 2017) for split in SPLITS)
 
 
 @dataclass
 class _Entry:
-    """What a folder says of one image.
+    """One image of a folder.
 
-    key: its name below the folder, accents coded in one way: what is sorted and hashed, so that
-        order and splits are the same on every machine.
-    path: its file; "" if there is none. split: "" where the folder does not say.
+    key: its name below the folder in NFC, which is sorted and hashed: order and splits are the same
+        on every machine.
+    path: its file; "" if there is none. split: "" if the folder does not say.
     """
 
     key: str
@@ -75,11 +75,13 @@ def load(
     """A folder with a table of captions, or with a .txt or .caption beside each image.
 
     The table is the one that `annotations` names, else captions.* or metadata.* in the folder or in
-    its split subfolders, else those of a name with the split in it (captions_train2014.json,
-    coco_karpathy_val.json). Its names are looked for beside it, then in `root`, then from the
-    current folder. An image belongs to the split its `split` field names, else to the one in the
-    table's name, else to the train/, val/ or test/ subfolder it lies in, else to one that a hash of
-    its name decides. Raises UserError where anything is missing or wrong.
+    its split subfolders, else all tables with a split in their names (captions_train2014.json,
+    coco_karpathy_val.json). Image names are looked for beside the table, then in `root`, then in
+    the current folder. An image's split is the one in its `split` field, else in the table's name,
+    else its subfolder (train/, val/ or test/), else one that a hash of its name decides.
+
+    Raises:
+        UserError: anything is missing or wrong.
     """
     root = data_folder(root, LAYOUT)
     subfolders = _split_folders(root)
@@ -87,7 +89,7 @@ def load(
     places = Places(root, image_folder(root), *subfolders, *(root / f for f in _COCO_FOLDERS))
     entries: dict[str, _Entry] = {}
     for entry in _table_entries(root, tables, places) if tables else _text_entries(root):
-        while entry.key in entries:  # two files whose names differ only in how accents are coded
+        while entry.key in entries:  # two files whose names differ only in their Unicode form
             entry.key += " "
         entries[entry.key] = entry
     splits = _splits_of(entries, subfolders, root, val_fraction, test_fraction)
@@ -130,7 +132,7 @@ def _listing(place: Path) -> list[str]:
 def _tables(
     root: Path, subfolders: Iterable[Path], annotations: str | os.PathLike[str]
 ) -> dict[Path, str]:
-    """The tables of captions, each with the split that its name says, "" if it says none."""
+    """The tables of captions, each with the split in its name, "" if there is none."""
     if annotations:
         for path in (Path(annotations), root / annotations):
             if os.path.isfile(path):
@@ -143,7 +145,7 @@ def _tables(
 
 
 def _table(place: Path) -> Path | None:
-    """The table of a folder, if it has one that is called captions or metadata."""
+    """The table of a folder that is called captions or metadata, if there is one."""
     found = [place / name for name in _TABLES if os.path.isfile(place / name)]
     if is_csv(place / _KAGGLE_TABLE):
         found.append(place / _KAGGLE_TABLE)
@@ -156,9 +158,9 @@ def _table(place: Path) -> Path | None:
 
 
 def _tables_by_split(place: Path) -> dict[Path, str]:
-    """The tables of a folder whose names say a split, as the public data sets' do.
+    """The tables of a folder with a split in their names, as in public data sets.
 
-    One alone says nothing of the others, and may be no table unless it is called captions.
+    A single one does not define the splits, and only counts as a table if it is called captions.
     """
     found = {}
     for name in _listing(place) if os.path.isdir(place) else ():
@@ -168,7 +170,7 @@ def _tables_by_split(place: Path) -> dict[Path, str]:
         if path.suffix.lower() in _TABLE_SUFFIXES and len(splits) == 1 and not _NO_TABLE & {*words}:
             found[path] = splits.pop()
     captions = {path: split for path, split in found.items() if "caption" in path.stem.lower()}
-    chosen = captions or found  # beside COCO's captions lie instances, keypoints, …
+    chosen = captions or found  # COCO has instances, keypoints, … beside its captions
     if len(set(chosen.values())) > 1:
         return chosen
     return dict.fromkeys(captions, "")
@@ -194,7 +196,7 @@ def _table_entries(root: Path, tables: Mapping[Path, str], places: Places) -> It
 
 
 class _Finder:
-    """Finds the image of a table's row, and the key by which it is known below the root."""
+    """Finds the image of a table's row, and its key below the root."""
 
     def __init__(self, root: Path, table: Path, places: Places) -> None:
         self.root = os.path.join(os.path.abspath(root), "")
@@ -207,7 +209,7 @@ class _Finder:
         self.known: dict[str, tuple[str, str]] = {}
 
     def find(self, name: str) -> tuple[str, str]:
-        """(key, path); the path is "" where there is no such file."""
+        """(key, path); the path is "" if there is no such file."""
         if name not in self.known:
             self.known[name] = self._find(name)
         return self.known[name]
@@ -234,7 +236,7 @@ def _key(inside: str, name: str) -> str:
 
 
 def _text_entries(root: Path) -> Iterator[_Entry]:
-    """Pair each image under `root` with the text of its stem; neither may stand alone."""
+    """Pair each image under `root` with the text of the same stem; both must exist."""
     images: list[str] = []
     texts: dict[str, str] = {}  # by path without suffix
     others: list[str] = []
@@ -253,7 +255,7 @@ def _text_entries(root: Path) -> Iterator[_Entry]:
                 raise UserError(f"{texts[stem]} and {path}: two texts for one image: keep one")
             texts[stem] = path
     for path in repeated:
-        say_once(f"{path}: leads to a folder that was read already", topic=f"walk {path}")
+        say_once(f"{path}: leads to a folder that was already read", topic=f"walk {path}")
     _check_pairs(root, images, texts, others)
     for path in images:
         key = _key("", os.path.relpath(path, root))
@@ -270,7 +272,7 @@ def _check_pairs(
     if not images or len(bare) == len(images):
         found = f"{len(images)} images and no captions" if images else "no images"
         left = [*others, *texts.values()]
-        beside = f"; not understood: {below(left)}" if left else ""
+        beside = f"; unknown files: {below(left)}" if left else ""
         raise UserError(f"{root}: {found}{beside}; expected {LAYOUT.expected}")
     if bare:
         raise UserError(
@@ -294,7 +296,7 @@ def _splits_of(
     val_fraction: float,
     test_fraction: float,
 ) -> dict[str, str]:
-    """Give each image its split: its own, else its subfolder's, else that of its name's hash."""
+    """Each image's split: from its table, else its subfolder, else a hash of its name."""
     unsaid = [key for key, entry in entries.items() if not entry.split]
     if len(unsaid) < len(entries):
         if unsaid:

@@ -1,4 +1,4 @@
-"""Karpathy's JSON files: COCO, Flickr8k and Flickr30k with the splits that papers use."""
+"""Karpathy's JSON files: COCO, Flickr8k and Flickr30k with the splits used in papers."""
 
 import os
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ LAYOUT = Layout(
 
 
 class _Entry(NamedTuple):
-    """An image of the file: its path below the folder of images, and its number in results."""
+    """An image of the file. name: its path in the folder of images; number: its id in results."""
 
     name: str
     split: str
@@ -49,8 +49,8 @@ def load(
 ) -> list[Photo]:
     """dataset_flickr8k.json, dataset_flickr30k.json or dataset_coco.json, and their images.
 
-    `annotations` names the JSON file, as it stands or inside `root`; "" finds the only
-    dataset_*.json in `root`. "restval" images join train.
+    `annotations` is the path of the JSON file, from here or from `root`; "" finds the only
+    dataset_*.json in `root`. "restval" images belong to train.
 
     Raises:
         UserError: anything is missing or wrong.
@@ -78,9 +78,9 @@ def load(
 def karpathy_ids(
     root: str | os.PathLike[str], *, annotations: str | os.PathLike[str] = ""
 ) -> dict[str | int, str]:
-    """The number by which result files call an image → the name of its photo in `load`.
+    """An image's id in result files → the name of its photo in `load`.
 
-    That is COCO's own (`cocoid`) where the file has it, else Karpathy's `imgid`.
+    The id is COCO's (`cocoid`) if the file has it, else Karpathy's `imgid`.
     """
     root = data_folder(root, LAYOUT)
     images = image_folder(root)
@@ -138,7 +138,7 @@ def _name(item: dict[str, Any], where: str) -> str:
     folder = expect(item.get("filepath", ""), str, where=f"{where}, filepath")
     name = os.path.join(folder, _need(item, "filename", str, where))
     if half := half_pairs(name):
-        raise UserError(f"{where}, filename: {half} in {name!r} is no character")
+        raise UserError(f"{where}, filename: {half} in {name!r} is not a character")
     return name
 
 
@@ -155,7 +155,5 @@ def _number(item: dict[str, Any], where: str) -> str | int | None:
 
 def _need(item: dict[str, Any], key: str, kind: type, where: str) -> Any:
     if key not in item:
-        raise UserError(
-            f"{where}: no {key}, so not one of Karpathy's files, which come from {_JSON}"
-        )
+        raise UserError(f"{where}: no {key}, so not one of Karpathy's files; get them from {_JSON}")
     return expect(item[key], kind, where=f"{where}, {key}")

@@ -1,8 +1,7 @@
-"""What the layouts share: one pass over names, not pixels, and its checks and messages.
+"""Checks and messages that all layouts share: one pass over names, not pixels.
 
-Each layout's function returns the photos of one split. Whatever is missing, empty or named twice
-stops here, before training, with an error that says what and where. An image file is never touched;
-each folder is listed once.
+Each layout's function returns the photos of one split. Anything missing, empty or named twice
+raises an error here, before training. Image files are never opened; each folder is listed once.
 """
 
 import os
@@ -29,14 +28,14 @@ KAGGLE_FLICKR8K = "https://www.kaggle.com/datasets/adityajn105/flickr8k"
 
 
 class Layout(NamedTuple):
-    """What the error messages say of a layout: what was expected, and where to get it."""
+    """Texts about a layout for error messages: what is expected, and where to get it."""
 
     expected: str
     source: str
 
 
 class Found(NamedTuple):
-    """An image as a data set has it: its captions, and its file, "" where there is none."""
+    """An image of a data set: its captions, and its file, "" if there is none."""
 
     captions: Sequence[str]
     path: str
@@ -52,12 +51,12 @@ def photos(
     places: Places,
     max_words: int,
 ) -> list[Photo]:
-    """The photos of one split, their captions cleaned; every image must have some, and a file.
+    """The photos of one split with cleaned captions; every image must have captions and a file.
 
     Args:
         images: by the name that messages use.
         folder: where the files were looked for, for messages.
-        annotations: what names them, for messages.
+        annotations: the file or folder that names the images, for messages.
     """
     words = {name: [clean_words(text) for text in image.captions] for name, image in images.items()}
     cleaned = {
@@ -73,7 +72,7 @@ def photos(
     if missing:
         raise UserError(
             f"{annotations}: {len(missing)} of {len(images)} {split} images are not in {folder}: "
-            f"{first_few(missing)}; expected {layout.expected}; they come from {layout.source}"
+            f"{first_few(missing)}; expected {layout.expected}; get it from {layout.source}"
         )
     if cut := sum(len(text) > max_words for texts in words.values() for text in texts):
         say_once(
@@ -90,35 +89,35 @@ def photos(
 
 
 def remark_outside(found: Iterable[Photo], annotations: str | Path) -> None:
-    """Says once of a file of captions that it names pictures that lie elsewhere."""
+    """Says, once per file of captions, that some of its pictures are outside its folder."""
     if first := next((photo for photo in found if photo.outside), None):
         say_once(
-            f"{annotations}: some of its pictures lie outside its folder, the first of them is "
+            f"{annotations}: some of its pictures are outside its folder, the first is "
             f"{first.name}",
             topic=f"outside {annotations}",
         )
 
 
 def data_folder(root: str | os.PathLike[str], layout: Layout) -> Path:
-    """Check that the data folder is named and there."""
+    """The data folder; raises UserError if it is not set or does not exist."""
     if root and os.path.isdir(root):
         return Path(root)
     problem = (
         f"{root}: there is no such data folder (data.root)" if root else "data.root is not set"
     )
     raise UserError(
-        f"{problem}; expected {layout.expected}; it takes {layout.source}; "
-        "unpack there, or point at it with --set data.root=FOLDER"
+        f"{problem}; expected {layout.expected}; get it from {layout.source}; "
+        "unpack it there, or name its folder with --set data.root=FOLDER"
     )
 
 
 def image_folder(root: Path) -> Path:
-    """Where under `root` a public data set keeps its images: a folder known by name, or `root`."""
+    """The folder of images: a subfolder with a public data set's usual name, else `root`."""
     return next((root / name for name in _IMAGE_FOLDERS if os.path.isdir(root / name)), root)
 
 
 def path_of(row: Row) -> str:
-    """The path that a row of a data set's table gives its image."""
+    """The path of the image in a table's row. Raises UserError if it is a number."""
     if isinstance(row.image, str):
         return row.image
     raise UserError(f"{row.where}: image: found {show(row.image)}, expected text: a file's path")
@@ -127,9 +126,7 @@ def path_of(row: Row) -> str:
 def refuse_duplicates(names: Iterable[str], *, where: str) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        raise UserError(
-            f"{where}: {len(twice)} names stand there more than once: {first_few(twice)}"
-        )
+        raise UserError(f"{where}: {len(twice)} names occur more than once: {first_few(twice)}")
 
 
 def lines(path: Path) -> list[str]:

@@ -1,6 +1,6 @@
-"""Data sets: what they hold (`load_examples`), how pictures and captions become batches.
+"""Data sets: their examples (`load_examples`), and how pictures and captions become batches.
 
-`smile.data.augment` is left out on purpose: it imports torchvision, which takes seconds and which
+`smile.data.augment` is not imported here: it imports torchvision, which takes seconds and which
 only training needs.
 """
 
@@ -17,8 +17,8 @@ from smile.errors import UserError
 def load_examples(data: DataConfig, split: str, *, image_size: int = 224) -> Sequence[Example]:
     """Return the examples of `split` ("train", "val" or "test") that `data` describes.
 
-    `image_size` is the side at which scenes of the format "shapes" are drawn. Raises UserError
-    where data are missing or wrong, and says where to get them.
+    `image_size` is the side at which scenes of the format "shapes" are drawn. Raises UserError if
+    data are missing or wrong, and says where to get them.
     """
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")

@@ -1,4 +1,4 @@
-"""Remarks about data that are no errors: one line on standard error, and each only once."""
+"""Notices about data that are not errors: one line on standard error, each only once."""
 
 import os
 import sys
@@ -9,9 +9,9 @@ _said: set[str] = set()
 
 
 def say_once(text: str, *, topic: str) -> None:
-    """Prints a remark unless there was one on its topic; of several processes the first one does.
+    """Prints a notice unless one on its topic was printed; only the first process prints.
 
-    A data set is read once for each split, and would repeat itself.
+    A data set is read once for each split and would repeat its notices.
     """
     if topic in _said or os.environ.get("RANK", "0") != "0":
         return

@@ -1,13 +1,13 @@
-"""Pictures decoded once and for all: one file of raw pixels that every process maps into memory.
+"""Pictures decoded once: a file of raw pixels that every process maps into memory.
 
-Decoding and shrinking a large photo takes longer than what a fast GPU makes of it. The file holds
-every picture as the encoder's size wants it, resized as evaluation does, 3 bytes a pixel:
+Decoding and resizing a large photo takes longer than training on it takes a fast GPU. The file
+holds every picture at the encoder's size, resized as for evaluation, 3 bytes a pixel:
 
     N pictures of S by S by 3 bytes │ JSON: key, size, unreadable pictures │ its length, 8 bytes
 
-The key is a hash of what the pictures are made from: a photo's path, length and time of change, or
-a scene's description. A file with another key is made anew. What is mapped lies in the system's
-file cache, once for all processes, and gives way where memory is short.
+The key is a hash of the pictures' sources: a photo's path, length and modification time, or a
+scene's description. A file with another key is made again. The mapped pages belong to the system's
+file cache: all processes share them, and the system drops them if memory is short.
 """
 
 import hashlib
@@ -49,12 +49,12 @@ class Decoded:
         return self.example.captions
 
     def read(self) -> Image.Image:
-        """The RGB picture at the cache's size. Raises UserError where it could not be decoded."""
+        """The RGB picture at the cache's size. Raises UserError if it could not be decoded."""
         return self.cache.read(self.index)
 
 
 class PictureCache:
-    """The pictures of a cache file; safe to hand to another process, which maps the file itself.
+    """The pictures of a cache file; can be sent to another process, which maps the file itself.
 
     Raises:
         UserError: the file is missing, or damaged.
@@ -65,14 +65,14 @@ class PictureCache:
         about = _about(self.path)
         if about is None:
             raise UserError(
-                f"{path}: not a whole cache of pictures; remove it to have it made anew"
+                f"{path}: not a whole cache of pictures; remove it to have it made again"
             )
         self.key, self.size, self.count = about["key"], about["size"], about["count"]
         self.broken = {int(index): reason for index, reason in about["broken"].items()}
         self._pixels: np.ndarray | None = None
 
     def read(self, index: int) -> Image.Image:
-        """Picture `index`, RGB. Raises UserError where the original could not be read."""
+        """Picture `index`, RGB. Raises UserError if the original could not be read."""
         if index in self.broken:
             raise UserError(self.broken[index])
         if self._pixels is None:
@@ -81,18 +81,18 @@ class PictureCache:
         return Image.fromarray(np.array(self._pixels[index]))
 
     def __getstate__(self) -> dict:
-        return vars(self) | {"_pixels": None}  # or all of it would be copied
+        return vars(self) | {"_pixels": None}  # pickling the map would copy all pixels
 
 
 def cached(examples: Sequence, path: str | os.PathLike[str], *, size: int) -> list[Decoded]:
-    """The examples with their pictures from the cache at `path`, which must hold just these.
+    """The examples with their pictures from the cache at `path`, which must hold exactly these.
 
     Raises:
         UserError: it holds others, or is missing or damaged.
     """
     cache = PictureCache(path)
     if cache.key != cache_key(examples, size=size):
-        raise UserError(f"{path}: holds other pictures than these; remove it to have it made anew")
+        raise UserError(f"{path}: holds other pictures; remove it to have it made again")
     return [Decoded(example, cache, index) for index, example in enumerate(examples)]
 
 
@@ -105,15 +105,15 @@ def make_cache(
     skip_broken: bool = False,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Makes the cache at `path`, unless it is there and holds just these pictures.
+    """Makes the cache at `path`, unless it is there and holds exactly these pictures.
 
     Args:
         size: side of the square pictures.
-        write: `files.write_atomically`, so that no half a file is ever taken for a whole one.
-        skip_broken: note down pictures that cannot be read, instead of stopping at the first.
+        write: `files.write_atomically`, so that the file is never half-written.
+        skip_broken: record pictures that cannot be read, instead of stopping at the first.
 
     Raises:
-        UserError: a picture cannot be read, or the disk lacks the room.
+        UserError: a picture cannot be read, or the disk has too little space.
     """
     path = Path(path)
     key = cache_key(examples, size=size)
@@ -121,13 +121,13 @@ def make_cache(
     if about is not None and about["key"] == key:
         return
     if path.exists() and about is None:
-        raise UserError(f"data.cache = {path}: exists, and is no cache of pictures; name another")
+        raise UserError(f"data.cache = {path}: is not a cache of pictures; name another file")
     path.parent.mkdir(parents=True, exist_ok=True)
     needed, free = len(examples) * size * size * 3, shutil.disk_usage(path.parent).free
     if needed > free:
         raise UserError(
             f"data.cache = {path}: {len(examples)} pictures take {needed / 1e9:.1f} GB, but "
-            f"{free / 1e9:.1f} GB are free; name a file on another disk, or leave it out"
+            f"{free / 1e9:.1f} GB are free; name a file on another disk, or unset data.cache"
         )
     say(f"{path}: decoding {len(examples)} pictures, {needed / 1e9:.2f} GB")
 
@@ -142,7 +142,7 @@ def make_cache(
 
 
 def cache_key(examples: Sequence, *, size: int) -> str:
-    """A hash of what the pictures are made from, and how."""
+    """A hash of the pictures' sources and their size."""
     digest = hashlib.sha256(f"{FORMAT} {size}".encode())
     for example in examples:
         digest.update(repr(_source(example)).encode())
@@ -150,7 +150,7 @@ def cache_key(examples: Sequence, *, size: int) -> str:
 
 
 def _source(example: Any) -> Any:
-    """What a picture is made from: the state of a photo's file, or the example itself."""
+    """A picture's source: the state of a photo's file, or the example itself."""
     if not isinstance(example, Photo):
         return example
     try:
@@ -163,7 +163,7 @@ def _source(example: Any) -> Any:
 def _write_pictures(
     file: BinaryIO, examples: Sequence, *, size: int, skip_broken: bool
 ) -> dict[int, str]:
-    """Writes the pictures in their order; returns why those that are left black were not read."""
+    """Writes the pictures in order; returns index → reason of those unreadable, left black."""
     broken = {}
     pictures = _decode(examples, size, skip_broken=skip_broken)
     bar = tqdm(pictures, total=len(examples), desc="decoding", unit=" images",
@@ -177,7 +177,7 @@ def _write_pictures(
 
 
 def _decode(examples: Sequence, size: int, *, skip_broken: bool) -> Iterator[bytes | Broken]:
-    """The pixels of each, by several threads (decoders let go of the interpreter), a few ahead."""
+    """The pixels of each, by threads (decoders release the GIL), a few pictures ahead."""
 
     def pixels(example: Any) -> bytes | Broken:
         picture = read_picture(example, skip_broken=skip_broken)
@@ -191,7 +191,7 @@ def _decode(examples: Sequence, size: int, *, skip_broken: bool) -> Iterator[byt
 
 
 def _about(path: Path) -> dict[str, Any] | None:
-    """What a cache file says of itself; None where it is not a whole one."""
+    """The JSON of a cache file; None if the file is not whole."""
     try:
         with open(path, "rb") as file:
             end = file.seek(-LENGTH, os.SEEK_END)

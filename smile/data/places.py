@@ -1,8 +1,8 @@
-"""Where the pictures lie that a table names.
+"""Finds the pictures that a table names.
 
-One listing per folder answers for all its names: COCO has 123 000 pictures. Where nothing is called
-exactly so, a name that differs only in how its accents are coded will do (Unicode's NFC and NFD:
-macOS and Linux write them differently, and tables travel).
+Each folder is listed only once: COCO has 123 000 pictures. If no file has exactly that name, one
+that differs only in its Unicode form is taken (NFC or NFD: macOS and Linux write accents
+differently, and tables are copied between them).
 """
 
 import errno
@@ -20,18 +20,18 @@ _NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 
 def nfc(name: str) -> str:
-    """A name with its accents coded in the one way that is compared."""
+    """A name in NFC, the form in which names are compared."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
 class _Names:
-    """Names in a folder, each with whether it is a link, found however their accents are coded."""
+    """Names in a folder, each with whether it is a link; found in any Unicode form."""
 
     def __init__(self) -> None:
         self.links: dict[str, bool] = {}
 
     def spelled(self, name: str) -> str | None:
-        """`name` as it stands here; None where it does not."""
+        """`name` as spelled in this folder; None if it is not there."""
         return name if name in self.links else self._by_nfc.get(nfc(name))
 
     @cached_property
@@ -51,8 +51,8 @@ class Places:
     """Finds files by the names that tables give them.
 
     Args:
-        homes: the folders that pictures are expected in; those elsewhere are told by `is_outside`.
-            Where one is a link, what it leads to is a home.
+        homes: the folders that pictures are expected in, with links resolved; `is_outside` tells
+            whether a file is elsewhere.
     """
 
     def __init__(self, *homes: str | Path) -> None:
@@ -63,7 +63,7 @@ class Places:
     def find(self, name: str, *folders: str | Path) -> str | None:
         """The path of the file that `name` means in the first of `folders` that has it, else None.
 
-        The path is spelled as it is on the disk; the folder "" is the current one.
+        The path is spelled as on disk; the folder "" is the current one.
 
         Raises:
             UserError: a folder cannot be listed.
@@ -72,14 +72,14 @@ class Places:
         return next((path for path in found if path), None)
 
     def is_outside(self, path: str) -> bool:
-        """Whether a file lies elsewhere than in the homes, by way of a link too."""
+        """Whether a file is outside all homes, links followed."""
         place, name = os.path.split(path)
         is_link = self._listing(place).files.links.get(name, True)  # True: not looked at yet
         real = os.path.realpath(path) if is_link else self.identity(path)
         return not real.startswith(tuple(self._homes))
 
     def identity(self, path: str) -> str:
-        """The same for all paths to one file but for links to the file itself."""
+        """A path that is equal for all paths to a file; links to the file itself stay different."""
         place, name = os.path.split(path)
         if place not in self._real:
             self._real[place] = os.path.realpath(place)
@@ -97,7 +97,7 @@ class Places:
         return None if found is None else os.path.join(place, found)
 
     def _spell_folder(self, start: str, name: str) -> str:
-        """A folder's path with the parts of `name` spelled as they are on the disk."""
+        """A folder's path with the parts of `name` spelled as on disk."""
         path = os.path.join(start, os.sep) if os.path.isabs(name) else start
         for part in name.split(os.sep):
             if part:
@@ -117,7 +117,7 @@ def _list(place: str) -> _Listing:
             for entry in entries:
                 kind = listing.folders if _is_folder(entry) else listing.files
                 kind.links[entry.name] = entry.is_symlink()
-    except ValueError:  # a zero byte, which no name holds
+    except ValueError:  # a zero byte, which no file name can hold
         pass
     except OSError as error:
         if error.errno not in _NOT_THERE:
@@ -126,7 +126,7 @@ def _list(place: str) -> _Listing:
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
-    """Whether it leads to a folder; a link in a circle or into a closed folder does not."""
+    """Whether it is a folder or a link to one; a circular link or one without access is not."""
     try:
         return entry.is_dir()
     except OSError:

@@ -4,12 +4,12 @@ A scene holds one to three objects in the quarters of a picture and carries five
 a glance ("a red circle") to one that names everything. Short captions outnumber long ones, as
 human ones do, so that MLE learns to be brief and SMILE (arXiv 2306.13460) has something to add.
 
-The scenes are made with SMILE in mind. It never punishes a word that is missing from the caption,
-so a wrong word is unlearnt only beside its rival: every attribute of every object has a name
-("plain" is said as well as "striped"), objects of one scene differ, backgrounds share the colour
-words of the objects, and a lone object "and nothing else" still shows where "and" does not go.
-And they are drawn so that a small ViT sees soon what is what: colours are bright, while outlines,
-stripes and dots are always dark ink, so that a shape looks alike whatever its colour.
+The scenes are designed for SMILE. It never penalises a word that is not in the caption, so a wrong
+word is unlearned only if it competes with the right one in some caption. So every attribute of
+every object has a word ("plain" as well as "striped"), the objects of a scene differ, backgrounds
+share the colour words of the objects, and a lone object "and nothing else" still shows where "and"
+does not go. A small ViT learns the scenes soon: colours are bright, and outlines, stripes and dots
+are always dark ink, so a shape looks alike in every colour.
 
 `check_caption` reads a caption back and says which of its statements are true of the scene.
 """
@@ -68,7 +68,7 @@ class Object:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A picture that is known exactly, with its captions. An example as the loaders expect one."""
+    """A picture of known content, with its captions; an `Example` of the data loaders."""
 
     name: str
     objects: tuple[Object, ...]  # in the order in which captions name them
@@ -81,8 +81,8 @@ class Scene:
     def read(self, size: int | None = None) -> Image.Image:
         """The picture, RGB, `size` pixels wide and high (by default `image_size`).
 
-        It is drawn once a size and kept, because training reads it every epoch; each call returns
-        its own copy.
+        It is drawn once per size and kept, because training reads it every epoch; each call
+        returns a new copy.
         """
         size = size or self.image_size
         if size not in self._drawn:
@@ -95,7 +95,7 @@ class Statement:
     """One thing a caption says.
 
     `kind` is one of STATEMENT_KINDS ("count" is "two shapes", "others" is "nothing else"), or
-    "unparsed" (a word that fits nowhere, always false).
+    "unparsed" (a word that cannot be parsed, always false).
     """
 
     kind: str
@@ -116,7 +116,7 @@ def make_scenes(split: str, count: int, *, seed: int = 0, image_size: int = UNIT
 
 
 def scenes(split: str, *, seed: int = 0, image_size: int = UNITS) -> Iterator[Scene]:
-    """The scenes of `make_scenes`, one by one and without end."""
+    """The scenes of `make_scenes`, an endless stream."""
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}: expected one of {', '.join(SPLITS)}")
     rng = random.Random(f"{seed}/{split}")
@@ -220,7 +220,7 @@ def _write_caption(
 
 
 def _describe(objects: Sequence[Object], background: str, named: set[str]) -> str:
-    """Name the objects with the attributes in `named`, always in the same order of words."""
+    """Name the objects with the attributes in `named`, always in the same word order."""
     phrases = []
     for thing in objects:
         adjectives = [
@@ -293,7 +293,7 @@ def _sprite(shape: str, texture: str, diameter: int, size: int) -> tuple[Image.I
 
 
 def _centered_steps(center: float, step: float, end: float) -> list[float]:
-    """Multiples of `step` away from `center`, both ways, inside 0 to `end`."""
+    """The positions `center` ± multiples of `step` that are between 0 and `end`."""
     reach = math.ceil(end / step)
     return [center + k * step for k in range(-reach, reach + 1) if 0 < center + k * step < end]
 
@@ -350,11 +350,11 @@ CLAIM = re.compile(
 
 
 def check_caption(caption: str, scene: Scene) -> list[Statement]:
-    """Say which statements of a caption are true of the scene; an empty caption makes none.
+    """The statements of a caption, each with whether it is true; an empty caption makes none.
 
-    Each noun phrase is bound to an object of its own, such that most statements come true. One
-    for which no object is left says only false things, and so does a background or a count named
-    a second time. "Nothing else" is true when as many objects are named as there are.
+    Each noun phrase is bound to a different object, such that most statements are true. A phrase
+    without an object makes only false statements, and so does a second background or count.
+    "Nothing else" is true if the caption names as many objects as there are.
     """
     claims = list(_parse(" ".join(caption.lower().split())))
     phrases = [claim for claim in claims if "shape" in claim]
@@ -385,13 +385,13 @@ def true_statements(scene: Scene) -> list[str]:
 
 
 def _parse(caption: str) -> Iterator[Claim]:
-    """Cut a caption into claims, from the left; a word that begins none is unparsed."""
+    """Split a caption into claims, from the left; a word that begins none is unparsed."""
     for match in CLAIM.finditer(caption):
         yield {kind: text for kind, text in match.groupdict().items() if text}
 
 
 def _bind(phrases: list[Claim], objects: Sequence[Object]) -> list[Object | None]:
-    """Give each phrase an object of its own or None, with most claims true in all."""
+    """A different object or None for each phrase, such that most claims are true."""
 
     @cache
     def best(i: int, free: tuple[int, ...]) -> tuple[int, tuple[int | None, ...]]:

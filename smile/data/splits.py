@@ -1,4 +1,4 @@
-"""Training, validation and test: what people call them, and a split by a hash of names."""
+"""Training, validation and test: the names of splits, and a split by a hash of names."""
 
 import hashlib
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from smile.errors import UserError
 from smile.system.files import show
 
 SPLITS = ("train", "val", "test")
-# What people call the splits. "restval" is Karpathy's: COCO validation images used for training.
+# Common names of splits. "restval" is Karpathy's: COCO validation images used for training.
 SPLIT_OF = {
     **{"train": "train", "training": "train", "restval": "train"},
     **{"val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"},
@@ -15,11 +15,11 @@ SPLIT_OF = {
 
 
 class EmptySplit(UserError):
-    """A split has no images; the data are there, and right otherwise."""
+    """A split has no images; otherwise the data are right."""
 
 
 def split_of(name: object, *, where: str) -> str:
-    """Translate a split's name as written in a file to train, val or test."""
+    """A split's name in a file → train, val or test."""
     split = SPLIT_OF.get(name.strip().lower()) if isinstance(name, str) else None
     if split is None:
         raise UserError(f"{where}: unknown split {show(name)}, expected {', '.join(SPLIT_OF)}")
@@ -27,11 +27,11 @@ def split_of(name: object, *, where: str) -> str:
 
 
 def hash_splits(names: Iterable[str], val_fraction: float, test_fraction: float) -> dict[str, str]:
-    """Split by a hash of the name, so that adding images moves no other from its split.
+    """Split by a hash of the name, so that added images move no other image to another split.
 
-    Names may hold bytes that are not UTF-8, as Python writes them.
-    A small folder may have no name below a fraction; the nearest one is then taken, so that a split
-    with a fraction above 0 is never empty.
+    Names may hold surrogate escapes (bytes that are not UTF-8). In a small folder no hash may fall
+    into a fraction; the nearest name is then taken, so that a split with a fraction above 0 is not
+    empty.
     """
     place = {name: _fraction(name) for name in names}
     order = sorted(place, key=place.__getitem__)
@@ -45,6 +45,6 @@ def hash_splits(names: Iterable[str], val_fraction: float, test_fraction: float)
 
 
 def _fraction(name: str) -> float:
-    """A number from 0 to 1 that looks random and is always the same for a name."""
+    """A pseudo-random number from 0 to 1 that depends only on the name."""
     digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64

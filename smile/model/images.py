@@ -1,7 +1,7 @@
 """From an image file to the tensor the encoder reads.
 
-Deliberately free of torchvision, whose import alone takes seconds: describing one photo needs only
-Pillow and torch. Augmentation, which training alone needs, is in `augment.py`.
+This module does not import torchvision, which takes seconds: captioning one photo needs only Pillow
+and torch. Augmentation, which only training needs, is in `augment.py`.
 """
 
 import contextlib
@@ -26,28 +26,28 @@ from smile.system.picture_files import heif_plugin, is_heif
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
-# What people hand in from Python, and its description.
+# What the Python interface takes as a picture, and its description.
 Picture = str | os.PathLike | Image.Image | np.ndarray
 _PICTURE = "a path, a Pillow image, or an (H, W, 3) or (H, W) array of uint8"
 
-# What is read, by content. Not all that Pillow knows: EPS, for one, would start Ghostscript.
+# The formats that are read, by content. Not all of Pillow's: EPS, for one, would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000")
 
-# With these, no picture takes 1 GB beside what the process has, as measured by format: decoding
-# takes up to 13 bytes a pixel (TIFF in one strip), but WebP 16 and JPEG 2000 19. A JPEG that is not
-# progressive is decoded at half its size. Resizing has a table of 32 bytes per pixel of a side.
+# With these limits, no picture takes more than 1 GB of memory, measured for each format: decoding
+# takes up to 13 bytes a pixel (TIFF in one strip), WebP 16 and JPEG 2000 19. A JPEG that is not
+# progressive is decoded at half its size. Resizing needs a table of 32 bytes per pixel of a side.
 MAX_PIXELS = 75_000_000
 MAX_PIXELS_OF = {"WEBP": 60_000_000, "JPEG2000": 50_000_000, "JPEG": 200_000_000}
 MAX_SIDE = 1_000_000
 LARGE = 50_000_000  # pixels; a larger picture is read at half its size
-STRIP = 1_000_000  # pixels worked on at a time, where the whole would take much memory
+STRIP = 1_000_000  # pixels converted at a time, to save memory
 
 
 @dataclass(frozen=True)
 class Photo:
     """An image file and its captions, cleaned and without the prompt.
 
-    outside: it lies elsewhere than in the folder of its data set.
+    outside: whether it is outside the folder of its data set.
     """
 
     path: str | os.PathLike[str]
@@ -56,42 +56,43 @@ class Photo:
 
     @property
     def name(self) -> str:
-        """What to call the photo in front of people: its path."""
+        """The name for messages: its path."""
         return os.fspath(self.path)
 
     def read(self) -> Image.Image:
-        """Return the RGB picture. Raises UserError with the path where it cannot be read."""
+        """Return the RGB picture. Raises UserError with the path if it cannot be read."""
         return open_image(self.path)
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
     """Read an image file of one of `FORMATS` as an upright 8-bit RGB picture.
 
-    EXIF orientation is applied, transparency is laid on white, 16-bit greys are scaled down to
-    8 bit and an animation gives its first frame. A picture of more than `LARGE` pixels is read at
-    half its size. HEIC is read where pi-heif or pillow-heif is installed.
+    EXIF orientation is applied, transparency becomes white, 16-bit greys are scaled to 8 bit, and
+    an animation gives its first frame. A picture of more than `LARGE` pixels is read at half its
+    size. HEIC is read if pi-heif or pillow-heif is installed. Takes less than 1 GB of memory,
+    whatever the file holds.
 
-    Raises UserError, naming the path and the reason, for whatever cannot be read: a missing or
-    empty file, not an image, truncated, absurdly large. Takes less than 1 GB of memory, whatever
-    the file says.
+    Raises:
+        UserError: naming the path and the reason: a missing or empty file, not an image, truncated,
+            too large.
     """
     try:
         _refuse_what_is_no_file(path)
-        with warnings.catch_warnings():  # what is odd but can be read is nobody's concern
+        with warnings.catch_warnings():  # Pillow warns about unusual but readable files
             warnings.simplefilter("ignore")
-            # Given a path, Pillow maps some TIFF files, and then turns those on their side wrongly.
+            # Given a path, Pillow maps some TIFF files into memory and then rotates them wrongly.
             with open(path, "rb") as file, _open(file) as image:
                 _refuse_huge(image)
                 image.load()
                 return to_rgb(image, in_place=True)
-    except Exception as error:  # decoders meet broken bytes with every type of exception there is
+    except Exception as error:  # decoders raise any type of exception on broken bytes
         raise UserError(
             f"{os.fspath(path)}: cannot read this image: {_reason(path, error)}"
         ) from error
 
 
 def _open(file: BinaryIO) -> Image.Image:
-    """The picture by its header; HEIC's plugin is imported only for a file that needs it."""
+    """Opens the picture, reading only its header; imports HEIC's plugin only if needed."""
     try:
         return Image.open(file, formats=_formats())
     except UnidentifiedImageError:
@@ -106,13 +107,13 @@ def _open(file: BinaryIO) -> Image.Image:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Those of `FORMATS` that this Pillow was built with."""
+    """Those of `FORMATS` that the installed Pillow supports."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _refuse_what_is_no_file(path: str | os.PathLike[str]) -> None:
-    """A pipe or a device might never end."""
+    """Raises for a folder, and for a pipe or a device, which might never end."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError
@@ -121,7 +122,7 @@ def _refuse_what_is_no_file(path: str | os.PathLike[str]) -> None:
 
 
 def _refuse_huge(image: Image.Image) -> None:
-    """Raises before anything is decoded, on the strength of the size in the header."""
+    """Raises, before decoding, if the size in the header is too large."""
     form = "JPEG" if image.format == "MPO" else image.format
     most = MAX_PIXELS if image.info.get("progressive") else MAX_PIXELS_OF.get(form, MAX_PIXELS)
     if image.width * image.height > most or max(image.size) > MAX_SIDE:
@@ -134,7 +135,7 @@ def _refuse_huge(image: Image.Image) -> None:
 
 
 def _reason(path: str | os.PathLike[str], error: Exception) -> str:
-    """Say in plain words why `path` could not be read."""
+    """Why `path` could not be read, in plain words."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):
@@ -147,12 +148,12 @@ def _reason(path: str | os.PathLike[str], error: Exception) -> str:
 
 
 def are_several(given: object) -> bool:
-    """Whether somebody hands in a list of pictures rather than one."""
+    """Whether `given` is a list of pictures rather than one."""
     return isinstance(given, Sequence) and not isinstance(given, str | bytes | bytearray)
 
 
 def pictures_of(given: Iterable[Picture]) -> Iterator[Image.Image]:
-    """`picture_of` each; a TypeError says which it is about."""
+    """`picture_of` each; a TypeError names the number of the picture."""
     for number, one in enumerate(given):
         try:
             yield picture_of(one)
@@ -161,7 +162,7 @@ def pictures_of(given: Iterable[Picture]) -> Iterator[Image.Image]:
 
 
 def picture_of(given: Picture) -> Image.Image:
-    """What somebody calls a picture, as `open_image` would give it.
+    """A picture of any accepted type, converted as `open_image` does.
 
     Args:
         given: a path, a Pillow image of any mode, or an (H, W, 3) or (H, W) array of uint8.
@@ -196,13 +197,13 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def to_rgb(image: Image.Image, *, in_place: bool = False) -> Image.Image:
-    """An upright 8-bit RGB picture of a loaded one of any mode; `in_place` may turn the old one.
+    """A loaded picture of any mode → upright 8-bit RGB; `in_place` may rotate the given one.
 
-    A picture of more than `LARGE` pixels comes at half its size.
+    A picture of more than `LARGE` pixels is returned at half its size.
     """
     if image.width * image.height > LARGE:
         image, in_place = _halved(image), True
-    # Damaged metadata beside sound pixels: every viewer shows those as they are.
+    # Metadata may be damaged while the pixels are sound; viewers show such a picture unrotated.
     with contextlib.suppress(Exception):
         image = ImageOps.exif_transpose(image, in_place=in_place) or image
     return _to_rgb(image)
@@ -220,11 +221,11 @@ def _halved(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image, *, white: float | None = None) -> Image.Image:
-    """Bring a picture of any mode to 8-bit RGB, with at most one more copy at a time.
+    """A picture of any mode → 8-bit RGB, with at most one more copy in memory.
 
     `white` is the value of white in a wide grey, if it is known.
     """
-    if image.mode == "La":  # premultiplied, and Pillow converts it to nothing else
+    if image.mode == "La":  # premultiplied alpha: Pillow can convert it only to LA
         image = image.convert("LA")
     if _is_wide(image):
         return _to_8_bit(image, _white(image) if white is None else white).convert("RGB")
@@ -237,15 +238,15 @@ def _to_rgb(image: Image.Image, *, white: float | None = None) -> Image.Image:
 
 
 def _is_wide(image: Image.Image) -> bool:
-    """Whether it is a 16-bit, 32-bit or float grey, which Pillow itself would clip at 255."""
+    """Whether it is a 16-bit, 32-bit or float grey, which Pillow's conversion clips at 255."""
     return image.mode == "F" or image.mode.startswith("I")
 
 
 def _white(image: Image.Image) -> float:
     """The value of white in a wide grey.
 
-    Integers are 16-bit samples unless their values say otherwise. Floats do not say which value is
-    white, so it is the smallest customary one (1, 255 or 65535) that no sample exceeds.
+    Integers are 16-bit samples unless a value is larger. Floats have no fixed white, so the
+    smallest usual one (1, 255 or 65535) that no sample exceeds is taken.
     """
     largest = max(_samples(strip).max() for _, strip in _strips(image))
     whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
@@ -262,12 +263,12 @@ def _to_8_bit(image: Image.Image, white: float) -> Image.Image:
 
 
 def _samples(image: Image.Image) -> np.ndarray:
-    """Its values in float64; what is no number is black."""
+    """The pixel values in float64; NaN is black."""
     return np.nan_to_num(np.asarray(image, dtype=np.float64))
 
 
 def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
-    """(top, strip) from top to bottom, of even heights save the last one."""
+    """(top, strip) from top to bottom; all heights but the last are even."""
     height = max(2, STRIP // image.width // 2 * 2)
     for top in range(0, image.height, height):
         yield top, image.crop((0, top, image.width, min(top + height, image.height)))

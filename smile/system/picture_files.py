@@ -1,4 +1,4 @@
-"""Which files are pictures: by their suffix, or without one by their first bytes."""
+"""Which files are pictures: by their suffix, or if they have none by their first bytes."""
 
 import importlib.util
 import os
@@ -13,11 +13,11 @@ _READ = (
 )
 IMAGE_SUFFIXES = frozenset(_READ.split())
 
-# iPhones' form. Pillow reads it with the help of either plugin; pi-heif holds no GPL encoder.
+# The iPhone's format. Pillow reads it with either plugin; pi-heif has no GPL encoder.
 HEIF_SUFFIXES = frozenset({".heic", ".heics", ".heif", ".heifs", ".hif"})
 HEIF_PLUGINS = ("pi_heif", "pillow_heif")
 
-# Pictures that are not read: they are counted, so that nobody thinks they were.
+# Pictures that are not read. They are counted and reported, so that none is skipped silently.
 _RAW = (
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef "
     ".raf .raw .rw2 .rwl .sr2 .srf .srw .x3f"
@@ -40,15 +40,15 @@ _SUFFIX = re.compile(r"\.[a-z]\w{0,7}", re.ASCII)  # "1.5 release" and "frame.00
 
 
 def is_image(name: str | os.PathLike[str]) -> bool:
-    """Whether a file of this name is taken when a folder is searched."""
+    """Whether a search of a folder takes a file of this name."""
     suffix = os.path.splitext(name)[1].lower()
     return suffix in IMAGE_SUFFIXES or (suffix in HEIF_SUFFIXES and heif_plugin() is not None)
 
 
 def other_picture(path: str | os.PathLike[str]) -> str | None:
-    """What kind of picture a file is that `is_image` leaves out: its suffix, or "no suffix".
+    """The kind of a picture that `is_image` does not take: its suffix, or "no suffix".
 
-    None if it is no picture, as far as its suffix tells, or without one its first bytes.
+    None if the file is not a picture by its suffix, or if it has none by its first bytes.
     """
     suffix = os.path.splitext(path)[1].lower()
     if suffix in OTHER_SUFFIXES or suffix in HEIF_SUFFIXES:
@@ -59,15 +59,15 @@ def other_picture(path: str | os.PathLike[str]) -> str | None:
 
 
 def is_heif(path: str | os.PathLike[str]) -> bool:
-    """Whether a file is of HEIF's kind, HEIC for one, by its first bytes."""
+    """Whether a file is HEIF (such as HEIC), by its first bytes."""
     head = first_bytes(path)
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
 def first_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The first bytes of a file, enough to tell its kind; none where it cannot be read."""
+    """The first bytes of a file, enough to tell its format; empty if it cannot be read."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe might take for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe might never return
             return b""
         with open(path, "rb") as file:
             return file.read(16)

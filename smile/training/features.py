@@ -2,8 +2,8 @@
 
 If the encoder is frozen and the pictures are not augmented, an image has the same features in each
 epoch, so the encoder needs to run only once. The features are in a file in the run's folder that
-all processes map. The file is unlinked as soon as it is mapped, so it is gone when they end. (Windows
-keeps the name of a mapped file; the next run in the folder removes it.)
+all processes map. The file is unlinked as soon as it is mapped, so it is gone when they end.
+(Windows keeps the name of a mapped file; the next run in the folder removes it.)
 """
 
 import contextlib
