@@ -117,9 +117,9 @@ WRONG = [
     (
         "a.json",
         coco(images=COCO["images"][:1] * 2),
-        "images 2: .*the id 1 before",
+        "images 2: .*has the id 1 too",
     ),
-    ("a.json", coco(images=COCO["images"][:1]), 'no image of the id "k"'),
+    ("a.json", coco(images=COCO["images"][:1]), 'no image has the id "k"'),
     ("a.json", coco(annotations=[{"image_id": 1}]), "annotations 1: no caption"),
     ("a.csv", "", "expected the header image,caption, found ''"),
     ("a.csv", "img,caption\na,x\n", "found 'img,caption'"),

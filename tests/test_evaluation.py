@@ -98,15 +98,19 @@ GOOD = [{"image": f"{i}.png", "caption": "x"} for i in (1, 2, 3)]
     ("name", "text", "said"),
     [
         ("a.jsonl", lines(*GOOD, {"image": "9.png", "caption": "x"}), "1 of 4 captions are of .*9"),
-        ("a.jsonl", lines(*GOOD, GOOD[0]), "1 of 4 captions are of images that had one before.*1"),
+        (
+            "a.jsonl",
+            lines(*GOOD, GOOD[0]),
+            "1 of 4 captions are of images that already have one.*1",
+        ),
         ("a.jsonl", lines(*GOOD[:1]), "2 of 3 images of .* have no caption: .*only-captioned"),
-        ("a.jsonl", lines({"image": "1.png", "captions": ["x", "y"]}), "that had one before.*1"),
+        ("a.jsonl", lines({"image": "1.png", "captions": ["x", "y"]}), "that already have one.*1"),
         ("a.csv", "image,caption\n1.png,x, y\n", "line 2: more fields"),
-        ("a.csv", "image,caption\n1.png,x\n1.png,y\n", "that had one before.*logprob"),
+        ("a.csv", "image,caption\n1.png,x\n1.png,y\n", "that already have one.*logprob"),
         ("a.jsonl", lines({"image": "9" * 40, "caption": "x"}), "1 of 1 captions are of images"),
         ("a.jsonl", lines({"image": "1.png"}), "line 1: no caption: found only image, expected"),
         ("a.jsonl", lines({"image": True, "caption": "x"}), "image: found true, expected text"),
-        ("a.jsonl", lines({"image": "1.png", "captions": []}), "line 1: no caption; if"),
+        ("a.jsonl", lines({"image": "1.png", "captions": []}), "line 1: no caption; for"),
         ("a.jsonl", '{"image": "1.png"\n', "line 1: not JSON"),
         ("a.json", '["a", "b"]', 'item 1: found "a"'),
         ("a.json", "", "no captions in it"),
@@ -133,7 +137,7 @@ def test_a_wrong_file_of_captions_is_one_line(refs, tmp_path, name, text, said):
         ({}, "no captions in it; expected"),
         (
             {"images": [{"id": 1, "file_name": "a"}], "annotations": [{"image_id": 2}]},
-            "annotations 1: there is no image of the id 2",
+            "annotations 1: no image has the id 2",
         ),
     ],
 )
@@ -224,7 +228,7 @@ def test_references_without_a_data_set(refs):
     assert not outcomes["true_share"].applies and outcomes["novel"].applies
     assert refs.why_no_pictures() == ""
     Path(refs.examples[0].path).unlink()
-    assert "1 of 3 images are not there" in refs.why_no_pictures()
+    assert "1 of 3 images are missing" in refs.why_no_pictures()
 
 
 @pytest.mark.parametrize("references", [[["a dog"]], [["a dog"], ["a dog"]], [["a"], ["a"]]])
@@ -278,7 +282,7 @@ def test_truth_by_kind_by_hand():
     assert share("true_color") == [1, 2]
     assert share("true_size") == [1, 1] and share("true_position") == [1, 1]
     assert share("true_background") == [1, 1] and share("true_count") == [1, 1]
-    assert found["true_others"] == Missing("no caption says anything of the kind")
+    assert found["true_others"] == Missing("no caption has a statement of this kind")
     assert found["unparsed"].per_image.tolist() == [0, 2, 0]
     assert share("true_share") == [7, 10]
     assert found["true_share"].note == "7 of 10"

@@ -1,6 +1,6 @@
-"""Tables of captions as people have them: one reader for training and for scoring.
+"""Tables of captions in common forms: one reader for training and for scoring.
 
-A file is read by what stands in it:
+The form is recognised by the file's content:
 
     image,caption                                        CSV; semicolons or tabs will do
     {"image": "a.jpg", "caption": "..."}                 JSON Lines
@@ -9,8 +9,8 @@ A file is read by what stands in it:
     {"images": [{...}], "annotations": [{...}]}          COCO's annotations
     {"a.jpg": ["...", "..."], ...}                       an object of all images
 
-Columns and keys are known by several names, in capitals or not (`IMAGE_KEYS`, `CAPTION_KEYS`). The
-reader checks types, lengths and text; what the names mean is for the caller to find out.
+Columns and keys have several accepted names, in any case (`IMAGE_KEYS`, `CAPTION_KEYS`). The reader
+checks types, lengths and text; the caller finds the images that the names mean.
 """
 
 import csv
@@ -41,14 +41,14 @@ _FIRST_LINE = 4096  # bytes in which a CSV's header ends
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a table says of one image.
+    """One image in a table.
 
     where: the place in the file, for messages.
-    image: as written there: a path, or a number where there is no path.
-    captions: in order; none where the table has an empty place.
+    image: as written there: a path, or a number if there is no path.
+    captions: in order; none if the field is empty.
     number: COCO's and BLIP's `image_id`, if there is one.
-    split: the row's own `split`, "" if there is none.
-    scored: whether the captions are a captioner's own, the best first.
+    split: the row's `split`, "" if there is none.
+    scored: whether a captioner wrote the captions, the best first.
     """
 
     where: str
@@ -60,11 +60,10 @@ class Row:
 
 
 def read_table(path: str | os.PathLike[str]) -> list[Row]:
-    """Every row of a table of captions, in its order; an image may have several.
+    """Every row of a table of captions, in file order; an image may have several.
 
     Raises:
-        UserError: the file cannot be read, is of no known form, or holds captions of several
-            models.
+        UserError: the file cannot be read, has no known form, or holds captions of several models.
     """
     path = Path(path)
     models: set[str] = set()
@@ -86,7 +85,7 @@ def text_of(value: Any, where: str) -> str:
     if len(text) > LONGEST_CAPTION:
         raise UserError(
             f"{where}: a caption of {len(text)} characters, expected at most {LONGEST_CAPTION}: "
-            "is a quote left open, or is it no caption?"
+            "is a quote left open, or is this not a caption?"
         )
     if half := half_pairs(text):
         raise UserError(
@@ -100,7 +99,7 @@ def text_of(value: Any, where: str) -> str:
 
 
 def _row(fields: dict[str, Any], where: str, models: set[str]) -> Row:
-    """A row of a CSV or an object of JSON; its keys in lower case."""
+    """A row from the fields of a CSV line or a JSON object; their keys are in lower case."""
     number = fields.get("image_id")
     image = _first_of(fields, IMAGE_KEYS)
     if image is None:
@@ -110,7 +109,7 @@ def _row(fields: dict[str, Any], where: str, models: set[str]) -> Row:
     if not any(key in fields for key in CAPTION_KEYS):
         raise UserError(f"{where}: no caption: {_keys(fields)}, expected caption, captions or text")
     captions, scored = _captions(_first_of(fields, CAPTION_KEYS), where, models)
-    if "logprob" in fields and fields.get("model"):  # else it may be the model of a car
+    if "logprob" in fields and fields.get("model"):  # otherwise it may be the model of a car
         models.add(expect(fields["model"], str, where=f"{where}, model"))
     split = fields.get("split")
     return Row(
@@ -124,7 +123,7 @@ def _row(fields: dict[str, Any], where: str, models: set[str]) -> Row:
 
 
 def _object_row(value: Any, where: str, models: set[str]) -> Row:
-    """A row that JSON gives."""
+    """A row from a JSON object."""
     fields = expect(value, dict, where=where)
     return _row({key.strip().lower(): value for key, value in fields.items()}, where, models)
 
@@ -137,7 +136,7 @@ def _first_of(fields: dict[str, Any], keys: Iterable[str]) -> Any:
 
 
 def _captions(value: Any, where: str, models: set[str]) -> tuple[tuple[str, ...], bool]:
-    """The captions in one place, and whether they are `sample.py`'s."""
+    """The captions in one field, and whether `sample.py` wrote them."""
     if value is None:
         return (), False
     if not isinstance(value, list):
@@ -163,7 +162,7 @@ def _name(value: Any, where: str) -> str | int:
     name = expect(value, str, where=where)
     if len(name) > LONGEST_NAME:
         raise UserError(
-            f"{where}: a name of {len(name)} characters ({name[:40]}…), and no path is that long"
+            f"{where}: a name of {len(name)} characters ({name[:40]}…), too long for a path"
         )
     if name.isascii():
         return name
@@ -201,8 +200,8 @@ def _json_rows(path: Path, models: set[str]) -> Iterator[Row]:
         yield from _coco(content, path)
     elif "images" in content:
         raise UserError(
-            f"{path}: images without annotations, so not COCO's form; one of Karpathy's files is "
-            "read with data.format = karpathy"
+            f"{path}: images without annotations, so not COCO's form; for one of Karpathy's files "
+            "set data.format = karpathy"
         )
     elif {*IMAGE_KEYS} & {*content} and {*CAPTION_KEYS} & {*content}:
         yield _object_row(content, str(path), models)
@@ -214,7 +213,7 @@ def _json_rows(path: Path, models: set[str]) -> Iterator[Row]:
 
 
 def _is_lines(text: str, path: Path) -> bool:
-    """Whether a JSON file is one of JSON Lines."""
+    """Whether a JSON file is JSON Lines."""
     first, _, rest = (part.strip() for part in text.strip().partition("\n"))
     if path.suffix.lower() == ".jsonl":
         return first[:1] != "[" and first != "{"
@@ -234,12 +233,12 @@ def _coco(content: dict[str, Any], path: Path) -> Iterator[Row]:
         number = _key(image, "id", where)
         name = expect(_need(image, "file_name", where), str, where=f"{where}, file_name")
         if number in images:
-            raise UserError(f"{where}: there is an image of the id {show(number)} before")
+            raise UserError(f"{where}: an earlier image has the id {show(number)} too")
         images[number] = _CocoImage(Row(where, _name(name, f"{where}, file_name"), (), number))
     for where, annotation in _objects(content, "annotations", path):
         number = _key(annotation, "image_id", where)
         if number not in images:
-            raise UserError(f"{where}: there is no image of the id {show(number)}")
+            raise UserError(f"{where}: no image has the id {show(number)}")
         images[number].captions.append(text_of(_need(annotation, "caption", where), where))
     for image in images.values():
         row = image.row
@@ -282,10 +281,9 @@ def is_csv(path: str | os.PathLike[str]) -> bool:
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """("FILE, line N", row by column) for each row of a table with a header.
+    """("FILE, line N", {column: value}) for each row of a table with a header.
 
-    Quotes are CSV's: a caption with the delimiter in it stands in quotes, a quote inside it is
-    doubled.
+    A caption that contains the delimiter must be quoted, and quotes inside it doubled.
     """
     text = read_text(path, keep_bytes=True)
     header = _first_line(text)
@@ -319,7 +317,7 @@ def _next(reader: Iterator[list[str]], where: str | Path) -> list[str] | None:
         return next(reader, None)
     except csv.Error as error:
         raise UserError(
-            f"{where}: not CSV ({error}): is a quote left open? inside quotes it is doubled"
+            f"{where}: not CSV ({error}): is a quote left open? a quote inside quotes is doubled"
         ) from error
 
 
@@ -328,7 +326,7 @@ def _first_line(text: str) -> str:
 
 
 def _delimiter(header: str) -> str | None:
-    """What parts a header's columns, if they are those of a table of captions."""
+    """The delimiter of a header, if its columns are those of a table of captions."""
     for delimiter in _DELIMITERS:
         try:
             columns = {*_columns(next(csv.reader([header], delimiter=delimiter), []))}

@@ -1,8 +1,7 @@
-"""Captions made elsewhere: read, and laid beside the images they belong to.
+"""Reads captions from a file and matches them to the images.
 
-Their forms are those of `smile.data.caption_table`. Of several captions of an image the best is
-scored, which the file must tell by log-probabilities, as `sample.py`'s do; `sample.py` writes the
-best first.
+The forms are those of `smile.data.caption_table`. If an image has several captions, the first is
+scored. They must then have log-probabilities, as in `sample.py`'s files, which have the best first.
 """
 
 from pathlib import Path
@@ -26,12 +25,12 @@ def read_captions(
 ) -> dict[int, str]:
     """A caption for each image of the set, by the image's number; captions may be empty.
 
-    Captions of further images of the split, beyond a set's limit, are left out.
+    Captions of other images of the split, beyond the set's limit, are ignored.
 
     Raises:
-        UserError: the file is of the wrong form, names an image that is not in the split, has
-            several captions of one without saying which is best, or lacks one unless
-            `some_may_lack`.
+        UserError: the file has the wrong form, names an image that is not in the split, has
+            several captions of one image without log-probabilities, or has none for an image
+            (unless `some_may_lack`).
     """
     found = _find_captions(path, images)
     names = dict(zip(images.numbers, images.names, strict=True))
@@ -39,14 +38,14 @@ def read_captions(
     if missing and not some_may_lack:
         raise UserError(
             f"{path}: {len(missing)} of {len(names)} images of {images.title} have no caption: "
-            f"{first_few(missing)}; add them, empty ones if there is nothing to say, or score the "
-            "others alone with --only-captioned"
+            f"{first_few(missing)}; add them (they may be empty), or score only the others with "
+            "--only-captioned"
         )
     return {number: found[number] for number in names if number in found}
 
 
 def _find_captions(path: str | Path, images: ImageSet) -> dict[int, str]:
-    """The captions of a file by the number of their image in the whole split."""
+    """The captions of a file: the image's number in the whole split → caption."""
     rows = read_table(path)
     found: dict[int, str] = {}
     scored: set[int] = set()
@@ -54,9 +53,7 @@ def _find_captions(path: str | Path, images: ImageSet) -> dict[int, str]:
     for row in rows:
         number = images.index.find(row.image)
         if not row.captions:
-            raise UserError(
-                f"{row.where}: no caption; if there is nothing to say, write an empty text"
-            )
+            raise UserError(f"{row.where}: no caption; for an empty one write an empty text")
         if number is None:
             unknown.append(str(row.image))
             continue
@@ -76,7 +73,7 @@ def _find_captions(path: str | Path, images: ImageSet) -> dict[int, str]:
         )
     if several:
         raise UserError(
-            f"{path}: {len(several)} of {len(rows)} captions are of images that had one before: "
+            f"{path}: {len(several)} of {len(rows)} captions are of images that already have one: "
             f"{first_few(several)}; keep one for each (or give their logprob, the best first)"
         )
     return found

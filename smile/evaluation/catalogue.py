@@ -1,6 +1,6 @@
-"""Every metric in one list: the terminal's table, report.json and report.html all read it here.
+"""All metrics in one list, for the terminal's table, report.json and report.html.
 
-`scoring.FAMILIES` says which function computes which of them.
+`scoring.FAMILIES` says which function computes which metrics.
 """
 
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ __all__ = ["METRICS", "Metric"]
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """What there is to say of a metric before anything is measured.
+    """The description of a metric.
 
-    unit: what a shown number counts; scale: shown number = computed number x scale.
-    better: "higher", "lower", or "" where neither is.
-    interval: how its 95 % interval comes about, "bootstrap" or "jackknife".
-    histogram: whether the images' own scores make a picture.
-    family: what it is called together with others that are missing with it; "" for its title.
+    unit: of the shown number; scale: shown number = computed number x scale.
+    better: "higher", "lower", or "" if neither is.
+    interval: the method of its 95 % interval, "bootstrap" or "jackknife".
+    histogram: whether the report draws a histogram of the per-image scores.
+    family: a common name for metrics that are missing together; "" for its title.
     """
 
     key: str
@@ -63,9 +63,9 @@ def _bleu(order: int) -> Metric:
         key=f"bleu_{order}",
         group=REFERENCES,
         title=f"BLEU-{order}",
-        meaning=f"runs of {order} words found in a reference, short captions punished"
+        meaning=f"runs of {order} words found in a reference, short captions penalised"
         if order > 1
-        else "words found in a reference, short captions punished",
+        else "words found in a reference, short captions penalised",
         histogram=order == 4,
         **_PERCENT,
     )
@@ -131,7 +131,7 @@ METRICS = (
         key="distinct_ratio",
         group=CAPTIONS,
         title="distinct to all words",
-        meaning="different words as a share of all words; falls as captions get more",
+        meaning="different words as a share of all words; falls with more captions",
         decimals=2,
         better="",
         interval="jackknife",
@@ -166,7 +166,7 @@ METRICS = (
         key="meteor",
         group=REFERENCES,
         title="METEOR",
-        meaning="words in common, synonyms and stems too, and how scattered",
+        meaning="words in common, also as synonyms or stems, and how scattered they are",
         histogram=True,
         **_PERCENT,
     ),
@@ -174,7 +174,7 @@ METRICS = (
         key="rouge_l",
         group=REFERENCES,
         title="ROUGE-L",
-        meaning="longest run of words in common, gaps allowed",
+        meaning="longest sequence of words in common, gaps allowed",
         histogram=True,
         **_PERCENT,
     ),
@@ -182,7 +182,7 @@ METRICS = (
         key="cider_d",
         group=REFERENCES,
         title="CIDEr-D",
-        meaning="rare words and phrases in common, other lengths punished; the field's CIDEr",
+        meaning="rare words and phrases in common, other lengths penalised; the usual CIDEr",
         decimals=3,
         histogram=True,
     ),
@@ -190,7 +190,7 @@ METRICS = (
         key="cider",
         group=REFERENCES,
         title="CIDEr",
-        meaning="the same without clipping or punishment of length",
+        meaning="the same without clipping or penalty for length",
         decimals=3,
         histogram=True,
     ),
@@ -206,7 +206,7 @@ METRICS = (
         key="clip_score",
         group=IMAGE,
         title="CLIPScore",
-        meaning="how near CLIP finds caption and image, x 2.5",
+        meaning="CLIP's cosine similarity of caption and image, x 2.5",
         scale=100.0,
         family="CLIP",
         histogram=True,
@@ -215,7 +215,7 @@ METRICS = (
         key="ref_clip_score",
         group=IMAGE,
         title="RefCLIPScore",
-        meaning="harmonic mean of that and the nearness to the best reference",
+        meaning="harmonic mean of CLIPScore and the similarity to the closest reference",
         scale=100.0,
         family="CLIP",
         histogram=True,
@@ -228,7 +228,7 @@ METRICS = (
         key="ppl",
         group=LANGUAGE,
         title="PPL",
-        meaning="GPT-2's perplexity: how odd the caption is as English",
+        meaning="GPT-2's perplexity: how unlikely the caption is as English",
         better="lower",
         histogram=True,
     ),
@@ -254,7 +254,7 @@ METRICS = (
         key="unparsed",
         group=TRUTH,
         title="unparsed words",
-        meaning="words a caption has that state nothing; each counts as untrue",
+        meaning="words of a caption that are no statement; each counts as untrue",
         decimals=2,
         better="lower",
     ),

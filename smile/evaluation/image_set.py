@@ -1,4 +1,4 @@
-"""The images captions are scored on, with their references, and how files of captions name them."""
+"""The images that captions are scored on, their references, and how caption files name them."""
 
 import hashlib
 import json
@@ -22,24 +22,24 @@ from smile.model.images import Photo
 
 __all__ = ["ImageIndex", "ImageSet", "lies_outside", "same_images", "thumbnail"]
 
-_ALL_WORDS = 10**9  # references are never cut short, whatever a run trained on
+_ALL_WORDS = 10**9  # references are never cut, whatever max_words a run trained with
 
-_ENDS = 16  # folders of a path by which it may be called without those before
-_DIGITS = 20  # of an image's number
+_ENDS = 16  # last parts of a path that may name an image without those before
+_DIGITS = 20  # most digits of an image's number
 
 
 class ImageIndex:
-    """Finds the image that a file of captions means, by number or by any unique end of its path.
+    """Finds the image that a file of captions names, by number or by any unique end of its path.
 
-    "photos/0/a.jpg" is also "0/a.jpg", "a.jpg" and "a", unless another image's path ends so too;
-    and a longer path to it, as another machine wrote it, is tried by its ends.
+    "photos/0/a.jpg" is also "0/a.jpg", "a.jpg" and "a", unless another image's path has the same
+    end. A longer path, from another machine, is matched by its ends.
     """
 
     def __init__(self, names: Sequence[str], ids: Mapping[str | int, str] | None = None) -> None:
         self.numbers: dict[str | int, int | None] = {}
         for number, name in enumerate(names):
             for end in _ends(name):
-                # None: the end of several images' paths, so nobody's name.
+                # None: several images' paths have this end, so it names none of them.
                 self.numbers[end] = None if end in self.numbers else number
         self.numbers |= {name: number for number, name in enumerate(names)}
         for key, name in (ids or {}).items():
@@ -60,7 +60,7 @@ class ImageIndex:
 def _ends(name: str) -> list[str]:
     """A path, each of its ends from long to short, and the file's name without suffix.
 
-    However its accents are coded: the disk, the data set and the captions may differ in that.
+    All in NFC, because disk, data set and captions may use different Unicode forms.
     """
     parts = [part for part in nfc(name).replace(os.sep, "/").split("/") if part]
     starts = range(max(0, len(parts) - _ENDS), len(parts))
@@ -74,10 +74,10 @@ class ImageSet:
     """Images with references, in a fixed order.
 
     examples: `name`, `captions` (the references, without the prompt) and `read()` of each.
-    numbers: of the examples in the whole split, which they may be a part of.
-    index: finds the numbers of images of the whole split.
+    numbers: the examples' indices in the whole split, of which they may be a part.
+    index: finds the indices of images in the whole split.
     num_in_split: how many images the whole split has.
-    data: what describes the data set; None where there are only references.
+    data: the data set's config; None if there are only references.
     """
 
     title: str
@@ -91,8 +91,8 @@ class ImageSet:
     def from_data(cls, data: DataConfig, split: str, *, limit: int | None = None) -> "ImageSet":
         """A split of a data set, or its first `limit` images.
 
-        References are those captions as the loaders clean them, but never cut short: after the
-        metrics' own tokenizer nearly nothing of the cleaning is left to see.
+        References are the captions as the loaders clean them, but never cut. The metrics' tokenizer
+        removes nearly all that the cleaning changes.
 
         Raises:
             UserError: data are missing or wrong.
@@ -114,10 +114,11 @@ class ImageSet:
     def from_references(cls, path: str | Path, *, limit: int | None = None) -> "ImageSet":
         """The images of a file of references, a table as training takes.
 
-        They are looked for beside that file and then from here; scores of texts do without them.
+        Images are looked for beside that file, then in the current folder; metrics of texts do not
+        need them.
 
         Raises:
-            UserError: the file is of the wrong form, or an image has no reference.
+            UserError: the file has the wrong form, or an image has no reference.
         """
         photos, ids = _read_references(Path(path))
         return cls(
@@ -129,7 +130,7 @@ class ImageSet:
         )
 
     def part(self, numbers: Sequence[int]) -> "ImageSet":
-        """The images of these numbers in the whole split, as far as they are in this set."""
+        """The images of this set that have these indices in the whole split."""
         wanted = set(numbers)
         pairs = zip(self.numbers, self.examples, strict=True)
         kept = [(number, example) for number, example in pairs if number in wanted]
@@ -149,11 +150,11 @@ class ImageSet:
 
     @property
     def are_scenes(self) -> bool:
-        """Whether everything in the images is known."""
+        """Whether all images are drawn scenes, whose content is known."""
         return all(isinstance(example, Scene) for example in self.examples)
 
     def at_size(self, size: int) -> Sequence[Example]:
-        """The examples, scenes drawn `size` pixels wide as for a model of that size."""
+        """The examples; scenes are drawn `size` pixels wide, for a model of that image size."""
         return [
             replace(example, image_size=size) if isinstance(example, Scene) else example
             for example in self.examples
@@ -171,7 +172,7 @@ class ImageSet:
         return [text for example in examples for text in example.captions]
 
     def why_no_pictures(self) -> str:
-        """Why the pictures cannot be looked at; "" where they can."""
+        """Why the pictures cannot be read; "" if they can."""
         missing = [
             example.name
             for example in self.examples
@@ -179,7 +180,7 @@ class ImageSet:
         ]
         if not missing:
             return ""
-        return f"{len(missing)} of {len(self.examples)} images are not there: {first_few(missing)}"
+        return f"{len(missing)} of {len(self.examples)} images are missing: {first_few(missing)}"
 
     def fingerprint(self) -> str:
         """A hash of the images' names (without their folders) and references, in order."""
@@ -196,12 +197,12 @@ def same_images(sets: Iterable[ImageSet]) -> bool:
 
 
 def lies_outside(example: Example) -> bool:
-    """Whether it is a picture elsewhere than in the folder of its data set or references."""
+    """Whether a picture is outside the folder of its data set or references."""
     return isinstance(example, Photo) and example.outside
 
 
 def thumbnail(example: Example, side: int) -> Image.Image | None:
-    """The picture, at most `side` pixels wide and high; None where it cannot be read."""
+    """The picture, at most `side` pixels wide and high; None if it cannot be read."""
     if isinstance(example, Scene):
         return example.read(side)
     try:
@@ -213,17 +214,17 @@ def thumbnail(example: Example, side: int) -> Image.Image | None:
 
 
 def _read_references(path: Path) -> tuple[list[Photo], dict[str | int, str]]:
-    """The images of a file of references, and the names of those known by number.
+    """The images of a file of references, and number → name for those with a number.
 
     Raises:
-        UserError: the file is of the wrong form, or an image has no reference.
+        UserError: the file has the wrong form, or an image has no reference.
     """
     places, beside = Places(path.parent), path.parent
     folders = (beside, image_folder(beside), "")
     references: dict[str, list[str]] = {}
     outside: dict[str, bool] = {}
     ids: dict[str | int, str] = {}
-    names: dict[str, str] = {}  # of each file the first, which is kept
+    names: dict[str, str] = {}  # a file's identity → the first name that it had
     for row in read_table(path):
         name = str(row.image)
         if found := places.find(name, *folders):

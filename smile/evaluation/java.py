@@ -1,9 +1,9 @@
-"""METEOR and SPICE, which exist in Java only, by way of `pycocoevalcap`.
+"""METEOR and SPICE, which exist only in Java, through `pycocoevalcap`.
 
     pip install pycocoevalcap      # and a Java runtime (default-jre-headless)
 
-METEOR (Denkowski and Lavie, 2014) then works. SPICE (Anderson et al., 2016) also wants Stanford's
-CoreNLP, which pycocoevalcap downloads at first use; here it is used only if it is there already.
+METEOR (Denkowski and Lavie, 2014) then works. SPICE (Anderson et al., 2016) also needs Stanford's
+CoreNLP, which pycocoevalcap downloads at first use; here it must already be there.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ MATCH_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 
 
 def meteor(captions: Sequence[Sequence[str]], references: Sequence) -> Averaged:
-    """METEOR of token lists against each one's list of references' token lists.
+    """METEOR of candidates (token lists) against the references of each.
 
     Raises:
         UserError: pycocoevalcap or Java is missing, or it fails.
@@ -38,18 +38,18 @@ def meteor(captions: Sequence[Sequence[str]], references: Sequence) -> Averaged:
     command = ["java", "-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
     texts = [[" ".join(tokens) for tokens in image] for image in references]
     lines = [
-        " ||| ".join(["SCORE", *meant, " ".join(caption).replace("|||", "")])
-        for caption, meant in zip(captions, texts, strict=True)
+        " ||| ".join(["SCORE", *image, " ".join(caption).replace("|||", "")])
+        for caption, image in zip(captions, texts, strict=True)
     ]
     answers = _run(command, folder / "meteor", "\n".join(lines) + "\n", "METEOR").splitlines()
     try:
         statistics = np.array([[float(x) for x in answer.split()] for answer in answers])
-        understood = statistics.shape == (len(captions), 23)
+        valid = statistics.shape == (len(captions), 23)
     except ValueError:
-        understood = False
-    if not understood:
+        valid = False
+    if not valid:
         raise UserError(f"METEOR's Java program gave an unexpected answer: {answers[:1]}")
-    # A caption that is its reference is not scattered at all; METEOR counts no chunk for it.
+    # A candidate equal to its reference has no fragmentation: METEOR counts 0 chunks for it.
     same = (statistics[:, 21:23] == statistics[:, 0:2]).all(axis=1) & (statistics[:, 20] == 1)
     statistics[same, 20] = 0
     return Averaged(statistics, meteor_from_statistics, meteor_from_statistics(statistics))
@@ -58,12 +58,13 @@ def meteor(captions: Sequence[Sequence[str]], references: Sequence) -> Averaged:
 def meteor_from_statistics(counts: np.ndarray) -> np.ndarray:
     """(..., 23) → (...): METEOR of one image's counts, or of their sum over many.
 
-    The counts stand in METEOR's own order: words said and meant; function words said and meant; for
-    each of four kinds of match the content words said and meant and the function words said and
-    meant; chunks; matched words said and meant.
+    The counts are in METEOR's order, each pair for candidate and reference: words; function words;
+    for each of four kinds of match, matched content words and matched function words; then chunks;
+    then matched words.
     """
     lengths, functions = counts[..., 0:2], counts[..., 2:4]
-    stages = counts[..., 4:20].reshape(*counts.shape[:-1], 4, 2, 2)  # kind, content?, said or meant
+    # (..., kind of match, content or function, candidate or reference)
+    stages = counts[..., 4:20].reshape(*counts.shape[:-1], 4, 2, 2)
     chunks, matched = counts[..., 20], counts[..., 21:23]
     weights = MATCH_WEIGHTS[:, None, None] * np.array([DELTA, 1 - DELTA])[:, None]
     matches = (stages * weights).sum(axis=(-3, -2))  # (..., 2)
@@ -87,16 +88,16 @@ def spice(captions: Sequence[Sequence[str]], references: Sequence) -> Averaged:
     jar = folder / "spice" / "lib" / CORENLP
     if not jar.is_file():
         raise UserError(
-            f"{CORENLP} is missing, of Stanford's CoreNLP, which SPICE needs: fetch it by "
+            f"{CORENLP} of Stanford's CoreNLP is missing, which SPICE needs: get it with "
             "python -m pycocoevalcap.spice.get_stanford_models (500 MB)"
         )
     from pycocoevalcap.spice.spice import Spice
 
-    meant = {i: [" ".join(tokens) for tokens in image] for i, image in enumerate(references)}
-    said = {i: [" ".join(tokens)] for i, tokens in enumerate(captions)}
+    texts = {i: [" ".join(tokens) for tokens in image] for i, image in enumerate(references)}
+    candidates = {i: [" ".join(tokens)] for i, tokens in enumerate(captions)}
     with contextlib.redirect_stdout(None):
         try:
-            _, scores = Spice().compute_score(meant, said)
+            _, scores = Spice().compute_score(texts, candidates)
         except (OSError, subprocess.SubprocessError) as error:
             raise UserError(f"SPICE's Java program failed: {error}") from error
     per_image = np.array([score["All"]["f"] for score in scores], dtype=np.float64)
@@ -104,7 +105,7 @@ def spice(captions: Sequence[Sequence[str]], references: Sequence) -> Averaged:
 
 
 def _pycocoevalcap() -> Path:
-    """Where it is installed."""
+    """The folder of the installed package."""
     found = importlib.util.find_spec("pycocoevalcap")
     if found is None or not found.submodule_search_locations:
         raise UserError("needs pycocoevalcap and Java: pip install pycocoevalcap")

@@ -1,4 +1,4 @@
-"""How a metric came out: the statistics that its value, interval and paired test are made of."""
+"""The result of a metric: the statistics behind its value, interval and paired test."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ __all__ = ["Averaged", "LeftOut", "Measured", "Missing", "Outcome", "average", "
 class Missing:
     """A metric that could not be computed, and why.
 
-    applies: False where it makes no sense of such images, whatever one does.
+    applies: False if the metric can never apply to such images.
     """
 
     reason: str
@@ -30,11 +30,12 @@ class Missing:
 
 @dataclass(frozen=True)
 class Averaged:
-    """A score made of sums over images, which the bootstrap draws again.
+    """A score computed from sums over images, so that the bootstrap can resample them.
 
-    statistics: (N,) per-image scores whose mean it is, or (N, K) of whose sums `score` makes it.
-    per_image: (N,) what to show of each image; None where that says nothing.
-    note: what has to be known to read the number, such as the size of a pool.
+    statistics: (N,) per-image scores whose mean is the score, or (N, K) statistics whose sums
+        `score` turns into it.
+    per_image: (N,) each image's score; None if it has no meaning.
+    note: what is needed to interpret the number, such as the size of a pool.
     """
 
     statistics: np.ndarray
@@ -44,7 +45,7 @@ class Averaged:
 
     @property
     def sums(self) -> np.ndarray:
-        """(N, K): the statistics, a mean's as (value, 1)."""
+        """(N, K): the statistics; for a mean, (value, 1)."""
         if self.score is not None:
             return self.statistics
         return np.stack([self.statistics, np.ones(len(self.statistics))], axis=1)
@@ -58,9 +59,9 @@ class Averaged:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A score that a draw with repeats would change by itself: it is known without each image.
+    """A score that resampling with repeats would bias; its interval comes from the jackknife.
 
-    without_each: (N,) the score with each image left out. share: it lies between 0 and 1.
+    without_each: (N,) the score with each image left out. share: whether it is between 0 and 1.
     """
 
     value: float
@@ -82,9 +83,9 @@ Outcome = Measured | Missing
 
 
 def ratio(parts: np.ndarray, wholes: np.ndarray) -> Averaged:
-    """Sum of (N,) `parts` over sum of `wholes`; an image's own ratio is NaN where its whole is 0.
+    """Sum of (N,) `parts` over sum of `wholes`; per image NaN where its whole is 0.
 
-    A draw without any whole has no ratio, and then neither has the interval (NaN).
+    If a resample has a sum of wholes of 0, its ratio and so the interval are NaN.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         per_image = np.where(wholes > 0, parts / wholes, np.nan)

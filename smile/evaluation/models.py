@@ -1,7 +1,7 @@
-"""Metrics that ask a model: CLIP, GPT-2, and a captioner as the judge of retrieval.
+"""Metrics that need a model: CLIP, GPT-2, and a captioner as the judge of retrieval.
 
-Weights are downloaded only where they were named on the command line; else they are used if an
-earlier download left them in the cache, and missing if not.
+Weights are downloaded only if the command line names them. Otherwise they are used if they are in
+the cache, and their metrics are missing if not.
 """
 
 import contextlib
@@ -35,8 +35,8 @@ RECALLS = (1, 5, 10)
 class Weights:
     """Which weights of a kind of model to use.
 
-    option: the option that names them; usual: those that are taken, if cached, where it is not
-    given; asked: what was given.
+    option: the command line option that names them. asked: its value, None if not given.
+    usual: the weights that are then used, if cached.
     """
 
     option: str
@@ -46,10 +46,10 @@ class Weights:
     _loaded: list = field(default_factory=list)
 
     def load(self, load: Callable):
-        """The model, loaded when it is first asked for.
+        """The model, loaded at the first call.
 
         Raises:
-            UserError: it was not wanted, or its weights are not at hand.
+            UserError: it was turned off, or its weights cannot be loaded.
         """
         if not self._loaded:
             self._loaded.append(self._load(load))
@@ -65,7 +65,7 @@ class Weights:
                 return load(self.usual, device=self.device)
             except UserError as error:
                 if "downloads are off" not in str(error):
-                    raise  # it is there, and damaged
+                    raise  # it is in the cache, but damaged
                 raise UserError(
                     f"{self.option} {self.usual} downloads it, {self.option} FOLDER uses a copy"
                 ) from error
@@ -121,18 +121,18 @@ class ClipJudge:
 
 
 class Gpt2Judge:
-    """Perplexity. An empty caption has none, and is left out of the mean."""
+    """Perplexity. An empty caption has none and does not count in the mean."""
 
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
 
     def __call__(self, trial: Trial) -> dict[str, Outcome]:
         per_image = perplexities(self.model, trial.captions)
-        said = ~np.isnan(per_image)
-        if not said.any():
+        scored = ~np.isnan(per_image)
+        if not scored.any():
             raise UserError("every caption is empty")
-        mean = ratio(np.nan_to_num(per_image), said.astype(np.float64))
-        note = "" if said.all() else f"without {(~said).sum()} empty captions"
+        mean = ratio(np.nan_to_num(per_image), scored.astype(np.float64))
+        note = "" if scored.all() else f"without {(~scored).sum()} empty captions"
         return {"ppl": Averaged(mean.statistics, mean.score, mean.per_image, note)}
 
     @cached_property
@@ -155,7 +155,7 @@ class RetrievalJudge:
         examples = self.images.at_size(self.judge.config.vit.image_size)
         captions = [clean_caption(caption) for caption in trial.captions]
         pictures = (example.read() for example in examples)
-        # A GPU takes as long for a few as for many; a CPU is at its best with what its caches hold.
+        # A GPU is as fast for large blocks as for small ones; a CPU is fastest within its caches.
         blocks = {"image_block": 64, "caption_block": 32}
         blocks = blocks if self.judge.device.type == "cuda" else {}
         scores = log_likelihoods(self.judge, pictures, captions, total=len(examples), **blocks)

@@ -1,8 +1,8 @@
-"""Published numbers, to stand beside one's own: other images, other pools, other captions.
+"""Published numbers to compare with, measured on other images, pools and captions.
 
 The SMILE paper (arXiv 2306.13460) on COCO, and the SMILE_Flickr8k project on Flickr8k. F.S. is
-trained from scratch, PT pre-trained BLIP, FT fine-tuned. The paper does not say how it counts
-"lexical diversity", so no metric of ours stands in that row.
+trained from scratch, PT pre-trained BLIP, FT fine-tuned. The paper does not define "lexical
+diversity", so we have no value in that row.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ NOTE = (
     "pools, so a yardstick, not a test. Lexical diversity is not defined there."
 )
 
-# The rows of the table, by the key of our metric; "" where none of ours is known to be the same.
+# The rows of the table, by the key of our metric; "" if we have no metric that is the same.
 PUBLISHED_ROWS = (
     ("length", "caption length"),
     ("", "lexical diversity"),

@@ -1,4 +1,4 @@
-"""report.json, which holds everything, and report.html, which shows it: one file, no network."""
+"""report.json with everything, and report.html that shows it: a single file, without network."""
 
 import base64
 import io
@@ -46,9 +46,8 @@ def write_report(
     """Writes both files into `folder`, each whole or not at all; returns their paths.
 
     Args:
-        embed_outside: show also pictures that lie elsewhere than in the folder of the data set or
-            of the references. A stranger's list can name any picture of this machine, and a report
-            is made to be handed on.
+        embed_outside: also show pictures outside the folder of the data set or references. Off by
+            default: a stranger's list can name any picture of this machine, and reports are shared.
 
     Raises:
         UserError: they cannot be written.
@@ -62,7 +61,7 @@ def write_report(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in zip(FILES, texts, strict=True):
-            # Half a surrogate pair (a byte of a file's name) becomes JSON's escape for it.
+            # A lone surrogate (a byte of a file's name) becomes a JSON escape.
             data = text.encode("utf-8", "backslashreplace")
             write_atomically(folder / name, lambda path, data=data: path.write_bytes(data))
     return [folder / name for name in FILES]
@@ -74,7 +73,7 @@ def write_report(
 def as_json(
     images: ImageSet, systems: Sequence[System], rows: Sequence[Row], *, settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Everything known, in the units that tables show; null where there is no number."""
+    """All results, in the units that tables show; null where there is no number."""
     labels = [system.label for system in systems]
     return {
         "version": VERSION,
@@ -144,12 +143,12 @@ def _image_as_json(
 
 
 def _number(value: float) -> float | None:
-    """Rounded to what float32 holds anyway; null for what is no number."""
+    """Rounded to float32's precision; null for NaN and infinity."""
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def _versions() -> dict[str, str]:
-    """Of Python, ours, and of the packages that scores depend on, as far as they are installed."""
+    """The versions of Python, of this project, and of installed packages that scores depend on."""
     found = {"python": platform.python_version(), NAME: __version__}
     for package in PACKAGES:
         try:
@@ -170,7 +169,7 @@ def _html(
     published: bool,
     embed_outside: bool,
 ) -> str:
-    """The page: a template, and in it all data as JSON that its script shows."""
+    """The page: a template with all data as JSON, which its script shows."""
     shown = content | {
         "not_measured": not_measured(rows),
         "thumbnails": [
@@ -190,7 +189,7 @@ def _html(
             "rows": PUBLISHED_ROWS,
             "systems": [asdict(system) for system in PUBLISHED],
         }
-    # Inside <script> only "<" could end the data; JSON may write it as an escape.
+    # Inside <script> only "<" could end the data, so it is written as a JSON escape.
     data = json.dumps(shown, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     template = resources.files("smile.evaluation").joinpath("report.html").read_text("utf-8")
     return Template(template).substitute(data=data)
@@ -208,7 +207,7 @@ def _shown(row: Row) -> dict[str, list[str]]:
 
 
 def _data_uri(image: Image.Image | None) -> str:
-    """The picture as a JPEG inside an address; "" for none."""
+    """The picture as a data URI of a JPEG; "" for none."""
     if image is None:
         return ""
     buffer = io.BytesIO()

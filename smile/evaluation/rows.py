@@ -16,9 +16,9 @@ __all__ = ["Cell", "Row", "System", "make_rows"]
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A model, a file of captions, or people: what it said and how every metric came out.
+    """A model, a file of captions, or people: the captions and every metric's outcome.
 
-    record: what it is and how it was asked, for report.json.
+    record: its source and settings, for report.json.
     """
 
     label: str
@@ -39,7 +39,7 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A metric, its cells in the order of the systems, and each later one's test with the first."""
+    """A metric: a cell per system, in order, and each later system's test against the first."""
 
     metric: Metric
     cells: list[Cell]
@@ -47,7 +47,7 @@ class Row:
 
     @property
     def missing(self) -> str:
-        """Why every system lacks the metric, "" where one has it."""
+        """Why every system lacks the metric, "" if one has it."""
         if any(cell.interval is not None for cell in self.cells):
             return ""
         return "; ".join(dict.fromkeys(cell.missing for cell in self.cells))
@@ -79,7 +79,7 @@ def _cell(metric: Metric, outcome: Outcome, bootstrap: Bootstrap) -> Cell:
 def _compare(
     metric: Metric, first: Outcome, second: Outcome, bootstrap: Bootstrap
 ) -> Comparison | None:
-    """Second minus first; None where one of them is missing or nothing can be said."""
+    """Second minus first; None if one is missing or there is no interval."""
     if isinstance(first, Missing) or isinstance(second, Missing):
         return None
     found = first.compare(second, bootstrap)

@@ -1,4 +1,4 @@
-"""One system's captions in, every metric of the catalogue out: measured, or missing with a reason.
+"""Computes every metric of the catalogue for one system's captions, or says why it is missing.
 
 A family is a function that computes some of the metrics together. It takes a `Trial` and returns
 one outcome for each of its keys; if it raises UserError, all of them are missing for that reason.
@@ -27,10 +27,10 @@ __all__ = ["FAMILIES", "Family", "Trial", "human_outcomes", "score", "true_share
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What one system said about a set of images.
+    """One system's captions of a set of images, and what they are compared with.
 
-    captions: one for each image. references: of each, the captions it is compared with.
-    models: the families that need a model, by name, made by `evaluate.py` as far as asked for.
+    captions: one per image. references: for each image, the captions to compare with.
+    models: the families that need a model, by name, as `evaluate.py` made them.
     """
 
     images: ImageSet
@@ -63,7 +63,7 @@ def score(trial: Trial) -> dict[str, Outcome]:
 
 
 def human_outcomes(images: ImageSet) -> dict[str, Outcome]:
-    """What people score: each of an image's captions in turn against the others, averaged.
+    """The score of people: each of an image's captions in turn against the others, averaged.
 
     Raises:
         UserError: an image has only one caption.
@@ -77,8 +77,8 @@ def human_outcomes(images: ImageSet) -> dict[str, Outcome]:
     rounds = []
     for turn in range(min(len(captions) for captions in images.references)):
         others = [[*texts[:turn], *texts[turn + 1 :]] for texts in images.references]
-        said = [texts[turn] for texts in images.references]
-        rounds.append(score(Trial(images=images, captions=said, references=others)))
+        captions = [texts[turn] for texts in images.references]
+        rounds.append(score(Trial(images=images, captions=captions, references=others)))
     return {key: average([outcomes[key] for outcomes in rounds]) for key in rounds[0]}
 
 
@@ -132,14 +132,14 @@ def _java(key: str, trial: Trial) -> dict[str, Outcome]:
     return {key: metric(trial.tokens, trial.candidates.references.captions)}
 
 
-# A model's opinion ----------------------------------------------------------------------------
+# By a model -----------------------------------------------------------------------------------
 
 CLIP_KEYS = ("clip_score", "ref_clip_score", "clip_r1", "clip_r5", "clip_r10", "clip_rank")
 JUDGE_KEYS = ("judge_r1", "judge_r5", "judge_r10", "judge_rank")
 
 
 def _model(name: str, trial: Trial) -> dict[str, Outcome]:
-    """What the model called `name` finds, if there is one."""
+    """The outcomes of the model called `name`, if there is one."""
     if name not in trial.models:
         raise UserError("not computed with --human")
     return trial.models[name](trial)
@@ -152,24 +152,24 @@ TRUTH_KEYS = ("true_share", "statements", *(f"true_{k}" for k in STATEMENT_KINDS
 
 def _truth(trial: Trial) -> dict[str, Outcome]:
     if not trial.images.are_scenes:
-        why = "only drawn scenes (data.format shapes) are known so exactly"
+        why = "only for drawn scenes (data.format shapes), whose content is known"
         return dict.fromkeys(TRUTH_KEYS, Missing(why, applies=False))
     return true_share_by_kind(trial.captions, trial.images.examples)
 
 
 def true_share_by_kind(captions: Sequence[str], scenes: Sequence) -> dict[str, Outcome]:
-    """Shares of true statements, in all and by kind, of captions of drawn scenes.
+    """Shares of true statements, overall and by kind, of captions of drawn scenes.
 
-    As in training's log, a word that fits nowhere counts as an untrue statement in `true_share`.
+    As in training's log, an unparsed word counts as an untrue statement in `true_share`.
     """
-    said = [check_caption(c, scene) for c, scene in zip(captions, scenes, strict=True)]
+    checked = [check_caption(c, scene) for c, scene in zip(captions, scenes, strict=True)]
 
     def count(kind: str = "", *, true: bool = False) -> np.ndarray:
         """(N,): how many statements of this kind, or of any, each caption makes."""
         return np.array(
             [
                 sum(s.kind in (kind or s.kind,) and (s.true or not true) for s in one)
-                for one in said
+                for one in checked
             ],
             dtype=np.float64,
         )
@@ -179,7 +179,7 @@ def true_share_by_kind(captions: Sequence[str], scenes: Sequence) -> dict[str, O
     outcomes: dict[str, Outcome] = {}
     for key, share in shares.items():
         true, total = share.statistics.sum(axis=0)
-        outcomes[key] = Missing("no caption says anything of the kind")
+        outcomes[key] = Missing("no caption has a statement of this kind")
         if total:
             outcomes[key] = Averaged(
                 share.statistics, share.score, share.per_image, f"{true:.0f} of {total:.0f}"

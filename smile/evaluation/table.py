@@ -15,13 +15,13 @@ __all__ = ["not_measured", "published_table", "show", "show_difference", "table"
 
 TITLE = 24
 GAP = "  "
-LEAST_MEANING = 36  # columns; narrower than that it would be all line breaks
+LEAST_MEANING = 36  # columns; the meaning would be unreadable if narrower
 
 
 def table(rows: Sequence[Row], labels: Sequence[str], *, width: int | None = None) -> str:
     """Every measured row: values with 95 % intervals, differences from the first, the meaning.
 
-    The last lines name the metrics that no system has, with the reason.
+    The last lines list the metrics that no system has, with the reason.
     """
     measured = [row for row in rows if not row.missing]
     cells = {row.metric.key: [*_cells(row), *_differences(row)] for row in measured}
@@ -53,7 +53,7 @@ def table(rows: Sequence[Row], labels: Sequence[str], *, width: int | None = Non
 
 
 def not_measured(rows: Sequence[Row]) -> str:
-    """The metrics that no system has, and what is needed for them; "" where there are none."""
+    """The metrics that no system has, and what is needed for them; "" if there are none."""
     names: dict[str, list[str]] = {}
     for row in rows:
         if row.missing:
@@ -107,7 +107,7 @@ def _differences(row: Row) -> list[str]:
 
 
 def show(metric: Metric, interval: Interval) -> str:
-    """12.3 [11.9, 12.8], with its unit's sign; "too few" where no interval is known."""
+    """12.3 [11.9, 12.8], with a percent sign if needed; "too few" if there is no interval."""
     sign = " %" if metric.unit == "%" else ""
     within = f"{metric.show(interval.low)}, {metric.show(interval.high)}"
     if math.isnan(interval.low):
@@ -116,13 +116,13 @@ def show(metric: Metric, interval: Interval) -> str:
 
 
 def show_difference(metric: Metric, comparison: Comparison) -> str:
-    """+1.2 [+0.3, +2.0] p 0.012 *, the star where the difference is significant."""
+    """+1.2 [+0.3, +2.0] p 0.012 *, with the star if the difference is significant."""
     parts = [comparison.difference.value, comparison.difference.low, comparison.difference.high]
     if not any(parts):
         return "no difference"
     value, low, high = map(metric.show_difference, parts)
     star = "*" if comparison.significant else " "
-    p_value = f"{max(comparison.p_value, 0.001):.3f}"  # 1000 draws tell no smaller ones apart
+    p_value = f"{max(comparison.p_value, 0.001):.3f}"  # 1000 resamples resolve no smaller value
     return f"{value} [{low}, {high}] p {p_value} {star}"
 
 

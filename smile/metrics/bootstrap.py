@@ -1,15 +1,15 @@
-"""How sure a score is: bootstrap intervals, and a paired test of two systems (Koehn, 2004).
+"""Bootstrap intervals of scores, and a paired test of two systems (Koehn, 2004).
 
-The test set is drawn again many times from its own images, with replacement, and scored each time.
-No caption is scored twice: a corpus score is a function of sums over images (for a mean the scores
-themselves, for BLEU its counts), and a draw only weights the images in those sums.
+The test images are resampled with replacement and scored, many times. No caption is scored twice: a
+corpus score is a function of sums over images (for a mean the scores themselves, for BLEU its
+counts), and a resample only weights the images in those sums.
 
 CIDEr's image frequencies stay those of the full set. The number of distinct words must not be
-bootstrapped (a draw with repeats always says fewer), so it gets a jackknife interval.
+bootstrapped, because a resample with repeats always has fewer; it gets a jackknife interval.
 
-Bootstrap intervals are percentiles of draws, so they never leave the range of the score. Jackknife
-intervals are normal ones, which could: a count's is cut at 0, and a share's is normal on the scale
-of its log-odds, which keeps it between 0 and 1.
+Bootstrap intervals are percentiles of the resamples, so they never leave the range of the score.
+Jackknife intervals are normal ones, which could leave it: a count's is cut at 0, and a share's is
+normal on the scale of its log-odds, which keeps it between 0 and 1.
 """
 
 import math
@@ -20,8 +20,8 @@ import numpy as np
 
 __all__ = ["Bootstrap", "Comparison", "Interval", "jackknife", "jackknife_compare", "mean"]
 
-_Z = 1.959963984540054  # 97.5 % of a normal distribution lies below
-_BLOCK = 256  # draws at a time: 256 x 5 000 images are 10 MB
+_Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+_BLOCK = 256  # resamples at a time: 256 x 5 000 images are 10 MB
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Second system minus first: the difference, its 95 % interval, and how surprising it is.
+    """Second system minus first: the difference, its 95 % interval, and its p-value.
 
-    p_value is two-sided: how likely a difference at least as far from 0 is where there is none.
+    p_value is two-sided: the probability of a difference at least as large if there is none.
     """
 
     difference: Interval
@@ -49,18 +49,18 @@ class Comparison:
 
 
 def mean(sums: np.ndarray) -> np.ndarray:
-    """Score of an average: (..., 2) sums of (value, 1) over images → (...)."""
+    """The score of a mean: (..., 2) sums of (value, 1) over images → (...)."""
     return sums[..., 0] / sums[..., 1]
 
 
 class Bootstrap:
-    """The same `draws` of `num_images` images for every metric and system, fixed by `seed`."""
+    """The same `draws` resamples of `num_images` images for every metric and system."""
 
     def __init__(self, *, num_images: int, draws: int = 1000, seed: int = 0) -> None:
         if num_images < 1 or draws < 1:
             raise ValueError(f"{num_images} images and {draws} draws: both must be at least 1")
         generator = np.random.default_rng(seed)
-        # (draws, N): how often each draw holds each image.
+        # (draws, N): how often each resample holds each image.
         self._times = np.stack(
             [
                 np.bincount(generator.integers(num_images, size=num_images), minlength=num_images)
@@ -71,10 +71,10 @@ class Bootstrap:
     def interval(
         self, statistics: np.ndarray, score: Callable[[np.ndarray], np.ndarray] | None = None
     ) -> Interval:
-        """The corpus score and its percentile interval, NaN of a single image.
+        """The corpus score and its percentile interval, which is NaN for a single image.
 
-        statistics: (N,) per-image scores whose mean is the score, or (N, K) statistics of which
-        `score` makes it: (..., K) sums over images → (...).
+        statistics: (N,) per-image scores whose mean is the score, or (N, K) statistics; `score`
+        then maps (..., K) sums over images → (...).
         """
         value, drawn = self._scores(statistics, score)
         return Interval(value, *self._percentiles(drawn))
@@ -89,14 +89,14 @@ class Bootstrap:
         first_value, first_drawn = self._scores(first, score)
         second_value, second_drawn = self._scores(second, score)
         drawn = second_drawn - first_drawn
-        # The draws lie around the observed difference; under no difference they would around 0.
+        # The resamples scatter around the observed difference; without one, around 0.
         extreme = min((drawn <= 0).sum(), (drawn >= 0).sum())
         p_value = min(1.0, 2 * (int(extreme) + 1) / (len(drawn) + 1))
         difference = Interval(second_value - first_value, *self._percentiles(drawn))
         return Comparison(difference, p_value)
 
     def _percentiles(self, drawn: np.ndarray) -> tuple[float, float]:
-        """NaN of one image: all its draws are alike, which would look like certainty."""
+        """NaN for one image: all its resamples are equal, which would look like certainty."""
         if self._times.shape[1] < 2:
             return math.nan, math.nan
         low, high = np.percentile(drawn, [2.5, 97.5])
@@ -124,7 +124,7 @@ def jackknife(value: float, without_each: np.ndarray, *, share: bool = False) ->
     if math.isnan(half):
         return Interval(value, half, half)
     if share and 0 < value < 1:
-        # The error of the log-odds, to first order; so they are normal, and stay below 1.
+        # The error of the log-odds, to first order; the interval then stays between 0 and 1.
         middle, half = math.log(value / (1 - value)), half / (value * (1 - value))
         low, high = ((1 + math.tanh(odds / 2)) / 2 for odds in (middle - half, middle + half))
         return Interval(value, min(low, value), max(value, high))  # rounding
@@ -150,7 +150,7 @@ def jackknife_compare(
 
 
 def _jackknife_error(without_each: np.ndarray) -> float:
-    """NaN of one image, which says nothing of others."""
+    """The jackknife's standard error; NaN for one image."""
     count = len(without_each)
     if count < 2:
         return math.nan

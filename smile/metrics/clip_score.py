@@ -1,7 +1,7 @@
-"""What CLIP says about captions: CLIPScore, RefCLIPScore and self-retrieval.
+"""CLIP's metrics of captions: CLIPScore, RefCLIPScore and self-retrieval.
 
-CLIPScore (Hessel et al. 2021) asks whether a caption fits its image; RefCLIPScore also whether it
-is close to a human one. Self-retrieval asks whether it tells its image from all the others.
+CLIPScore (Hessel et al. 2021) measures whether a caption fits its image; RefCLIPScore also whether
+it is close to a reference. Self-retrieval measures whether it tells its image from all others.
 
     images = clip.embed_images(pictures)
     scores = clip_scores(images, clip.embed_texts(captions, prefix=PREFIX))
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from smile.metrics.retrieval import ranks
 
-PREFIX = "A photo depicts "  # before captions and references alike, as CLIPScore's authors do
+PREFIX = "A photo depicts "  # before captions and references, as in CLIPScore's paper
 WEIGHT = 2.5  # stretches the cosines, which rarely exceed 0.4, to about 0 to 1
 
 
@@ -32,7 +32,7 @@ def ref_clip_scores(
     """(N,): harmonic mean of CLIPScore and the cosine of the most similar reference, if positive.
 
     Args:
-        scores: what `clip_scores` gave.
+        scores: (N,), from `clip_scores`.
         texts: (N, D), the captions.
         references: per image (R, D), with the same `PREFIX` as the captions.
 
@@ -49,7 +49,7 @@ def ref_clip_scores(
 
 
 def self_retrieval(images: Tensor | np.ndarray, texts: Tensor | np.ndarray) -> np.ndarray:
-    """(N, D) images and their captions → (N,): at which rank a caption finds its own image."""
+    """(N, D) images and their captions → (N,): the rank of each caption's image; 1 is best."""
     return ranks(_unit(texts) @ _unit(images).T, np.arange(len(images)))
 
 

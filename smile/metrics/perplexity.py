@@ -1,7 +1,7 @@
 """Perplexity of captions under a language model: exp(mean negative log-likelihood of its tokens).
 
 Each caption is read after `<|endoftext|>`, so its first token counts too. The corpus value is the
-arithmetic mean over captions, as the SMILE paper reports it; it is for the caller to take.
+arithmetic mean over captions, as in the SMILE paper; the caller computes it.
 """
 
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ from smile.metrics.models.gpt2 import GPT2
 
 @dataclass(frozen=True)
 class _Window:
-    """A stretch of one caption that the model reads at once, and the tokens it scores there."""
+    """A part of one caption that the model reads at once, and the tokens it scores there."""
 
     caption: int
     inputs: list[int]
-    targets: list[int]  # those after the last `len(targets)` inputs
+    targets: list[int]  # the tokens after the last `len(targets)` inputs
 
 
 def token_log_likelihoods(
@@ -44,8 +44,8 @@ def token_log_likelihoods(
         )
     ]
     found: dict[int, list[np.ndarray]] = {caption: [] for caption in range(len(captions))}
-    # Longest first, so batches hold little padding and too large a batch fails at once. The sort
-    # is stable, and the windows of one caption are equally long: they stay in order.
+    # Longest first, so that batches hold little padding and too large a batch fails at once. The
+    # sort is stable and the windows of a caption are equally long, so they stay in order.
     windows.sort(key=lambda window: -len(window.inputs))
     with tqdm(total=len(windows), desc="perplexity", disable=not progress or None) as bar:
         for batch in batches_of(windows, batch_size):
@@ -68,7 +68,7 @@ def _windows(caption: int, ids: list[int], *, context: int) -> list[_Window]:
     inputs, targets = ids[:-1], ids[1:]
     windows, scored = [], 0
     while scored < len(targets):
-        # The first window scores all it reads, the later ones half a context more each.
+        # The first window scores all that it reads, each later one half a context more.
         end = min(scored + (context // 2 if scored else context), len(targets))
         windows.append(_Window(caption, inputs[max(0, end - context) : end], targets[scored:end]))
         scored = end

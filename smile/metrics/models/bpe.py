@@ -1,8 +1,8 @@
-"""Text → ids as CLIP and GPT-2 read it: byte-level byte-pair encoding (Sennrich et al. 2016).
+"""Text → ids for CLIP and GPT-2: byte-level byte-pair encoding (Sennrich et al. 2016).
 
 Text is split into words, words into bytes, and pairs of pieces are merged in the order in which
-they were learnt. `vocab.json` numbers the pieces and `merges.txt` lists the merges, best first; a
-`tokenizer.json` holds both.
+the merges were learned. `vocab.json` numbers the pieces and `merges.txt` lists the merges in that
+order; a `tokenizer.json` holds both.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ class ClipTokenizer:
 
     Args:
         vocab: piece → id.
-        merges: pairs of pieces, the first to be merged first.
+        merges: pairs of pieces, in the order of merging.
 
     Raises:
         UserError: if the vocabulary lacks the tokens that begin and end a text, or a merged piece.
@@ -60,7 +60,7 @@ class ClipTokenizer:
 
 
 class Gpt2Tokenizer:
-    """GPT-2's tokenizer: nothing is lower-cased or lost; a space belongs to the word after it.
+    """GPT-2's tokenizer: keeps case and all characters; a space belongs to the word after it.
 
     Args:
         vocab, merges: as `ClipTokenizer`'s.
@@ -68,7 +68,7 @@ class Gpt2Tokenizer:
 
     def __init__(self, vocab: dict[str, int], merges: Merges):
         _require(vocab, END)
-        self.begin_id = vocab[END]  # between two texts of the training data, so also before one
+        self.begin_id = vocab[END]  # it separates the training texts, so it comes before each
         self._pieces = _byte_pairs(vocab, merges)
         self._pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
 
@@ -78,7 +78,7 @@ class Gpt2Tokenizer:
         return cls(*read_byte_pairs(folder))
 
     def encode(self, text: str) -> list[int]:
-        """The text's ids alone; none for an empty text."""
+        """The text's ids, without special tokens; none for an empty text."""
         return self._pieces.encode(text, add_special_tokens=False).ids
 
 
@@ -86,7 +86,7 @@ def read_byte_pairs(folder: str | Path) -> tuple[dict[str, int], Merges]:
     """Vocabulary and merges of a folder.
 
     Raises:
-        UserError: if the files are missing or are something else.
+        UserError: if the files are missing or do not hold byte pairs.
     """
     folder = Path(folder)
     merges_file = folder / "merges.txt"
@@ -99,13 +99,13 @@ def read_byte_pairs(folder: str | Path) -> tuple[dict[str, int], Merges]:
         model = expect(whole.get("model", {}), dict, where=f"{source}: model")
         vocab = model.get("vocab")
         merges = expect(model.get("merges") or [], list, where=f"{source}: model.merges")
-        # Either "a b" or ["a", "b"], by the age of the file.
+        # Older files have "a b", newer ones ["a", "b"].
         merges = [m.split(" ") if isinstance(m, str) else m for m in merges]
         merges = [tuple(m) if isinstance(m, list) else () for m in merges]
     else:
         raise UserError(
             f"no tokenizer in {folder}: expected vocab.json and merges.txt, or tokenizer.json, "
-            "such as the hub has beside the weights"
+            "which the hub has beside the weights"
         )
     ids = list(vocab.values()) if isinstance(vocab, dict) else [None]
     if any(type(i) is not int or not 0 <= i < 2**31 for i in ids) or any(

@@ -1,11 +1,11 @@
-"""CLIP, both towers, from scratch (Radford et al. 2021): how well does a text fit an image?
+"""CLIP, both towers, from scratch (Radford et al. 2021): how well a text fits an image.
 
     clip = load_clip("clip-vit-b-32")
     images = clip.embed_images([photo])              # (1, D)
     texts = clip.embed_texts(["a dog on a beach"])   # (1, D)
     cosine = images @ texts.T
 
-Each tower ends in a projection to one space, in which an image and its caption lie close together.
+Each tower ends in a projection to a common space, where an image and its caption are close.
 """
 
 from collections.abc import Iterable, Sequence
@@ -54,11 +54,11 @@ class ClipConfig:
 
 
 class Clip(nn.Module):
-    """Image tower and text tower, with the text they read.
+    """Image tower and text tower, with tokenizer and image transform.
 
     Args:
         config: sizes.
-        tokenizer: None for ids in.
+        tokenizer: needed only by `embed_texts`.
     """
 
     def __init__(self, *, config: ClipConfig, tokenizer: ClipTokenizer | None = None):
@@ -87,7 +87,7 @@ class Clip(nn.Module):
             ValueError: if T is more than `max_positions` (77); the tokenizer cuts texts to it.
         """
         states = self.text(ids)
-        # OpenAI's own rule is the largest id, which is end-of-text in its vocabulary.
+        # OpenAI takes the largest id, which is end-of-text in its vocabulary.
         is_end = ids if self.config.end_id is None else (ids == self.config.end_id).int()
         ends = is_end.argmax(dim=1)
         return F.normalize(
@@ -106,9 +106,9 @@ class Clip(nn.Module):
         """RGB pictures of any size → (N, D) float32 features on the CPU.
 
         Args:
-            images: read one batch at a time, so a generator that opens files will do.
+            images: read one batch at a time, so it may be a generator that opens files.
             progress: show a bar on a terminal.
-            total: how many there are, for the bar, where `images` cannot say.
+            total: the number of images, for the bar, if `images` has no length.
         """
         total = total or length_hint(images) or None
         bar = tqdm(images, desc="CLIP", unit=" images", total=total, disable=not progress or None)
@@ -134,10 +134,10 @@ class Clip(nn.Module):
 
 
 class ClipTransform:
-    """RGB picture → (3, size, size) float32 as CLIP saw them in training.
+    """RGB picture → (3, size, size) float32 as in CLIP's training.
 
-    The shorter side is resized to `size` (bicubic, by Pillow, on 8-bit samples), the middle square
-    is cut out, and CLIP's mean and standard deviation are applied.
+    The shorter side is resized to `size` (bicubic, by Pillow, on 8-bit samples), the centre square
+    is cropped, and the pixels are normalised with CLIP's mean and standard deviation.
     """
 
     def __init__(self, size: int) -> None:
@@ -155,7 +155,7 @@ class ClipTransform:
 
 
 def _tower(ours: str, theirs: str) -> tuple[tuple[str, str], ...]:
-    """The blocks of either tower: both have the same names in them."""
+    """The blocks of either tower; both have the same names."""
     layer = f"{theirs}.encoder.layers.N"
     return (
         (f"{ours}.blocks.N.norm1.*", f"{layer}.layer_norm1.*"),
@@ -205,7 +205,7 @@ def load_clip(source: str | Path = "clip-vit-b-32", *, device: torch.device | st
     folder = find_folder(source, known=KNOWN, model_type="clip", files=("vocab.json", "merges.txt"))
     config = _read_config(folder)
     weights = to_ours(read_folder(folder), CLIP, source=folder)
-    # Ours have the batch's dimension in front.
+    # Ours have a batch dimension.
     weights["vit.class_token"] = weights["vit.class_token"][None, None]
     weights["vit.positions"] = weights["vit.positions"][None]
     with torch.device("meta"):
@@ -215,7 +215,7 @@ def load_clip(source: str | Path = "clip-vit-b-32", *, device: torch.device | st
 
 
 def _read_config(folder: Path) -> ClipConfig:
-    """The sizes in a folder's `config.json`; what it leaves out has its library's default."""
+    """The sizes in a folder's `config.json`; a missing one has transformers' default."""
     theirs = Sizes(check_type(folder, "clip"), folder / "config.json")
     vision, text = theirs.part("vision_config"), theirs.part("text_config")
     image_activation, text_activation = (
@@ -248,6 +248,6 @@ def _read_config(folder: Path) -> ClipConfig:
         ),
         embed_dim=theirs.get("projection_dim", 512),
         image_activation=image_activation,
-        # OpenAI's own configs say 2, which was a mistake and means the largest id.
+        # OpenAI's configs have 2 by mistake; it means the largest id.
         end_id=None if end_id == 2 else end_id,
     )

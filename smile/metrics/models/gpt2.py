@@ -1,10 +1,10 @@
-"""GPT-2, from scratch (Radford et al. 2019): how likely is a text as English?
+"""GPT-2, from scratch (Radford et al. 2019): how likely a text is as English.
 
     gpt2 = load_gpt2()
     states = gpt2(ids)               # (B, T, D)
     logits = gpt2.logits(states)     # (B, T, V): scores of every token as the next one
 
-The head is the token embedding again ("tied"), so it has no weights of its own.
+The head is tied to the token embedding, so it has no weights of its own.
 """
 
 from pathlib import Path
@@ -29,11 +29,11 @@ KNOWN = {"gpt2": "openai-community/gpt2"}
 
 
 class GPT2(nn.Module):
-    """A causal Transformer with a tied head, and the text it reads.
+    """A causal Transformer with a tied head, and its tokenizer.
 
     Args:
         config: sizes.
-        tokenizer: None for ids in.
+        tokenizer: not needed by `forward` and `logits`.
     """
 
     def __init__(self, *, config: TextConfig, tokenizer: Gpt2Tokenizer | None = None):
@@ -47,7 +47,7 @@ class GPT2(nn.Module):
         return self.transformer.token_embed.weight.device
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(B, T) → (B, T, D) states; padding, if any, stands on the right."""
+        """(B, T) → (B, T, D) states; padding goes to the right."""
         return self.transformer(ids)
 
     def logits(self, states: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ class GPT2(nn.Module):
 
 
 def convention(prefix: str) -> Convention:
-    """The library's names: after "transformer." where the head was saved too, else after ""."""
+    """The library's names; their prefix is "transformer." if the head was saved too, else ""."""
     layer = f"{prefix}h.N"
     attention = "transformer.blocks.N.attention"
     return Convention(
@@ -69,7 +69,7 @@ def convention(prefix: str) -> Convention:
             ("transformer.token_embed.weight", f"{prefix}wte.weight"),
             ("transformer.position_embed.weight", f"{prefix}wpe.weight"),
             ("transformer.blocks.N.norm1.*", f"{layer}.ln_1.*"),
-            # Theirs are "Conv1D": a linear layer that keeps its weight the other way round.
+            # Theirs are "Conv1D": a linear layer whose weight is transposed.
             (
                 " + ".join(f"{attention}.{part}.*" for part in ("query", "key", "value")),
                 f"{layer}.attn.c_attn.*^T",
@@ -106,14 +106,14 @@ def load_gpt2(source: str | Path = "gpt2", *, device: torch.device | str = "cpu"
 
 
 def _read_config(folder: Path) -> TextConfig:
-    """The sizes in a folder's `config.json`; what it leaves out has its library's default."""
+    """The sizes in a folder's `config.json`; a missing one has transformers' default."""
     theirs = check_type(folder, "gpt2")
     source = folder / "config.json"
     sizes = Sizes(theirs, source)
-    # Variants of attention that others trained with, and that would go unnoticed.
+    # Variants of attention that we do not implement; ignoring them would give wrong numbers.
     for key, ours in (("scale_attn_weights", True), ("scale_attn_by_inverse_layer_idx", False)):
         if theirs.get(key, ours) != ours:
-            raise UserError(f"{source}: {key} is {theirs[key]}, but only {ours} is known here")
+            raise UserError(f"{source}: {key} is {theirs[key]}, but only {ours} is implemented")
     dim, num_heads = sizes.multiple("n_embd", 768, "n_head", 12)
     return TextConfig(
         vocab_size=sizes.get("vocab_size", 50257),

@@ -1,7 +1,7 @@
-"""What CLIP's text tower and GPT-2 are both made of: a causal pre-norm Transformer over token ids.
+"""The causal pre-norm Transformer over token ids that CLIP's text tower and GPT-2 share.
 
-Token and position embeddings are added, pre-norm blocks follow in which each position sees only
-those before it, and a last LayerNorm. (Radford et al. 2019 introduced it; CLIP took it over.)
+The sum of token and position embeddings goes through pre-norm blocks, in which each position
+attends to itself and those before it, and a last LayerNorm (Radford et al. 2019).
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from smile.system.files import expect, show
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """The sigmoid approximation of GELU that OpenAI trained CLIP with: x · sigmoid(1.702 x)."""
+    """The sigmoid approximation of GELU in OpenAI's CLIP: x · sigmoid(1.702 x)."""
     return x * torch.sigmoid(1.702 * x)
 
 
@@ -44,7 +44,7 @@ def known_activation(name: object, *, source) -> str:
 
 
 class Sizes:
-    """The numbers of an object in a `config.json`; what it leaves out has its library's default.
+    """The numbers of an object in a `config.json`; a missing one has transformers' default.
 
     Args:
         values: the object. source: the file, and the object's place in it.
@@ -54,7 +54,7 @@ class Sizes:
         self.values, self.source = values, source
 
     def get(self, key: str, default: float, *, most: int = 1_000_000) -> Any:
-        """A number above 0, whole if the default is.
+        """A number above 0; a whole number if the default is one.
 
         Raises:
             UserError: it is something else, or above `most`.
@@ -66,7 +66,7 @@ class Sizes:
         return value
 
     def multiple(self, key: str, default: int, of: str, of_default: int) -> tuple[int, int]:
-        """Two whole numbers, the one a multiple of the other."""
+        """Two whole numbers; the first must be a multiple of the second."""
         value, other = self.get(key, default, most=100_000), self.get(of, of_default)
         if value % other:
             raise UserError(
@@ -75,7 +75,7 @@ class Sizes:
         return value, other
 
     def part(self, key: str) -> "Sizes":
-        """The object that stands under a key."""
+        """The object under a key."""
         where = f"{self.source}: {key}"
         return Sizes(expect(self.values.get(key) or {}, dict, where=where), where)
 
@@ -95,7 +95,7 @@ class TextConfig:
 
 
 class TextTransformer(nn.Module):
-    """Token ids → a state at each position, made of the tokens up to it."""
+    """Token ids → a state at each position, which depends on the tokens up to it."""
 
     def __init__(self, *, config: TextConfig):
         super().__init__()

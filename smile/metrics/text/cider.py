@@ -1,17 +1,17 @@
-"""CIDEr (Vedantam et al., 2015): how alike two captions' rare n-grams are, by tf-idf cosine.
+"""CIDEr (Vedantam et al., 2015): the tf-idf cosine of a candidate's and a reference's n-grams.
 
-An n-gram's weight is its count times log(images / images whose references say it), so what every
-picture's captions say counts for nothing. The mean over orders 1 to 4 and over the references,
-times 10 as is the custom.
+An n-gram's weight is its count times log(images / images whose references have it), so an n-gram
+that all images' references have counts for nothing. The score is the mean over orders 1 to 4 and
+over the references, times 10 by convention.
 
-`cider_d` is what `pycocoevalcap` and the COCO leaderboard call "CIDEr": the caption's counts are
-clipped to the reference's, and captions unlike the reference in length are held back by a Gaussian
-of width 6. `cider` is the plain cosine of the paper's section 4 (without its stemming); it can be
-gamed by repeating words, which CIDEr-D was made against.
+`cider_d` is what `pycocoevalcap` and the COCO leaderboard call "CIDEr": the candidate's counts are
+clipped to the reference's, and a Gaussian of width 6 penalises a difference in length. `cider` is
+the plain cosine of the paper's section 4 (without its stemming); repeating words can inflate it,
+which CIDEr-D prevents.
 
-Image frequencies come from the given references, so scores of different sets do not compare, and
-where all images are described in the same words (one image is enough for that) there is no score:
-no word says more than another (`can_weigh`).
+Image frequencies come from the given references, so scores on different sets cannot be compared. If
+all images are described in the same words (always so for a single image), there is no score, since
+no n-gram is rarer than others (`can_weigh`).
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ __all__ = ["can_weigh", "cider", "cider_d"]
 
 
 def can_weigh(references: References) -> bool:
-    """Whether some n-gram is rarer than others; else every CIDEr of these references is 0."""
+    """Whether some n-gram is rarer than others; otherwise every CIDEr is 0."""
     counts = (references.num_images_with(order) for order in range(1, MAX_ORDER + 1))
     return any((count < len(references)).any() for count in counts)
 
@@ -41,20 +41,20 @@ def cider_d(candidates: Candidates, *, sigma: float = 6.0) -> Score:
 def _cider(candidates: Candidates, *, clip: bool, sigma: float | None) -> Score:
     references = candidates.references
     similarity = np.zeros(len(references.image))  # of each reference to its image's candidate
-    rarest = np.log(len(references))  # of an n-gram that no reference says
-    for order, (said, meant) in enumerate(
+    rarest = np.log(len(references))  # of an n-gram that no reference has
+    for order, (candidate, reference) in enumerate(
         zip(candidates.counts, references.counts, strict=True), start=1
     ):
         rarity = rarest - np.log(np.maximum(references.num_images_with(order), 1))
-        unseen = max(0, said.gram.max(initial=-1) + 1 - len(rarity))
-        weight_said = np.append(rarity, np.full(unseen, rarest))[said.gram]
-        owner, weight = meant.owner, rarity[meant.gram]
-        count = said.of(references.image[owner], meant.gram)
+        unseen = max(0, candidate.gram.max(initial=-1) + 1 - len(rarity))
+        candidate_weight = np.append(rarity, np.full(unseen, rarest))[candidate.gram]
+        owner, weight = reference.owner, rarity[reference.gram]
+        count = candidate.of(references.image[owner], reference.gram)
         if clip:
-            count = np.minimum(count, meant.count)
-        dot = np.bincount(owner, count * meant.count * weight**2, len(similarity))
-        norm_said = _norms(said, weight_said, len(references))
-        norm = _norms(meant, weight, len(similarity)) * norm_said[references.image]
+            count = np.minimum(count, reference.count)
+        dot = np.bincount(owner, count * reference.count * weight**2, len(similarity))
+        candidate_norm = _norms(candidate, candidate_weight, len(references))
+        norm = _norms(reference, weight, len(similarity)) * candidate_norm[references.image]
         similarity += np.divide(dot, norm, out=np.zeros(len(similarity)), where=norm > 0)
     similarity /= len(references.counts)
     if sigma is not None:
@@ -70,6 +70,6 @@ def _norms(counts: Counts, weight: np.ndarray, owners: int) -> np.ndarray:
 def _length_penalty(candidates: Candidates, sigma: float) -> np.ndarray:
     """(R,): the Gaussian of the difference in length, counted in bigrams as pycocoevalcap does."""
     references = candidates.references
-    said = np.maximum(candidates.lengths - 1, 0)[references.image]
-    difference = said - np.maximum(references.lengths - 1, 0)
+    length = np.maximum(candidates.lengths - 1, 0)[references.image]
+    difference = length - np.maximum(references.lengths - 1, 0)
     return np.exp(-(difference**2) / (2 * sigma**2))

@@ -1,7 +1,7 @@
-"""Captions and their references as counted n-grams: cooked once, shared by BLEU and CIDEr.
+"""Candidates and references as counted n-grams, computed once for BLEU and CIDEr.
 
-Words get numbers, and an n-gram's number comes from the pair (number of its first n-1 words, its
-last word), so counting is sorting integers: a few numpy calls for the whole corpus.
+Each word gets a number, and each n-gram a number for the pair (number of its first n-1 words, its
+last word). Counting is then sorting integers: a few numpy calls for the whole corpus.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ _GRAM_BITS = 40  # a key is (owner, n-gram) in one integer: up to 8 million owne
 
 @dataclass(frozen=True)
 class Counts:
-    """How often each owner (a caption, or an image) says each n-gram; sorted by `keys`."""
+    """How often each owner (a caption or an image) has each n-gram; sorted by `keys`."""
 
     keys: np.ndarray  # (E,) int64, owner << 40 | gram
     count: np.ndarray  # (E,) int64
@@ -32,7 +32,7 @@ class Counts:
         return self.keys & ((1 << _GRAM_BITS) - 1)
 
     def of(self, owner: np.ndarray, gram: np.ndarray) -> np.ndarray:
-        """The counts of these (owner, n-gram) pairs; 0 where the owner never says it."""
+        """The counts of these (owner, n-gram) pairs; 0 where the owner does not have it."""
         place, present = _find(self.keys, owner << _GRAM_BITS | gram)
         count = np.zeros(len(place), dtype=np.int64)
         count[present] = self.count[place[present]]
@@ -42,7 +42,7 @@ class Counts:
 class References:
     """The reference captions of every image, tokenised, with their n-grams counted.
 
-    references: per image the token lists of its captions. Raises ValueError where one has none.
+    references: per image, the token lists of its captions. Raises ValueError if one has none.
     """
 
     def __init__(self, references: Sequence[Sequence[Sequence[str]]]) -> None:
@@ -65,11 +65,11 @@ class References:
         return len(self.captions)
 
     def num_images_with(self, order: int) -> np.ndarray:
-        """(G,) int64: in how many images' references each n-gram of `order` occurs."""
+        """(G,) int64: for each n-gram of `order`, the number of images whose references have it."""
         return np.bincount(self.most[order - 1].gram)
 
     def count(self, captions: Iterable[Sequence[str]]) -> tuple[np.ndarray, list[Counts]]:
-        """Lengths (S,) of other captions, and per order their n-grams under the same numbers."""
+        """Lengths (S,) of other captions, and per order their n-grams with the same numbers."""
         return self._count(captions, learn=False)
 
     def _count(self, captions: Iterable[Sequence[str]], learn: bool):
@@ -109,7 +109,7 @@ class References:
         return numbers
 
     def _most_in_one_caption(self, counts: Counts) -> Counts:
-        """Per image and n-gram, the most times one of its captions says it (BLEU clips to it)."""
+        """Per image and n-gram, its largest count in one reference (BLEU clips to it)."""
         keys = self.image[counts.owner] << _GRAM_BITS | counts.gram
         order = np.argsort(keys, kind="stable")
         keys, count = keys[order], counts.count[order]
@@ -120,7 +120,7 @@ class References:
 class Candidates:
     """One caption for every image of `references`, counted with the references' n-gram numbers.
 
-    Raises ValueError where there are not as many captions as images.
+    Raises ValueError unless there are as many captions as images.
     """
 
     def __init__(self, candidates: Sequence[Sequence[str]], references: References) -> None:
@@ -138,7 +138,7 @@ def _tally(owner: np.ndarray, gram: np.ndarray) -> Counts:
 
 
 def _find(table: np.ndarray, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where each key stands in a sorted table, and whether it is there at all."""
+    """Each key's index in a sorted table, and whether the table holds it."""
     if not len(table):
         return np.zeros(len(keys), dtype=np.int64), np.zeros(len(keys), dtype=bool)
     place = np.minimum(np.searchsorted(table, keys), len(table) - 1)

@@ -1,24 +1,24 @@
-"""Penn-Treebank words, as the COCO caption scores count them, without Java.
+"""The Penn Treebank tokenizer of the COCO caption scores, without Java.
 
-Published BLEU, ROUGE and CIDEr numbers depend on one particular tokenizer: Stanford CoreNLP 3.4.1
-with lower-casing, after which `pycocoevalcap` throws a list of punctuation away. This module gives
-the same words. It was written from that program's observed behaviour on captions and on made-up
-punctuation, not from its source.
+Published BLEU, ROUGE and CIDEr numbers depend on one tokenizer: Stanford CoreNLP 3.4.1 with
+lower-casing, after which `pycocoevalcap` removes a list of punctuation. This module gives the same
+words. It was written from that program's observed behaviour on captions and on made-up punctuation,
+not from its source.
 
-At each place in the text every rule below is tried; the longest match wins, and the earlier rule
-among equals. What a rule's second group matches helps it win but is left for the next token: that
-is how "isn't" becomes "is" + "n't" although "isn" would be the longer word.
+At each position in the text every rule below is tried; the longest match wins, and among equals the
+earlier rule. What a rule's second group matches counts for its length but is left for the next
+token: so "isn't" becomes "is" + "n't", although "isn" would be the longer word.
 
-Whitespace ends nearly every token, so a piece between spaces is tokenised once and remembered. Time
-grows with a text's length only: a rule that may read far ahead in vain is not tried again inside
-what it has read (`_AHEAD`).
+Whitespace ends nearly every token, so the tokens of each piece between spaces are cached. Time
+grows linearly with a text's length: a rule that may read far ahead without a match is not tried
+again inside what it has read (`_AHEAD`).
 
-Captions are tokenised one by one. pycocoevalcap feeds them all as one text, in which the next
-line's first word can decide whether a caption that ends in one letter ("vitamin c.") keeps its full
+Captions are tokenised one by one. pycocoevalcap passes them all as one text, where the first word
+of the next line can decide whether a caption that ends in one letter ("vitamin c.") keeps its full
 stop; here captions do not depend on their neighbours.
 
-Two quirks are the field's, kept on purpose: brackets survive as the words `-lrb-`, `-rrb-`, ...
-(the removal list names them in capitals, after lower-casing), and so do runs like `??` and `!!`.
+Two quirks of the original are kept: brackets remain as the words `-lrb-`, `-rrb-`, ... (the removal
+list has them in capitals, after lower-casing), and so do runs like `??` and `!!`.
 """
 
 import re
@@ -28,8 +28,7 @@ from functools import lru_cache
 
 __all__ = ["tokenize", "tokenize_all"]
 
-# What pycocoevalcap removes, and the forms of the same punctuation that Stanford's program rewrites
-# to one of these.
+# The punctuation that pycocoevalcap removes, and variants that Stanford's program rewrites to it.
 _APOSTROPHE = "\u2019"  # the curly one; a straight ' has other rules at the start of a word
 _REMOVED = frozenset(
     [
@@ -64,8 +63,8 @@ def _any(words: str) -> str:
     return f"(?:{'|'.join(map(re.escape, longest_first))})"
 
 
-# Pieces of the rules; matching ignores case but inside (?-i:...). By the time a rule sees the
-# text, every non-ASCII character in it is a letter, a symbol between spaces, or _APOSTROPHE.
+# Parts of the rules; matching ignores case except inside (?-i:...). When rules are applied, every
+# non-ASCII character in the text is a letter, a symbol between spaces, or _APOSTROPHE.
 _Q = rf"['{_APOSTROPHE}]"
 _L = r"[a-z\x80-\u2018\u201a-\uffff]"
 _A = r"[0-9a-z\x80-\u2018\u201a-\uffff]"
@@ -80,12 +79,12 @@ _RULES = [
     re.compile(rule, re.IGNORECASE)
     for rule in (
         r"('')",
-        # One word said as two: isn't, dog's, cannot, gonna, 'tis.
+        # One word that becomes two: isn't, dog's, cannot, gonna, 'tis.
         rf"({_L}*(?!n){_L})(n(?:{_Q}|`)t)",
         rf"({_A}+)({_Q}(?:s|m|d|ll|re|ve)(?!{_L}))",
         rf"(can(?=not)|[gl][ie]m(?=me)|[gw][oa]n(?=na)|got(?=ta))(not|me|na|ta)(?!{_A})",
         r"('t)(is|was)",
-        # The second of two, and other words that start or end with an apostrophe.
+        # The second of the two, and other words that start or end with an apostrophe.
         rf"({_Q}(?:s|m|d|ll|re|ve)(?!{_L})|{_Q}n(?:{_Q}|(?!{_L})))",
         rf"(n(?:{_Q}|`)t)",
         rf"({_Q}(?:em|till?|cause)|{_Q}\d\d(?:s|(?=\s|$))|[djl]{_Q}|y{_Q}(?={_L}))",
@@ -120,21 +119,21 @@ _RULES = [
 ]
 
 _BEGINNINGS = {_MAIL: _ADDRESS, f"({_WWW}": _WWW, f"({_SITE}": rf"{_A}+(?:\.{_A}+)*"}
-# The beginnings of three rules, None for the others. Each ends at the same place wherever inside it
-# one starts: where a rule has failed once, for what comes after that place, it fails at all starts
+# The beginnings of three rules, None for the others. A beginning ends at the same position wherever
+# in it one starts. So if a rule fails because of what follows that end, it fails at every start
 # before it.
 _AHEAD = [
     next((re.compile(ahead, re.I) for begins, ahead in _BEGINNINGS.items() if begins in rule), None)
     for rule in (rule.pattern for rule in _RULES)
 ]
 
-# Only here do rules look over a space; captions without any are cut at every space first.
+# Only here do rules match across a space; captions without such a part are split at every space.
 _STRETCHES = re.compile(r"<\S(?=[^<>]*>)[^<>]*\s|[.)] \d|\b[A-Za-z]\. [A-Z]")
 _ENTITIES = {"amp": "&", "lt": " < ", "gt": " > ", **dict.fromkeys(("quot", "apos"), " ' ")}
 _ENTITY = re.compile(r"&(amp|lt|gt|quot|apos|nbsp|mdash|ndash);", re.IGNORECASE)
 
 _SPELLED = {
-    # Quotes, dashes and the ellipsis, with those of old Windows text: all would be removed.
+    # Quotes, dashes and the ellipsis, also in Windows-1252: all would be removed.
     **dict.fromkeys("\x91\x93\x94\x96\x97\xab\xbb\u2018\u201b\u2039\u203a\u201c\u201d", " "),
     **dict.fromkeys("\u2013\u2014\u2015\u2026", " "),
     **{"\x92": _APOSTROPHE, _APOSTROPHE: _APOSTROPHE, "\xad": ""},  # \xad: a place to hyphenate
@@ -151,7 +150,7 @@ _SYMBOLS = (
 
 
 class _Characters(dict):
-    """What each character is read as, worked out when first met (for `str.translate`)."""
+    """Character → its replacement, computed when first used (for `str.translate`)."""
 
     def __missing__(self, code: int) -> str:
         char = chr(code)
@@ -194,7 +193,7 @@ def tokenize_all(captions: Iterable[str]) -> list[list[str]]:
 def _tokens(text: str) -> tuple[str, ...]:
     tokens = []
     start = 0
-    dead = [0] * len(_RULES)  # the place before which a rule cannot match
+    dead = [0] * len(_RULES)  # the position before which a rule cannot match
     while start < len(text):
         if text[start].isspace():
             start += 1

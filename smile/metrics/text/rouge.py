@@ -1,7 +1,7 @@
 """ROUGE-L (Lin, 2004): the longest common subsequence of a caption and its references.
 
-F-measure with beta 1.2 of the best precision and the best recall over the references, each on its
-own, as in `pycocoevalcap`.
+F-measure with beta 1.2 of the best precision and the best recall over the references; the two may
+come from different references, as in `pycocoevalcap`.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def common_subsequence_length(first: Sequence[str], second: Sequence[str]) -> in
 
 
 def _rouge_l(candidate: Sequence[str], references: Sequence[Sequence[str]], beta: float) -> float:
-    # pycocoevalcap splits at single spaces, so an empty caption is one empty word to it.
+    # pycocoevalcap splits at single spaces, so there an empty caption is one empty word.
     candidate = candidate or [""]
     places = _places(candidate)
     precision = recall = 0.0
@@ -48,7 +48,7 @@ def _rouge_l(candidate: Sequence[str], references: Sequence[Sequence[str]], beta
 
 
 def _places(tokens: Sequence[str]) -> dict[str, int]:
-    """For each word, an integer with the bits of its positions set."""
+    """For each word, an integer in which the bits of its positions are set."""
     places: dict[str, int] = {}
     for position, token in enumerate(tokens):
         places[token] = places.get(token, 0) | 1 << position
@@ -56,7 +56,7 @@ def _places(tokens: Sequence[str]) -> dict[str, int]:
 
 
 def _common(places: dict[str, int], length: int, other: Sequence[str]) -> int:
-    """The usual table, one row an integer (Hyyrö, 2004): a 0 bit is a step up in the row."""
+    """The usual dynamic programme, a row per integer (Hyyrö, 2004): a 0 bit is a step of +1."""
     all_bits = (1 << length) - 1
     row = all_bits
     for token in other:

@@ -1,4 +1,4 @@
-"""What every metric returns."""
+"""The result of a metric."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ __all__ = ["Score"]
 
 @dataclass(frozen=True)
 class Score:
-    """A metric over a set of images: one number for all, and one for each image.
+    """A metric on a set of images: one number for all, and one for each image.
 
     Usually `corpus` is the mean of `per_image`; for BLEU it is not (see `smile.metrics.text.bleu`).
     """

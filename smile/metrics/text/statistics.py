@@ -1,4 +1,4 @@
-"""What captions are like, whatever the picture: length, richness, novelty, stuck endings."""
+"""Statistics of captions alone: length, distinct words, novelty, repetition at the end."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,13 +11,13 @@ __all__ = ["CaptionStatistics", "caption_statistics", "repeats_at_tail"]
 
 @dataclass(frozen=True)
 class CaptionStatistics:
-    """Of N captions. Means over `lengths`, `novel` and `tail_repeats` are the corpus values."""
+    """Statistics of N captions; the means of `lengths`, `novel`, … are the corpus values."""
 
     lengths: np.ndarray  # (N,) words of each caption
-    novel: np.ndarray | None  # (N,) bool; None where no training captions were given
+    novel: np.ndarray | None  # (N,) bool; None if no training captions were given
     tail_repeats: np.ndarray  # (N,) bool, see `repeats_at_tail`
     distinct_words: int
-    only_here: np.ndarray  # (N,) distinct words that no other caption says
+    only_here: np.ndarray  # (N,) number of distinct words that no other caption has
 
     @property
     def num_empty(self) -> int:
@@ -30,7 +30,7 @@ class CaptionStatistics:
 
     @property
     def distinct_ratio(self) -> float:
-        """Distinct words over all words said (0 where nothing is said)."""
+        """Distinct words over all words (0 if there are none)."""
         return self.distinct_words / max(1, int(self.lengths.sum()))
 
     @property
@@ -44,11 +44,11 @@ class CaptionStatistics:
         return float(self.tail_repeats.mean())
 
     def distinct_words_without_each(self) -> np.ndarray:
-        """(N,): `distinct_words` had each caption been left out (for the jackknife)."""
+        """(N,): `distinct_words` without each caption (for the jackknife)."""
         return self.distinct_words - self.only_here
 
     def distinct_ratio_without_each(self) -> np.ndarray:
-        """(N,): `distinct_ratio` had each caption been left out (for the jackknife)."""
+        """(N,): `distinct_ratio` without each caption (for the jackknife)."""
         words = self.lengths.sum() - self.lengths
         return self.distinct_words_without_each() / np.maximum(1, words)
 
@@ -58,12 +58,11 @@ def caption_statistics(
 ) -> CaptionStatistics:
     """Statistics of token lists, with novelty measured against `training` token lists.
 
-    An empty caption counts in every mean; it says nothing, so it is not novel. Raises ValueError
-    without captions.
+    An empty caption counts in every mean and is not novel. Raises ValueError without captions.
     """
     if not captions:
         raise ValueError("no captions to describe: give at least one")
-    said_by = Counter(word for caption in captions for word in set(caption))
+    num_captions = Counter(word for caption in captions for word in set(caption))
     novel = None
     if training is not None:
         known = {tuple(caption) for caption in training} | {()}
@@ -72,17 +71,18 @@ def caption_statistics(
         lengths=np.array([len(caption) for caption in captions]),
         novel=novel,
         tail_repeats=np.array([repeats_at_tail(caption) for caption in captions]),
-        distinct_words=len(said_by),
-        only_here=np.array([sum(said_by[w] == 1 for w in set(c)) for c in captions]),
+        distinct_words=len(num_captions),
+        only_here=np.array([sum(num_captions[w] == 1 for w in set(c)) for c in captions]),
     )
 
 
 def repeats_at_tail(caption: Sequence[str]) -> bool:
     """Whether a caption gets stuck toward its end, SMILE's known weakness.
 
-    True where, ending within its last third (rounded up), it says one or two words twice in a row
-    ("a dog dog", "and white and white") or three words in a row that it has said before. Plain
-    pairs do not count: "in a ... in a" is good English. Of Flickr8k's human captions under 1 % do.
+    True if within its last third (rounded up) there ends a run of one or two words twice in a row
+    ("a dog dog", "and white and white"), or three words in a row that occurred before. A repeated
+    pair does not count: "in a ... in a" is good English. Under 1 % of Flickr8k's human captions do
+    so.
     """
     tail = len(caption) - -(-len(caption) // 3)
     seen = set()
