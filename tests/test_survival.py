@@ -355,7 +355,7 @@ def test_a_folder_that_bears_a_checkpoint_s_name_is_left_alone(name, checkpoints
     assert folder.is_dir()
     assert found.load(Checkpoints(checkpoints.folder.parent).choose()[0])["step"] == 6
     assert (
-        capsys.readouterr().out == f"{folder}: a folder where a checkpoint would be: left alone\n"
+        capsys.readouterr().out == f"{folder}: a folder with a checkpoint's name: left as it is\n"
     )
 
 
@@ -394,7 +394,7 @@ def test_a_full_disk_in_mid_epoch_does_not_stop_the_run(tmp_path, monkeypatch, c
         trainer.keeper.pause()
         said = capsys.readouterr().out
         assert said.count("\n") == 1 and "no space left on device" in said
-        assert f"{number:06}.pt; going on, and trying again" in said
+        assert f"{number:06}.pt; training continues, next try" in said
         trainer.keeper.signals.number = signal.SIGTERM
         with pytest.raises(UserError, match=r"no space left.*the last good checkpoint is .*000001"):
             trainer.keeper.pause()
@@ -503,7 +503,7 @@ def test_epochs_added_before_the_last_phase_change_that_alone():
 def test_what_is_done_cannot_be_taken_back(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     for setting, said in (
-        ("train.epochs=1", r"train\.epochs = 1: expected at least 2, those done or begun"),
+        ("train.epochs=1", r"train\.epochs = 1: expected at least 2, those done or started"),
         ("loss.mle_epochs=2", r"loss\.mle_epochs = 1 there, 2 now"),
     ):
         with pytest.raises(UserError, match=said):
@@ -526,7 +526,7 @@ def test_other_captions_are_refused():
     config = config_of()
     trainer_examples = load_splits(config)
     others = trainer_examples | {"train": trainer_examples["train"][:-1]}
-    with pytest.raises(UserError, match="captions of train are not those"):
+    with pytest.raises(UserError, match="captions of train differ from those"):
         check_same(identity(config, trainer_examples), identity(config, others))
 
 

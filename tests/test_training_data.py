@@ -240,7 +240,7 @@ def test_too_few_images_and_too_long_a_warm_up_are_said(run):
     few, warm_up, later = printed.splitlines()[-3:]
     assert status == 0
     assert few == (
-        "4 images: far too few to learn to describe photos from nothing; fine-tune instead: "
+        "4 images: far too few to learn to describe photos from scratch; fine-tune instead: "
         "python train.py configs/flickr8k.toml --set data.format=folder --set data.root=photos"
     )
     assert warm_up.startswith(

@@ -1,4 +1,4 @@
-"""What would otherwise be found out after an epoch, or never, is checked or said before."""
+"""Checks and warnings before the first step, for what would otherwise show after an epoch."""
 
 import shlex
 
@@ -12,12 +12,12 @@ from smile.system.device import pick_device
 from smile.training.estimate import size, total_memory
 from smile.training.schedule import Phase
 
-FEW_IMAGES = 1000  # to learn to describe photos from nothing; Flickr8k's 6000 are about the least
-TRAINED_COPIES = 4  # of each weight: itself, its gradient, and AdamW's two averages
+FEW_IMAGES = 1000  # for training on photos from scratch, where Flickr8k's 6000 are about the least
+TRAINED_COPIES = 4  # of each weight: the weight, its gradient, and AdamW's two averages
 
 
 def check_memory(config: Config) -> None:
-    """Raises UserError where the weights alone, while they learn, need more than there is."""
+    """Raises UserError if training the weights alone needs more memory than the machine has."""
     on_cpu = pick_device(config.train.device).type == "cpu"
     copies = TRAINED_COPIES if on_cpu and not config.train.freeze else 1
     needed, there = 4 * copies * num_weights(config), total_memory(torch.device("cpu"))
@@ -30,10 +30,9 @@ def check_memory(config: Config) -> None:
 
 
 def check_fit(captioner: Captioner, *, processes: int) -> None:
-    """Raises UserError where a batch has no image for each process, or a caption no room.
+    """Raises UserError if a batch has no image for each process, or a caption has no room.
 
-    Sizes are the captioner's own, which need not be those of the config: it may have begun with
-    somebody's weights.
+    Uses the captioner's sizes, which differ from the config file's if it starts from other weights.
     """
     config, prompt = captioner.config, captioner.config.data.prompt
     if config.train.batch_size < processes:
@@ -55,7 +54,7 @@ def check_fit(captioner: Captioner, *, processes: int) -> None:
 
 
 def advice(config: Config, *, num_images: int, num_val: int, steps: int) -> list[str]:
-    """What people should know before they wait: lines for a run of so many steps an epoch."""
+    """Warnings to show before training starts, for a run of `steps` steps an epoch."""
     lines = []
     if num_images < FEW_IMAGES and not config.model.init and config.data.format != "shapes":
         data = {"data.format": config.data.format, "data.root": config.data.root}
@@ -64,15 +63,15 @@ def advice(config: Config, *, num_images: int, num_val: int, steps: int) -> list
         words = [word for key, value in data.items() for word in ("--set", f"{key}={value}")]
         lines.append(
             f"{counted(num_images, 'image')}: far too few to learn to describe photos from "
-            "nothing; fine-tune instead: "
+            "scratch; fine-tune instead: "
             + shlex.join(["python", "train.py", "configs/flickr8k.toml", *words])
         )
     last = config.train.epochs - 1
     for phase in dict.fromkeys([Phase.of(config, 0), Phase.of(config, last)]):
         total = phase.epochs * steps
         if phase.warmup_steps > total:
-            own = phase.first_epoch > 0 and config.loss.warmup_steps > 0
-            setting = "loss.warmup_steps" if own else "train.warmup_steps"
+            after_mle = phase.first_epoch > 0 and config.loss.warmup_steps > 0
+            setting = "loss.warmup_steps" if after_mle else "train.warmup_steps"
             lines.append(
                 f"{setting} = {phase.warmup_steps}: longer than the phase of {phase.objective} "
                 f"({counted(total, 'step')}), whose learning rate ends at "

@@ -1,7 +1,7 @@
-"""The average of a run's latest weights: what is validated, shown and saved (`train.ema`).
+"""The moving average of a run's weights, which is validated, shown and saved (`train.ema`).
 
-Steps on small data are noisy, and the average of the last few hundred describes pictures better
-than any one of them (Polyak and Juditsky 1992). Training itself never sees it.
+On small data steps are noisy, and the average over the last few hundred captions pictures better
+than the weights of any single step (Polyak and Juditsky 1992). Training itself does not use it.
 """
 
 import contextlib
@@ -14,14 +14,14 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class WeightAverage:
-    """Exponential moving average of a model's weights that learn.
+    """Exponential moving average of a model's trained weights.
 
-    The model holds either its own weights or, inside `shown`, the averaged ones: the two change
-    places without a copy, so tensors taken meanwhile stay what they were.
+    The model holds either the trained weights or, inside `shown`, the averaged ones. The two are
+    swapped without a copy, so references to the tensors keep their values.
 
     Args:
-        decay: how much of the average each step keeps; early steps keep less, or the average would
-            long be that of the first, random weights. 0: none, and nothing here costs anything.
+        decay: share of the average that each step keeps. Early steps keep less, or the average
+            would be dominated by the first, random weights. 0: no average, at no cost.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
@@ -33,7 +33,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """After each optimiser step."""
+        """Updates the average; call it after each optimiser step."""
         if not self.weights:
             return
         self.steps += 1
@@ -42,14 +42,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Training goes on from the average, and a new one begins."""
+        """Copies the average to the trained weights, and starts a new average."""
         for average, weight in zip(self.average, self.weights, strict=True):
             weight.copy_(average)
         self.steps = 0
 
     @contextlib.contextmanager
     def shown(self, is_shown: bool = True) -> Iterator[None]:
-        """Inside, the model has the averaged weights; with False its own, wherever it was."""
+        """Inside, the model has the averaged weights, or with False the trained ones."""
         before = self.is_shown
         self._show(is_shown)
         try:
@@ -64,11 +64,11 @@ class WeightAverage:
             self.is_shown = is_shown
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint; not to be called while the average is shown."""
+        """The state for a checkpoint; must not be called while the average is shown."""
         return {"average": list(self.average), "steps": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to a `state_dict`."""
+        """Restores a `state_dict`."""
         for average, saved in zip(self.average, state["average"], strict=True):
             average.copy_(saved)
         self.steps = state["steps"]

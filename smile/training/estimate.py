@@ -1,4 +1,4 @@
-"""What `--dry-run` has to say: sizes, memory and how long the whole will take."""
+"""The report of `--dry-run`: sizes, memory and the expected time of the run."""
 
 import math
 import os
@@ -20,12 +20,14 @@ except ImportError:  # Windows
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What one batch through everything took.
+    """Measurements of one batch through everything.
 
-    parameters: of the captioner. images, captions, tokens: of the batch, its longest caption's.
-    steps, val_batches, val_captions: in an epoch; epochs: in all.
-    data_seconds: to make a step's batches; step_seconds: to train on them; val_seconds: of a
-    validation batch; caption_seconds: to write one caption. workers: processes that make batches.
+    parameters: number in the captioner. images, captions: number in the batch.
+    tokens: length of the batch's longest caption.
+    steps, val_batches, val_captions: number in an epoch. epochs: number in the run.
+    data_seconds: to load a step's batches. step_seconds: to train on them.
+    val_seconds: for a validation batch. caption_seconds: to generate one caption.
+    workers: processes that load batches.
     """
 
     device: torch.device
@@ -48,7 +50,7 @@ class Estimate:
 
     @property
     def epoch_seconds(self) -> float:
-        """Workers make batches meanwhile, each one step's in `data_seconds`."""
+        """The time of an epoch; workers load batches during the steps."""
         step = self.step_seconds + self.data_seconds
         if self.workers:
             step = max(self.step_seconds, self.data_seconds / self.workers)
@@ -67,7 +69,7 @@ class Estimate:
             f"of up to {self.tokens} tokens, prompt included; {counted(self.steps, 'step')} an "
             "epoch",
             f"            loss {self.loss:.3f} a token; {self.step_seconds:.3f} s, and "
-            f"{self.data_seconds:.3f} s to make it ready",
+            f"{self.data_seconds:.3f} s to load its data",
             f"validation  {counted(self.val_batches, 'batch', 'batches')} of "
             f"{self.val_seconds:.3f} s, {counted(self.val_captions, 'caption')} of "
             f"{self.caption_seconds:.3f} s",
@@ -88,7 +90,7 @@ def timed(action: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def peak_memory(device: torch.device) -> float:
-    """Most bytes taken so far: on a GPU by tensors, else by this process.
+    """Peak memory in bytes: on a GPU that of tensors, else that of this process.
 
     Infinity where the system does not tell.
     """
@@ -101,7 +103,7 @@ def peak_memory(device: torch.device) -> float:
 
 
 def total_memory(device: torch.device) -> float:
-    """Bytes that there are: of a GPU, else of this machine; infinity where that is not known."""
+    """Total memory in bytes: of the GPU, else of this machine; infinity if unknown."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:

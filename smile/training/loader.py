@@ -1,4 +1,4 @@
-"""Batches of a split, read ahead by other processes."""
+"""Batches of a split, read ahead by worker processes."""
 
 import multiprocessing
 import signal
@@ -25,7 +25,7 @@ from smile.system.distributed import World
 from smile.training.checkpointing.signals import leave_signals_to_the_parent
 from smile.training.features import NEEDS_LESS, Features
 
-PREFETCH = 4  # batches that each worker has ready, so that a few slow pictures stop nobody
+PREFETCH = 4  # batches that each worker has ready, so that a few slow pictures delay no step
 
 
 def make_loader(
@@ -39,8 +39,8 @@ def make_loader(
 ) -> DataLoader:
     """`Batch`es of `examples`: augmented and shuffled for training, in order otherwise.
 
-    Its `batch_sampler` is an `EpochBatches`. With the `features` of the examples' images
-    no image is read: the batches hold these instead. Settings are those of `captioner.config`.
+    Its `batch_sampler` is an `EpochBatches`. With `features`, no image is read: the batches hold
+    the features instead. Settings are those of `captioner.config`.
     """
     config, data = captioner.config.train, captioner.config.data
     transform = captioner.transform
@@ -81,8 +81,8 @@ def make_loader(
         pin_memory=pin_memory,
         prefetch_factor=PREFETCH if workers > 0 else None,
         persistent_workers=training and workers > 0,
-        # A loader draws a seed for its workers, which need none. Drawn from a generator of its own,
-        # it leaves alone the one that dropout draws from.
+        # A loader samples a seed for its workers, which do not use it. A separate generator keeps
+        # that from changing dropout's random numbers.
         generator=torch.Generator(),
     )
 
@@ -92,10 +92,10 @@ class NoNextBatch(UserError):
 
 
 def read(loader: DataLoader, world: World) -> Iterator[Batch]:
-    """The loader's batches, in every process of the run; each has as many.
+    """The loader's batches, equally many in every process of the run.
 
     Raises:
-        NoNextBatch: an image is broken, or a process that loads data for any of them has died.
+        NoNextBatch: in any process, an image is broken or a worker died.
     """
     batches: Iterator[Batch] | None = None
     while True:
@@ -117,10 +117,10 @@ def read(loader: DataLoader, world: World) -> Iterator[Batch]:
 
 
 def _notice_deaths_while_waiting() -> None:
-    """Has a loader notice the death of its processes where it waits for them, every few seconds.
+    """Lets a loader notice dead workers only while it waits for them, every few seconds.
 
-    torch's handler of SIGCHLD would raise an error wherever the main process happens to be, which
-    may be in the middle of a step: what has been learned could not be saved any more.
+    torch's SIGCHLD handler would raise an error wherever the main process happens to be, perhaps in
+    the middle of a step, after which the run could not be saved.
     """
     if hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)

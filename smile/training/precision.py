@@ -1,4 +1,4 @@
-"""In which arithmetic a step is computed, and the optimiser's step itself."""
+"""The precision of the forward and backward pass, and the optimiser's step."""
 
 import contextlib
 import math
@@ -16,13 +16,13 @@ LOW = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 class Precision:
     """`train.precision` on a device.
 
-    Weights stay in float32; otherwise than with "float32" the forward pass runs under autocast
-    ("auto" is bfloat16 on CUDA). float16 has so small a range that gradients vanish in it: the loss
-    is multiplied by a scale, as large as gradients allow, and they are divided by it again. A step
-    in which they overflow is left out, and the scale halved.
+    Weights stay in float32. Unless `name` is "float32", the forward pass runs under autocast
+    ("auto" is bfloat16 on CUDA). Small gradients vanish in float16, so the loss is multiplied by a
+    scale, as large as possible, and the gradients are divided by it. If they overflow, the step is
+    skipped and the scale halved.
 
     Raises:
-        UserError: float16 is asked for where torch does not scale.
+        UserError: float16 on a device other than CUDA, where torch has no loss scaling.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -38,7 +38,7 @@ class Precision:
         self.scaler = torch.amp.GradScaler(device.type, enabled=name == "float16")
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        """For the forward pass."""
+        """The context of the forward pass."""
         return torch.autocast(
             self.device.type, dtype=LOW.get(self.name, torch.bfloat16), enabled=self.name in LOW
         )
@@ -47,21 +47,21 @@ class Precision:
         self.scaler.scale(loss).backward()
 
     def failed(self, norm: float) -> bool:
-        """Whether a gradient of this norm means that training has gone wrong for good.
+        """Whether a gradient of this norm means that training has diverged.
 
-        With float16 an overflow is nothing yet: the next step is taken with half the scale. It is
-        for good where even a scale below 1 does not help.
+        With float16 an overflow is normal: the next step has half the scale. Training has diverged
+        only if gradients overflow even with a scale below 1.
         """
         return not math.isfinite(norm) and not (
             self.scaler.is_enabled() and self.scaler.get_scale() >= 1
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """What changes from step to step, for a checkpoint: the scale, if there is one."""
+        """The state for a checkpoint: that of the loss scale, if there is one."""
         return self.scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes back to a `state_dict`."""
+        """Restores a `state_dict`."""
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(state)
 

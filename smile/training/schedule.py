@@ -8,9 +8,9 @@ from smile.config import Config, TrainConfig
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of epochs with one objective, its own warm-up and cosine.
+    """Consecutive epochs with one objective and a separate warm-up and cosine.
 
-    lr, warmup_steps: the highest rate, and the optimiser steps in which it is reached.
+    lr, warmup_steps: the peak rate, and the optimiser steps in which it is reached.
     """
 
     objective: str
@@ -21,7 +21,7 @@ class Phase:
 
     @classmethod
     def of(cls, config: Config, epoch: int) -> "Phase":
-        """The phase that holds `epoch` (counted from 0)."""
+        """The phase of `epoch` (counted from 0)."""
         loss, total = config.loss, config.train.epochs
         lr, warmup = config.train.lr, config.train.warmup_steps
         if loss.objective == "mle" or loss.mle_epochs == 0:

@@ -1,4 +1,4 @@
-"""The captioner a run starts with, from nothing or from `model.init`, and its optimiser."""
+"""The captioner that a run starts with, from scratch or from `model.init`, and its optimiser."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -16,13 +16,13 @@ from smile.weights.load import load
 
 
 def recorded(config: Config) -> Config:
-    """The config with what its captioner will have been trained on, whatever it began with."""
+    """The config with `trained_on` set to this run's images, whatever weights it starts from."""
     trained_on = "shapes" if config.data.format == "shapes" else "photos"
     return replace(config, model=replace(config.model, trained_on=trained_on))
 
 
 def make_captioner(config: Config, train_examples: Sequence[Example]) -> Captioner:
-    """The captioner to train, whose config is the run's with its own sizes filled in.
+    """The captioner to train; its config is the run's with the captioner's sizes filled in.
 
     Raises:
         UserError: weights or vocabulary are missing, or do not fit the config.
@@ -67,9 +67,10 @@ def make_optimizer(captioner: Captioner) -> torch.optim.Optimizer:
 
 
 def _make_tokenizer(config: Config, train_examples: Sequence[Example]) -> Tokenizer:
-    """With the vocabulary named, or one trained on the captions.
+    """A tokenizer over `tokenizer.vocab`, or with a vocabulary trained on the captions.
 
-    Unless the config says otherwise, the one strips accents, as BERT's does, the other keeps them.
+    Unless the config says otherwise, the former strips accents, as BERT does, the latter keeps
+    them.
     """
     settings = config.tokenizer
     if settings.vocab:
@@ -81,7 +82,7 @@ def _make_tokenizer(config: Config, train_examples: Sequence[Example]) -> Tokeni
 
 
 def accents_line(captioner: Captioner, train_examples: Sequence[Example]) -> str:
-    """What to tell the user about accents before training, "" if they are kept."""
+    """A warning about lost accents to show before training, "" if they are kept."""
     if not captioner.tokenizer.strip_accents:
         return ""
     texts = [text for example in train_examples for text in example.captions]
@@ -93,7 +94,7 @@ def accents_line(captioner: Captioner, train_examples: Sequence[Example]) -> str
 
 
 def _has_accents(text: str) -> bool:
-    """Whether a letter of the text has a mark that BERT's normalisation takes off."""
+    """Whether a letter of the text has a mark that BERT's normalisation removes."""
     return not text.isascii() and any(
         unicodedata.category(character) == "Mn" for character in unicodedata.normalize("NFD", text)
     )

@@ -1,4 +1,4 @@
-"""What a run trains on, validates with and shows, known to be readable before the first step."""
+"""The images of a run: for training, for validation and to show; checked before the first step."""
 
 import os
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from smile.training.console import bar
 
 
 def load_splits(config: Config) -> dict[str, Sequence[Example]]:
-    """The examples of each split; a run can do without those for validation or test.
+    """The examples of each split; those for validation and test may be empty.
 
     Raises:
         UserError: data are missing or wrong.
@@ -35,19 +35,19 @@ def choose_shown(
 ) -> tuple[dict[str, list[Example]], list[Broken]]:
     """The images of "val" and "test" to caption and draw, and those that cannot be read.
 
-    They are the first `train.caption_images` whose pictures can be read. Opened are these and,
-    without `data.skip_broken`, all that validation will read: an unreadable one is better found now
-    than after an epoch.
+    They are the first `train.caption_images` whose pictures can be read. Without
+    `data.skip_broken`, all other validation images are opened too, so that an unreadable one is
+    found now and not after an epoch.
 
     Raises:
-        UserError: there are such pictures, and they are not to be skipped.
+        UserError: a picture cannot be read, and `data.skip_broken` is false.
     """
     shown: dict[str, list[Example]] = {}
     broken: list[Broken] = []
     for split in ("val", "test"):
         examples = splits.get(split, [])
         count = config.train.caption_images or len(examples)
-        if config.data.format == "shapes":  # drawn, so there is nothing to be read
+        if config.data.format == "shapes":  # drawn in memory: no file to read
             shown[split] = list(examples[:count])
             continue
         shown[split], unreadable, rest = _first_readable(examples, count, world)
@@ -70,7 +70,7 @@ def _refuse(broken: list[Broken]) -> None:
 def _first_readable(
     examples: Sequence[Example], count: int, world: World
 ) -> tuple[list[Example], list[Broken], Sequence[Example]]:
-    """The first `count` whose pictures can be read, the unreadable between them, and the rest."""
+    """The first `count` readable examples, the unreadable ones among them, and the rest."""
     readable: list[Example] = []
     broken: list[Broken] = []
     start = 0
@@ -84,19 +84,18 @@ def _first_readable(
 
 
 def find_broken(examples: Sequence[Example], *, world: World) -> dict[int, Broken]:
-    """Which of the examples, by number, have pictures that cannot be read; each process opens some.
+    """Index → `Broken` for examples whose pictures cannot be read; each process opens its share.
 
-    Several threads share a process's part: decoders leave Python to the others meanwhile.
+    Threads open the pictures, since decoders release the GIL.
     """
 
     def why_not(index: int) -> Broken | None:
         picture = read_picture(examples[index], skip_broken=True)
         return picture if isinstance(picture, Broken) else None
 
-    own = range(len(examples))[world.rank :: world.size]
+    share = range(len(examples))[world.rank :: world.size]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        reasons = pool.map(why_not, own)
-        checked = bar(reasons, total=len(own), desc="opening", unit=" pictures", world=world)
-        found = {i: reason for i, reason in zip(own, checked, strict=True) if reason is not None}
-    everyones = world.gather(found)
-    return {i: part[i] for part in everyones for i in sorted(part)}
+        reasons = pool.map(why_not, share)
+        checked = bar(reasons, total=len(share), desc="opening", unit=" pictures", world=world)
+        found = {i: reason for i, reason in zip(share, checked, strict=True) if reason is not None}
+    return {i: part[i] for part in world.gather(found) for i in sorted(part)}

@@ -1,12 +1,13 @@
-"""What `--resume` goes on from: whole files, of which the last two are kept.
+"""The checkpoints that `--resume` reads: whole files, of which the last two are kept.
 
     runs/shapes/checkpoints/
         000017.pt       everything that the run's next step depends on
-        000017.json     how far it is, its config, and the other file's size and SHA-256
+        000017.json     its progress, its config, and the other file's size and SHA-256
         000018.pt …
 
-The .json is written last and makes the pair count. A process killed at any moment, a loss of power
-or a full disk leaves the last pair as it was; should it be damaged later, there is the one before.
+The .json is written last; a pair without it does not count. A process killed at any moment, a loss
+of power or a full disk leaves the last pair unchanged. If that is damaged later, the previous one
+is used.
 """
 
 import json
@@ -38,8 +39,8 @@ KEPT = 2
 class Checkpoints:
     """The checkpoints of the run in `folder`.
 
-    `number` is the one last saved or chosen, 0 if there is none. A folder that bears a checkpoint's
-    name is somebody else's: it is left alone, which is said once.
+    `number` is the one last saved or chosen, 0 if there is none. A folder with a checkpoint's name
+    is not ours: it is kept, with one message.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,18 +56,18 @@ class Checkpoints:
         return self.folder / f"{number:06}.pt"
 
     def numbers(self) -> list[int]:
-        """Of all there are, oldest first."""
+        """The numbers of all checkpoints, oldest first."""
         return sorted(int(path.stem) for path in self._files() if path.suffix == ".json")
 
     def _files(self) -> list[Path]:
-        """All files and folders that bear a checkpoint's name."""
+        """All files and folders with a checkpoint's name."""
         return [path for path in self.folder.glob("*.*") if re.fullmatch(r"[0-9]{1,18}", path.stem)]
 
     def save(self, state: dict[str, Any], about: dict[str, Any]) -> None:
-        """Writes both files, and removes all but the last two that are good.
+        """Writes both files, and removes all but the last two good checkpoints.
 
         Raises:
-            UserError: they cannot be written; the earlier ones are untouched.
+            UserError: they cannot be written; earlier ones are unchanged.
         """
         number = max([0, *(int(path.stem) for path in self._files())]) + 1
         path = self.path(number)
@@ -85,9 +86,9 @@ class Checkpoints:
             self._remove_others()
 
     def _remove_others(self) -> None:
-        for path in self._files():  # a .pt without .json too: its writer was killed
+        for path in self._files():  # also a .pt without .json, whose writer was killed
             if path.is_dir() and path not in self.left_alone:
-                say(f"{path}: a folder where a checkpoint would be: left alone")
+                say(f"{path}: a folder with a checkpoint's name: left as it is")
                 self.left_alone.add(path)
             if int(path.stem) not in self.good and not path.is_dir():
                 path.unlink()
@@ -95,13 +96,11 @@ class Checkpoints:
     def choose(
         self, check: Callable[[dict[str, Any], str], None] = lambda about, where: None
     ) -> tuple[int, dict[str, Any], list[str]]:
-        """The newest checkpoint that is whole: its number, what its .json says, and complaints.
-
-        There is a complaint for each newer one that is damaged.
+        """The newest whole checkpoint: its number, its .json, and complaints about newer ones.
 
         Args:
-            check: raises UserError where what a .json says is not what was handed to `save`; its
-                second argument is what to call the file.
+            check: raises UserError if a .json does not have the form of `save`'s `about`; its
+                second argument is the file's name for the message.
 
         Raises:
             UserError: there is none.
@@ -120,7 +119,7 @@ class Checkpoints:
         raise UserError(f"{self.folder}: no checkpoint to resume from: {found}")
 
     def _read(self, number: int) -> dict[str, Any]:
-        """What a checkpoint's .json says, if the other file is what it says."""
+        """A checkpoint's .json, if the size and checksum in it match the other file."""
         path = self.path(number)
         json_path = path.with_suffix(".json")
         about = read_json(json_path)
@@ -134,10 +133,10 @@ class Checkpoints:
         return about
 
     def load(self, number: int) -> dict[str, Any]:
-        """The state of a checkpoint that `choose` chose, on the CPU.
+        """The state of the checkpoint that `choose` returned, on the CPU.
 
         Raises:
-            UserError: it is not there for this process, or not a checkpoint at all.
+            UserError: this process cannot read it, or it is not a checkpoint.
         """
         path = self.path(number)
         try:
@@ -154,7 +153,7 @@ class Checkpoints:
 
 
 def _save(state: dict[str, Any], path: Path) -> None:
-    """`torch.save`, whose own error does not say why a write failed."""
+    """`torch.save`, but raises the system's error if a write fails, which names the reason."""
     with open(path, "wb") as file:
         try:
             torch.save(state, file)

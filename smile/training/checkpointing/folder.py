@@ -1,4 +1,4 @@
-"""Where a run lives: one run a folder, and one process (or group of them) at work there."""
+"""A run's folder: it holds one run, and one process (or group of them) writes it at a time."""
 
 import contextlib
 import os
@@ -21,10 +21,10 @@ def default_folder(config: str) -> Path:
 
 
 def run_folder(config: str, out: Path | None, *, resume: bool) -> Path:
-    """The folder of a run: never one that holds another, unless it is to be resumed.
+    """The folder of a run: never one that holds another run, unless that is resumed.
 
     Args:
-        config: path of its config, after which it is called unless `out` names a folder.
+        config: path of its config, which gives the folder its name unless `out` does.
 
     Raises:
         UserError: there is nothing to resume, or `out` holds another run.
@@ -37,17 +37,17 @@ def run_folder(config: str, out: Path | None, *, resume: bool) -> Path:
         return folder
     if out:
         raise UserError(
-            f"--out {folder} holds a run: add --resume to go on with it, or name another"
+            f"--out {folder} holds a run: add --resume to resume it, or name another folder"
         )
     number = next(n for n in range(2, 10**6) if not Path(f"{folder}-{n}").exists())
     print(
-        f"{folder} holds a run; this one goes to {folder}-{number} (--resume goes on with the old)"
+        f"{folder} holds a run; this one goes to {folder}-{number} (--resume resumes the old one)"
     )
     return Path(f"{folder}-{number}")
 
 
 def claim(folder: Path, lock: ProcessLock) -> None:
-    """Makes the folder ours alone, and clears away what a killed run left half written."""
+    """Locks the folder for this run, and removes half-written files of a killed run."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         if not lock.acquire():
@@ -60,12 +60,12 @@ def leave(folder: Path, lock: ProcessLock) -> None:
     claimed = lock.held
     lock.release()
     if claimed:
-        with contextlib.suppress(OSError):  # as long as there is something in it
+        with contextlib.suppress(OSError):  # not empty
             folder.rmdir()
 
 
 def check_captioners(folder: Path) -> None:
-    """Compares the captioners that the end of a run reads with their checksums.
+    """Compares the captioners that are read at the end of a run with their checksums.
 
     Raises:
         UserError: one of them is damaged.
@@ -76,7 +76,7 @@ def check_captioners(folder: Path) -> None:
 
 
 def resume_command(config: str, out: Path | None, folder: Path, world: World) -> str:
-    """The command that goes on with the run of this one."""
+    """The command that resumes this run."""
     words = [word for word in sys.argv[1:] if word != "--resume"]
     if out is None and folder != default_folder(config):
         words += ["--out", str(folder)]

@@ -1,4 +1,4 @@
-"""Sees to it that nothing can lose a run: when to save, when to stop, what to say then."""
+"""Decides when a run saves and stops, so that it can always be resumed."""
 
 import time
 from collections.abc import Callable
@@ -18,14 +18,14 @@ class Keeper:
     """Writes the checkpoints and everything else of a run's folder.
 
     Args:
-        state: what a checkpoint is to hold.
-        folder: the run's.
-        identity: what `resume.check_same` is to compare later.
-        save_minutes: between two checkpoints, at most.
-        checkpoints: those of the folder, where the run goes on from one of them.
+        state: the content of a checkpoint.
+        folder: the run's folder.
+        identity: what `resume.check_same` compares when the run is resumed.
+        save_minutes: most minutes between two checkpoints.
+        checkpoints: the folder's checkpoints, if the run was resumed from one of them.
 
-    All methods are for every process to call; the first of them writes. `signals` are to be entered
-    by whoever wants them heeded; `go_on` is the command to tell a user whose run has stopped.
+    Every process must call every method; the first process writes. Signals count only while
+    `signals` is entered. `go_on` is the command that resumes the run, for messages.
     """
 
     def __init__(
@@ -47,10 +47,10 @@ class Keeper:
         self.go_on = "--resume"
 
     def pause(self) -> None:
-        """Between two steps: saves if it is time to, and stops if a signal came to any process.
+        """Saves if it is time to; saves and stops if any process received a signal.
 
         Raises:
-            Stopped: it did.
+            Stopped: a process received a signal.
         """
         minutes = (time.monotonic() - self.saved_at) / 60
         due = self.world.is_first and minutes >= self.save_minutes
@@ -64,7 +64,7 @@ class Keeper:
             self.save(may_fail=True)
 
     def stop(self, reason: str) -> None:
-        """Between two steps: saves, and raises UserError with the reason."""
+        """Saves, and raises UserError with the reason; for use between two steps."""
         self.save()
         self.say_how_to_resume("an error")
 
@@ -83,7 +83,7 @@ class Keeper:
     def save(self, *, may_fail: bool = False) -> None:
         """Writes a checkpoint.
 
-        With `may_fail` a full disk is only complained about: in a while there may be room.
+        With `may_fail`, an error such as a full disk is only printed: the next save may succeed.
 
         Raises:
             UserError: it cannot be written.
@@ -100,7 +100,7 @@ class Keeper:
             self.saved_at = time.monotonic()
 
     def write(self, action: Callable[[], None], *, may_fail: bool = False) -> None:
-        """Has the first process do what writes to the run's folder."""
+        """Runs `action`, which writes to the run's folder, in the first process."""
 
         def act() -> None:
             try:
@@ -111,13 +111,13 @@ class Keeper:
                     raise UserError(f"{error}; {self.last_good()}") from error
                 say(
                     f"{error}; {self.last_good()}; "
-                    f"going on, and trying again in {self.save_minutes:g} minutes"
+                    f"training continues, next try in {self.save_minutes:g} minutes"
                 )
 
         self.world.first(act)
 
     def give_up(self, message: str) -> None:
-        """Raises UserError: the message, and where the run can be taken up again."""
+        """Raises UserError with the message and the checkpoint to resume from."""
 
         def fail() -> None:
             raise UserError(f"{message}; {self.last_good()}")

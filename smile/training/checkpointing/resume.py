@@ -1,4 +1,4 @@
-"""A run as its last good checkpoint has it: what must not have changed since, what may."""
+"""Resumes a run from its last good checkpoint: which settings must match, which may change."""
 
 import hashlib
 import json
@@ -23,8 +23,8 @@ from smile.training.console import say
 from smile.training.schedule import Phase
 from smile.weights.run_folder import CONFIG, LAST_FOLDER, MLE_FOLDER, is_run
 
-# Settings that may change: they do not touch what is learned, or only for how long. Where the data
-# lie is free too: what they say is compared instead.
+# Settings that may change: they do not affect what is learned, or only for how long. The data may
+# be moved: the captions are compared instead.
 FREE = {
     "model.trained_on",
     "data.root",
@@ -116,7 +116,7 @@ def find_run(
 
 
 def identity(config: Config, examples: dict[str, Sequence[Example]]) -> dict[str, Any]:
-    """What a run is: its config, and a hash of all captions of each split."""
+    """What identifies a run: its config, and a hash of all captions of each split."""
     hashes = {}
     for split, part in examples.items():
         text = json.dumps([example.captions for example in part])
@@ -125,7 +125,7 @@ def identity(config: Config, examples: dict[str, Sequence[Example]]) -> dict[str
 
 
 def check_about(about: dict[str, Any], where: str) -> None:
-    """Raises UserError unless a checkpoint's .json, called `where`, says what is written there."""
+    """Raises UserError unless a checkpoint's .json, called `where`, has all fields of `save`."""
     expect(about.get("progress"), str, where=f"{where}: progress")
     if expect(about.get("processes"), int, where=f"{where}: processes") < 1:
         raise UserError(f"{where}: processes: found {about['processes']}, expected at least 1")
@@ -139,8 +139,8 @@ def check_about(about: dict[str, Any], where: str) -> None:
 
 
 def check_same(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raises UserError, naming keys and both values, where two runs' `identity` differs."""
-    # A run that is older than a setting was trained as its default says.
+    """Raises UserError, naming keys and both values, if two runs' `identity` differs."""
+    # A run from before a setting existed was trained with its default.
     defaults, before, after = (
         _flat(config) for config in (_plain(Config()), old["config"], new["config"])
     )
@@ -152,32 +152,32 @@ def check_same(old: dict[str, Any], new: dict[str, Any]) -> None:
     ]
     if changed:
         raise UserError(
-            f"--resume: the run was begun with other settings: {first_few(changed, 8)}; resume it "
-            f"with its own, or begin another with --out (may change: [generate], {MAY_CHANGE})"
+            f"--resume: the run was started with other settings: {first_few(changed, 8)}; resume "
+            f"with those, or start another run with --out (may change: [generate], {MAY_CHANGE})"
         )
     splits = [
         split for split in new["captions"] if old["captions"][split] != new["captions"][split]
     ]
     if splits:
         raise UserError(
-            f"--resume: the captions of {', '.join(splits)} are not those the run was begun with; "
-            "put them back, or begin another run with --out"
+            f"--resume: the captions of {', '.join(splits)} differ from those the run started "
+            "with; restore them, or start another run with --out"
         )
 
 
 def check_epochs(progress: Progress, epochs: int) -> None:
-    """Raises UserError where a run has begun more epochs than it is to have now."""
+    """Raises UserError if a run has already started more than `epochs` epochs."""
     begun = progress.epoch + (progress.step > 0)
     if begun > epochs:
         raise UserError(
-            f"--resume: train.epochs = {epochs}: expected at least {begun}, those done or begun"
+            f"--resume: train.epochs = {epochs}: expected at least {begun}, those done or started"
         )
 
 
 def change_of_epochs(old: int, config: Config, progress: Progress, *, steps: int) -> str:
-    """What to say where a run of `old` epochs now has another number; "" where it has not.
+    """The message if a run of `old` epochs now has another number of them, else "".
 
-    The present phase continues at the rate that its new end gives for the step reached.
+    The current phase continues with the learning rate that the new cosine has at this step.
     """
     if config.train.epochs == old:
         return ""
@@ -194,10 +194,10 @@ def change_of_epochs(old: int, config: Config, progress: Progress, *, steps: int
 
 
 def something_left(folder: Path, config: Config, progress: Progress, *, compares: bool) -> bool:
-    """Whether a run that is taken up again has anything to do: epochs, or its comparison.
+    """Whether a resumed run has anything left to do: epochs, or its comparison.
 
-    Its captioners get the present `[generate]`. If that is another, or epochs were added, the
-    comparison that the run once ended with does not hold any more, and is removed.
+    Its captioners get the current `[generate]`. If that changed, or epochs were added, the
+    comparison from the end of the run is out of date and is removed.
 
     Args:
         compares: whether there are test images.
@@ -212,7 +212,7 @@ def something_left(folder: Path, config: Config, progress: Progress, *, compares
 
 
 def _renew_settings(folder: Path, config: Config) -> bool:
-    """Gives the captioners in a run's folder its present `[generate]`; whether any had another."""
+    """Gives the captioners in a run's folder the current `[generate]`; whether any changed."""
     renewed = False
     for place in (folder, folder / LAST_FOLDER, folder / MLE_FOLDER):
         if is_run(place):
@@ -225,7 +225,7 @@ def _renew_settings(folder: Path, config: Config) -> bool:
 
 
 def _plain(config: Config) -> dict[str, Any]:
-    """A config as JSON gives it back, with lists for tuples."""
+    """A config as plain JSON values, with lists for tuples."""
     return json.loads(json.dumps(asdict(config)))
 
 

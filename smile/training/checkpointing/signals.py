@@ -1,5 +1,5 @@
-"""Being asked to stop: SIGTERM, as a cluster sends it, SIGINT, which is Ctrl-C, and SIGHUP, of a
-terminal that was closed or a connection that was lost.
+"""Signals to stop: SIGTERM (from a cluster), SIGINT (Ctrl-C) and SIGHUP (terminal closed or
+connection lost).
 """
 
 import contextlib
@@ -14,7 +14,7 @@ STOPPING = tuple(
 
 
 class Stopped(Exception):
-    """The run was asked to stop by signal `number`, and has saved everything."""
+    """The run stopped because of signal `number`, after saving everything."""
 
     def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
@@ -22,13 +22,13 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """While entered, a signal to stop is only noted down, for the loop to heed between two steps.
+    """While entered, a signal to stop is only recorded; the loop handles it between two steps.
 
     A second Ctrl-C stops at once. A SIGHUP that is ignored, as under `nohup`, stays ignored.
     """
 
     def __init__(self) -> None:
-        self.number = 0  # of the first signal that came; 0: none
+        self.number = 0  # of the first signal received; 0: none
         self.previous: dict[int, object] = {}
 
     def __enter__(self) -> Self:
@@ -45,7 +45,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def note(self, number: int, frame: object) -> None:
-        """The handler."""
+        """The signal handler."""
         if number == self.number == signal.SIGINT:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
@@ -57,11 +57,11 @@ class StopSignals:
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
-    """For processes that load data: the main one still needs them for the step it is to finish.
+    """Makes a data worker ignore signals: the main process needs it to finish the current step.
 
-    Ctrl-C and the end of a terminal reach every process of it; torchrun signals process groups, and
-    clusters all they can find. A worker ends only when its own parent says so, as it does on its
-    way out.
+    Ctrl-C and a closed terminal signal every process of the terminal, torchrun a process group, and
+    clusters every process that they find. A worker ends only on its parent's SIGTERM, which comes
+    when the parent exits.
     """
     for number in STOPPING:
         if number != signal.SIGTERM:

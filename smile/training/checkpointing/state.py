@@ -1,4 +1,4 @@
-"""Everything that a run's next step depends on: what a checkpoint holds."""
+"""Everything that a run's next step depends on: the content of a checkpoint."""
 
 import contextlib
 import math
@@ -24,11 +24,12 @@ from smile.weights.run_folder import build
 class Progress:
     """How far a run has come.
 
-    epoch, step: the present epoch (counted from 0), and how many of its optimiser steps are done;
-        after the last one it still has to be validated.
-    loss, tokens, images: sums over the steps since the last record, of all processes.
-    seconds, waited: the steps' time, and how much of it passed waiting for data, of the first.
-    best: lowest validation loss under the present objective.
+    epoch, step: the current epoch (counted from 0), and how many of its optimiser steps are done;
+        after the last step the epoch still has to be validated.
+    loss, tokens, images: sums over the steps since the last record, over all processes.
+    seconds, waited: in the first process, the steps' time, and how much of it was spent waiting
+        for data.
+    best: lowest validation loss under the current objective.
     records: one per validation, as in log.jsonl.
     broken: names of the images skipped as unreadable.
     """
@@ -45,7 +46,7 @@ class Progress:
     broken: list[str] = field(default_factory=list)
 
     def check(self, *, epochs: int, steps: int) -> None:
-        """Raises ValueError where no run of so many epochs of so many steps can be so far."""
+        """Raises ValueError if no run of `epochs` epochs of `steps` steps can be at this point."""
         whole = all(type(n) is int for n in (self.epoch, self.step, self.tokens, self.images))
         if not whole or not 0 <= self.epoch <= epochs or len(self.records) > self.epoch:
             raise ValueError(f"epoch {self.epoch} of {epochs} with {len(self.records)} in its log")
@@ -55,9 +56,9 @@ class Progress:
             raise ValueError(f"{self.tokens} tokens, {self.images} images, a loss of {self.loss}")
 
     def next_epoch(self, record: dict | None) -> None:
-        """Keeps the record of the present epoch, and begins the next.
+        """Stores the record of the current epoch and starts the next.
 
-        Without a record the sums go on: the next one is about both epochs.
+        Without a record the sums are kept, so that the next record covers both epochs.
         """
         self.epoch += 1
         self.step = 0
@@ -72,7 +73,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class RunState:
-    """The things that change as a run goes on, in this process."""
+    """Everything that changes during a run, in this process."""
 
     captioner: Captioner
     average: WeightAverage
@@ -82,9 +83,9 @@ class RunState:
     world: World
 
     def state_dict(self) -> dict[str, Any]:
-        """What `restore` goes back to, of all processes: every one has to call this.
+        """The state of all processes, for `restore`; every process must call it.
 
-        Tensors and plain values only, which `torch.load` reads without running anything.
+        Holds only tensors and plain values, which `torch.load` reads without running code.
         """
         self.gather_broken()
         config = self.captioner.config
@@ -104,11 +105,11 @@ class RunState:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes back to a `state_dict`, whose weights `captioner_of` has built the captioner with.
+        """Restores a `state_dict`, except the weights, which `captioner_of` has already loaded.
 
-        A process that was not there then draws random numbers of its own.
+        A process without a saved random state, because there were fewer, is seeded anew.
         """
-        # A run older than the average has none.
+        # Checkpoints from before the moving average have none.
         self.average.load_state_dict(state.get("average", {"average": [], "steps": 0}))
         self.optimizer.load_state_dict(state["optimizer"])
         self.precision.load_state_dict(state["precision"])
@@ -119,49 +120,49 @@ class RunState:
             seed_process(self.captioner.config.train.seed, self.world)
 
     def gather_broken(self) -> None:
-        """Lets every process know which images the others have skipped."""
+        """Collects the names of the images that all processes skipped."""
         names = self.world.gather(self.progress.broken)
         self.progress.broken = sorted({name for part in names for name in part})
 
 
 @contextlib.contextmanager
 def taking_up(source: object) -> Iterator[None]:
-    """Says in one line that `source` is whole, but holds no state that a run could have had."""
+    """Turns errors while restoring into one line: `source` is whole, but not a state of the run."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{source}: not a state of this run: {reason}; "
-            "remove it, so that --resume takes the checkpoint before"
+            "remove it, so that --resume takes the previous checkpoint"
         ) from error
 
 
 def captioner_of(state: dict[str, Any], config: Config, *, source: object) -> Captioner:
-    """The captioner as it was, with the run's present settings; `source` is for errors to name."""
+    """The checkpoint's captioner, with the run's current settings; `source` is named in errors."""
     vit, decoder = ViTConfig(**state["vit"]), DecoderConfig(**state["decoder"])
-    # Checkpoints of older runs do not say: they strip.
+    # Checkpoints of older runs lack the setting: they strip accents.
     tokenizer = Tokenizer(state["vocab"], strip_accents=state.get("strip_accents", True))
     config = replace(config, vit=vit, decoder=decoder)
     return build(config, tokenizer, state["model"], source=source)
 
 
 def seed_process(seed: int, world: World) -> None:
-    """Gives this process a dropout of its own; the first keeps what `seed` began."""
+    """Seeds each process differently, for dropout; the first keeps the state that `seed` gave."""
     if not world.is_first:
         torch.manual_seed(seed + world.rank)
 
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Draws from `seed` inside, and goes on afterwards as if nothing had been drawn."""
+    """Seeds torch with `seed` inside; restores the previous random state afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """What this process's generators draw next: torch's (CPU and `device`), Python's, NumPy's."""
+    """The state of this process's generators: torch's (CPU and `device`), Python's, NumPy's."""
     name, keys, *rest = numpy.random.get_state()
     state = {
         "torch": torch.get_rng_state(),
@@ -174,7 +175,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Goes back to a `random_state`."""
+    """Restores a `random_state`."""
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
