@@ -35,7 +35,7 @@ from smile.captioning.options import (
 )
 from smile.config import DataConfig, load_config
 from smile.data.splits import SPLITS
-from smile.errors import UserError, counted, first_few, printable
+from smile.errors import UserError, counted, first_few, printable, take_any_name
 from smile.evaluation.caption_files import is_caption_file, read_captions
 from smile.evaluation.image_set import ImageSet, lies_outside, same_images
 from smile.evaluation.models import NONE, ClipJudge, Gpt2Judge, RetrievalJudge, Weights
@@ -88,9 +88,8 @@ class EvaluateOptions(Options):
 
 
 def main() -> None:
+    take_any_name()
     options = parse_options()
-    if sys.stdout:  # names of files may hold any bytes
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         evaluate(options)
     except UserError as error:

@@ -41,7 +41,7 @@ from smile.captioning.options import (
 )
 from smile.captioning.pictures import check_picture, contact_sheet
 from smile.data.batches import Broken
-from smile.errors import UserError, counted, printable, reason_of
+from smile.errors import UserError, counted, printable, reason_of, take_any_name
 from smile.model.captioner import Captioner
 from smile.model.images import open_image
 from smile.system.device import pick_device
@@ -55,8 +55,8 @@ SHEET_IMAGES, SHEET_SIDE = 48, 480  # a contact sheet's most images, and their p
 
 def main() -> None:
     is_heard = reopen_closed_streams()
+    take_any_name()
     options = parse_options()
-    sys.stdout.reconfigure(errors="surrogateescape")  # file names may hold any bytes
     try:
         if not (is_heard or options.out or options.txt or options.sheet or options.explain):
             raise UserError("standard output is closed: say with --out where captions should go")

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from smile.config import Config, describe_config, load_config
 from smile.data.batches import Batch, Broken, Example, batches_of
 from smile.data.device_augment import augment_batch
-from smile.errors import UserError, counted
+from smile.errors import UserError, counted, take_any_name
 from smile.model.captioner import Captioner
 from smile.system.device import pick_device
 from smile.system.distributed import World
@@ -43,7 +43,7 @@ from smile.training.checkpointing.signals import Stopped
 from smile.training.checkpointing.state import Progress, RunState, seed_process, seeded
 from smile.training.checks import advice, check_fit
 from smile.training.comparison import COMPARISON, closing_words, contenders
-from smile.training.console import bar, say, take_any_name
+from smile.training.console import bar, say
 from smile.training.dry_run import dry_run
 from smile.training.ema import WeightAverage
 from smile.training.loader import NoNextBatch, read
@@ -71,8 +71,8 @@ from smile.weights.run_folder import LAST_FOLDER, LOG, MLE_FOLDER, save_run
 
 
 def main() -> None:
-    args = parse_args()
     take_any_name()
+    args = parse_args()
     status = 0
     try:
         config = load_config(args.config, args.set)

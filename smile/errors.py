@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import sys
 from collections.abc import Iterable, Sequence
 
 LONGEST_SHOWN = 300  # characters shown of each name or reason in a list
@@ -28,6 +29,17 @@ def printable(text: str) -> str:
 def reason_of(error: OSError) -> str:
     """What the system says, as the end of a message: "no space left on device"."""
     return (error.strerror or str(error)).lower()
+
+
+def take_any_name() -> None:
+    """Lets standard output take names that are not UTF-8 as they are, and any text in any encoding.
+
+    Scripts call this first: a pipe on Windows or an old terminal may have an encoding without the
+    letters of a caption, a file's name or a help text.
+    """
+    if sys.stdout is not None:
+        utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

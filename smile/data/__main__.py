@@ -19,7 +19,7 @@ from pathlib import Path
 
 from smile.config import LARGEST_SEED
 from smile.data.shapes import scenes, true_statements
-from smile.errors import UserError
+from smile.errors import UserError, take_any_name
 from smile.system.files import check_empty, write_text, writing
 from smile.version import __version__
 
@@ -27,6 +27,7 @@ MOST, SIZES = 1_000_000, (16, 2048)
 
 
 def main() -> None:
+    take_any_name()
     args = parse_args()
     try:
         draw(args.folder, count=args.count, seed=args.seed, size=args.size)

@@ -24,10 +24,3 @@ def bar(*args: object, world: World | None = None, **options: object) -> tqdm:
     """A progress bar in the first process; none if the output is not a terminal."""
     watched = world is None or world.is_first
     return tqdm(*args, **options, leave=False, disable=None if watched else True)
-
-
-def take_any_name() -> None:
-    """Lets names that are not UTF-8 be printed unchanged, and captions on any terminal."""
-    if sys.stdout is not None:
-        utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")

@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from smile.config import load_config
-from smile.errors import UserError
-from smile.system.files import check_empty
+from smile.errors import UserError, take_any_name
+from smile.system.files import check_empty, writing
 from smile.weights.arguments import add_model_options
 from smile.weights.export import export_blip, export_transformers
 from smile.weights.known import KNOWN
@@ -24,6 +24,7 @@ from smile.weights.run_folder import is_run, load_run, save_run
 
 
 def main() -> None:
+    take_any_name()
     options = _parse_options()
     run = options.pop("run")
     try:
@@ -31,6 +32,9 @@ def main() -> None:
     except UserError as error:
         print(f"smile.weights: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("smile.weights: stopped", file=sys.stderr)
+        sys.exit(130)
 
 
 def _parse_options() -> dict[str, Any]:
@@ -112,7 +116,9 @@ def _account_lines(book: Account, theirs: dict[str, Tensor], convention: Convent
 
 def _convert(*, source: str, folder: Path, **options: str | None) -> None:
     check_empty(folder)
-    save_run(folder, load(source, **options))
+    captioner = load(source, **options)
+    with writing(folder):
+        save_run(folder, captioner)
     print(f"{folder} is a run folder: python sample.py PHOTO --model {folder}")
 
 
@@ -121,7 +127,10 @@ EXPORTS = {"transformers": export_transformers, "blip": export_blip}
 
 def _export(*, source: str, folder: Path, format: str, **options: str | None) -> None:
     check_empty(folder)
-    print(EXPORTS[format](load(source, **options), folder))
+    captioner = load(source, **options)
+    with writing(folder):
+        how_to_use_it = EXPORTS[format](captioner, folder)
+    print(how_to_use_it)
 
 
 if __name__ == "__main__":
