@@ -2,7 +2,9 @@
 
 import json
 import os
+import resource
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from transformers import (
 
 import smile
 from smile.errors import UserError
+from smile.weights import load as pretrained
 from smile.weights.export import export_blip, export_transformers
 from smile.weights.run_folder import load_run
 
@@ -475,3 +478,28 @@ def test_an_exported_captioner_is_the_same(captioner, changes, format, tmp_path)
     assert back.config.decoder == config.decoder
     assert replace(back.config.generate, do_sample=config.generate.do_sample) == config.generate
     assert back.config.generate.samples == config.generate.samples
+
+
+@pytest.mark.parametrize("command", ["convert", "export", "export --format blip"])
+@pytest.mark.parametrize("place", ["full", "a file"])
+def test_a_folder_that_cannot_be_written_is_one_line(
+    run, tmp_path, monkeypatch, capsys, command, place
+):
+    """The disk is full, as a bound on the size of files stands for; or a file is in the way."""
+    (tmp_path / "taken").touch()
+    out = tmp_path / "new" if place == "full" else tmp_path / "taken" / "new"
+    name, *options = command.split()
+    monkeypatch.setattr(sys, "argv", ["x", name, str(run), str(out), *options])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if place == "full":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8000, before[1]))
+    try:
+        with pytest.raises(SystemExit) as ended:
+            pretrained.main()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    err = capsys.readouterr().err
+    assert ended.value.code == 2 and err.count("\n") == 1 and "Traceback" not in err
+    assert err.startswith(f"smile.weights.load: {tmp_path}")
+    assert not list(tmp_path.rglob(".unfinished-*")) and not list(out.glob("*.pth"))
+    assert not list(out.glob("*.safetensors"))

@@ -1,11 +1,14 @@
 """Exports a captioner: a folder for `transformers`, or a `.pth` for BLIP's own code."""
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from smile.config import SETTINGS, Config, config_to_toml, get_setting
@@ -28,6 +31,9 @@ def export_transformers(captioner: Captioner, folder: str | Path) -> str:
 
     Returns:
         A line that says how to use it.
+
+    Raises:
+        OSError: they cannot be written.
     """
     folder = _make(folder, captioner)
     for name, content in _transformers_files(captioner).items():
@@ -37,9 +43,10 @@ def export_transformers(captioner: Captioner, folder: str | Path) -> str:
     weights = from_ours(captioner.state_dict(), TRANSFORMERS)
     weights = {name: t.contiguous() for name, t in weights.items() if name not in TIED}
     metadata = {"format": "pt"}  # transformers refuses a file that does not say so
-    write_atomically(
-        folder / "model.safetensors", lambda path: save_file(weights, path, metadata=metadata)
-    )
+    with _disk_errors(folder / "model.safetensors"):
+        write_atomically(
+            folder / "model.safetensors", lambda path: save_file(weights, path, metadata=metadata)
+        )
     return f'{folder}: BlipForConditionalGeneration.from_pretrained("{folder}") loads it'
 
 
@@ -55,7 +62,8 @@ def export_blip(captioner: Captioner, folder: str | Path) -> str:
     positions = torch.arange(captioner.config.decoder.max_positions)[None]
     weights["text_decoder.bert.embeddings.position_ids"] = positions
     checkpoint = {"model": weights, "epoch": 0}
-    write_atomically(folder / CHECKPOINT, lambda path: torch.save(checkpoint, path))
+    with _disk_errors(folder / CHECKPOINT):
+        write_atomically(folder / CHECKPOINT, lambda path: torch.save(checkpoint, path))
     write_atomically(folder / "vocab.txt", captioner.tokenizer.save)
     write_text((folder / CHECKPOINT).with_suffix(".toml"), _settings_beside(captioner))
     loader = f"blip_decoder(pretrained=…, image_size={captioner.config.vit.image_size})"
@@ -63,6 +71,16 @@ def export_blip(captioner: Captioner, folder: str | Path) -> str:
         f"{folder / CHECKPOINT}: BLIP's {loader} loads it; smile.load reads the settings that a "
         ".pth cannot hold from the .toml beside it"
     )
+
+
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Makes an OSError of what safetensors and torch.save raise where the disk is full."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise OSError(f"{path.name} is incomplete, is the disk full? ({reason})") from error
 
 
 def _make(folder: str | Path, captioner: Captioner) -> Path:
