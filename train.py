@@ -46,7 +46,7 @@ from smile.training.comparison import COMPARISON, closing_words, contenders
 from smile.training.console import bar, say
 from smile.training.dry_run import dry_run
 from smile.training.ema import WeightAverage
-from smile.training.loader import NoNextBatch, read
+from smile.training.loader import read
 from smile.training.objective import Objective
 from smile.training.once import TrainingData
 from smile.training.precision import Precision
@@ -143,14 +143,8 @@ def train(
         if trainer is not None:
             trainer.prepare_data()
             trainer.keeper.go_on = resume_command(source, out, folder, world)
-            with trainer.keeper.signals:
-                try:
-                    trainer.run()
-                except NoNextBatch as error:
-                    trainer.keeper.stop(str(error))
-                except torch.OutOfMemoryError as error:  # in the middle of a step: not to be saved
-                    problem = out_of_memory(config.train, trainer.device)
-                    raise UserError(f"{problem}; {trainer.keeper.last_good()}") from error
+            with trainer.keeper.watching(out_of_memory(config.train, trainer.device)):
+                trainer.run()
     finally:
         leave(folder, lock)
 
@@ -282,12 +276,10 @@ class Trainer:
             clock = time.perf_counter()
             for batches in batches_of(read(self.batches, self.world), config.accumulate):
                 progress.waited += time.perf_counter() - clock
-                lr = self.learning_rate(phase, step=progress.step)
+                at = {"epoch": progress.epoch, "step": progress.step, "steps": steps}
+                lr = phase.learning_rate(config, **at)
                 loss, tokens, images = self.step(batches, phase, lr)
-                progress.step += 1
-                progress.loss += loss
-                progress.tokens += tokens
-                progress.images += images
+                progress.add_step(loss, tokens, images)
                 progress.seconds += time.perf_counter() - clock
                 shown.set_postfix(loss=f"{loss / max(tokens, 1):.3f}", lr=f"{lr:.1e}")
                 shown.update()
@@ -339,11 +331,6 @@ class Trainer:
         """Optimiser steps in an epoch."""
         return math.ceil(len(self.batches.batch_sampler) / self.config.train.accumulate)
 
-    def learning_rate(self, phase: Phase, *, step: int) -> float:
-        """Of that step of the present epoch."""
-        steps = {"epoch": self.progress.epoch, "step": step, "steps": self.num_steps}
-        return phase.learning_rate(self.config.train, **steps)
-
     def finish_epoch(self, phase: Phase) -> None:
         """Saves what was learned, then validates, and saves what came of that.
 
@@ -359,10 +346,12 @@ class Trainer:
     def validate(self, phase: Phase) -> None:
         """Loss and captions of the validation images, and everything written but checkpoints."""
         val_loss = self.validation_loss(phase) if self.examples["val"] else None
-        lr = self.learning_rate(phase, step=self.num_steps - 1)
+        config, steps = self.config.train, self.num_steps
+        at = {"epoch": self.progress.epoch, "step": steps - 1, "steps": steps}
+        lr = phase.learning_rate(config, **at)
         if val_loss is not None:
             self.check_finite(val_loss, 0.0, lr, during="validation")
-        record = epoch_record(self.progress, phase, self.config.train, lr=lr, val_loss=val_loss)
+        record = epoch_record(self.progress, phase, config, lr=lr, val_loss=val_loss)
         best = self.progress.best if val_loss is None else min(self.progress.best, val_loss)
         is_best = val_loss is None or val_loss < self.progress.best
         self.keeper.write(lambda: self.write_captioners(is_best=is_best))
@@ -371,7 +360,7 @@ class Trainer:
         record |= summarise(captions, self.shown["val"]) | {"captions": captions}
         self.state.gather_broken()
         record["broken_images"] = len(self.progress.broken)
-        self.say(epoch_line(record, self.config.train.epochs))
+        self.say(epoch_line(record, config.epochs))
         for name, caption in islice(captions.items(), 3):
             self.say(f"    {name}: {caption}")
         self.progress.best = best
@@ -456,10 +445,8 @@ class Trainer:
     def check_finite(self, loss: float, norm: float, lr: float, *, during: str) -> None:
         """Raises UserError where training has gone wrong, before anything of it is saved."""
         if not math.isfinite(loss) or self.precision.failed(norm):
-            where = f"epoch {self.progress.epoch + 1}, {during}"
-            self.keeper.give_up(
-                divergence(where=where, loss=loss, norm=norm, lr=lr, config=self.config.train)
-            )
+            during = f"epoch {self.progress.epoch + 1}, {during}"
+            self.keeper.give_up(divergence(during, loss, norm, lr, self.config.train))
 
     def note_broken(self, images: Iterable[Broken]) -> None:
         """Says of each image that cannot be read, once, that it is skipped."""

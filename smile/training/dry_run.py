@@ -22,7 +22,7 @@ def try_out(trainer: Any) -> Estimate:
     """What one batch and a few captions took. `trainer` is train.py's, which need not be kept."""
     config, phase = trainer.config.train, Phase.of(trainer.config, 0)
     captioner, world, shown = trainer.captioner, trainer.world, trainer.shown["val"]
-    lr = trainer.learning_rate(phase, step=0)
+    lr = phase.learning_rate(config, epoch=0, step=0, steps=trainer.num_steps)
     groups = batches_of(read(trainer.batches, world), config.accumulate)
     train_mode(captioner)
     batches, data_seconds = timed(lambda: next(groups))

@@ -133,7 +133,7 @@ def epoch_line(record: dict, epochs: int) -> str:
     return "; ".join(parts)
 
 
-def divergence(*, where: object, loss: float, norm: float, lr: float, config: TrainConfig) -> str:
+def divergence(where: str, loss: float, norm: float, lr: float, config: TrainConfig) -> str:
     """What to say when a step's loss or gradient is not a number any more, and why that may be."""
     causes = [f"a learning rate too high (here {lr:.1e}, at most train.lr = {config.lr:g})"]
     if config.grad_clip == 0:

@@ -1,9 +1,12 @@
 """Decides when a run saves and stops, so that it can always be resumed."""
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from smile.errors import UserError
 from smile.system.distributed import World
@@ -12,6 +15,7 @@ from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.training.checkpointing.signals import Stopped, StopSignals
 from smile.training.checkpointing.state import RunState
 from smile.training.console import say
+from smile.training.loader import NoNextBatch
 
 
 class Keeper:
@@ -24,8 +28,8 @@ class Keeper:
         save_minutes: most minutes between two checkpoints.
         checkpoints: the folder's checkpoints, if the run was resumed from one of them.
 
-    Every process must call every method; the first process writes. Signals count only while
-    `signals` is entered. `go_on` is the command that resumes the run, for messages.
+    Every process must call every method; the first process writes. Steps are made inside
+    `watching`. `go_on` is the command that resumes the run, for messages.
     """
 
     def __init__(
@@ -45,6 +49,22 @@ class Keeper:
         self.saved_at = time.monotonic()
         self.signals = StopSignals()
         self.go_on = "--resume"
+
+    @contextlib.contextmanager
+    def watching(self, out_of_memory: str) -> Iterator[None]:
+        """Heeds signals inside, and says in one line why no further step can be made.
+
+        Raises:
+            UserError: a batch cannot be read, which is saved before; or the device's memory is too
+                small, about which `out_of_memory` is what to say.
+        """
+        with self.signals:
+            try:
+                yield
+            except NoNextBatch as error:
+                self.stop(str(error))
+            except torch.OutOfMemoryError as error:  # in the middle of a step: not to be saved
+                raise UserError(f"{out_of_memory}; {self.last_good()}") from error
 
     def pause(self) -> None:
         """Saves if it is time to; saves and stops if any process received a signal.

@@ -55,6 +55,13 @@ class Progress:
         if self.tokens < 0 or self.images < 0 or not math.isfinite(self.loss):
             raise ValueError(f"{self.tokens} tokens, {self.images} images, a loss of {self.loss}")
 
+    def add_step(self, loss: float, tokens: int, images: int) -> None:
+        """Counts an optimiser step and what it summed up."""
+        self.step += 1
+        self.loss += loss
+        self.tokens += tokens
+        self.images += images
+
     def next_epoch(self, record: dict | None) -> None:
         """Stores the record of the current epoch and starts the next.
 
