@@ -181,7 +181,7 @@ def test_evaluate_keeps_the_newest_run(make, monkeypatch):
     make("drawn", trained_on="shapes")
     make("photos", trained_on="photos", age=10)
     monkeypatch.setattr(sys, "argv", ["evaluate.py"])
-    assert evaluate.find_sources(evaluate.parse_args()) == ["runs/drawn"]
+    assert evaluate.find_sources(evaluate.parse_options()) == ["runs/drawn"]
 
 
 # --- drawing scenes ----------------------------------------------------------------------------
