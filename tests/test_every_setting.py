@@ -29,10 +29,10 @@ CONFIG = Path(__file__).parent.parent / "configs" / "shapes.toml"
 SMALLEST = (
     "vit.image_size=8", "vit.patch_size=4", "vit.dim=8", "vit.depth=1", "vit.num_heads=2",
     "vit.mlp_dim=8", "decoder.dim=8", "decoder.depth=1", "decoder.num_heads=2",
-    "decoder.mlp_dim=8", "data.num_train=4", "data.num_val=4", "data.num_test=0",
+    "decoder.mlp_dim=8", "data.num_train=4", "data.num_val=2", "data.num_test=0",
     "data.captions_per_image=5", "train.batch_size=2", "train.epochs=1", "loss.mle_epochs=0",
     "train.warmup_steps=0", "train.device=cpu", "train.workers=0", "train.caption_images=4",
-    "generate.max_length=12", "generate.min_length=0",
+    "generate.num_beams=1", "generate.max_length=12", "generate.min_length=0",
 )  # fmt: skip
 
 # Where a setting needs others to matter at all.
@@ -41,7 +41,10 @@ TWO_EPOCHS = ("train.epochs=2",)
 PHOTOS = ("data.format=folder", "data.root=photos")
 SPLIT_BY_HASH = ("data.format=folder", "data.root=flat")
 DEEP = ("vit.depth=2",)
-SPEAKS = ("model.init=start", "train.lr=1e-5", "train.min_lr=1e-5")  # captions that end
+SPEAKS = (  # captions of several lengths, that other settings change
+    "model.init=start", "train.lr=1e-5", "train.min_lr=1e-5", "data.num_val=4",
+    "generate.num_beams=3",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ CHANGES = {
     "data.val_fraction": to(0.4, given=SPLIT_BY_HASH),
     "data.test_fraction": to(0.4, given=SPLIT_BY_HASH),
     "data.num_train": to(3),
-    "data.num_val": to(0, 3),
+    "data.num_val": to(0, 1),
     "data.num_test": to(2),
     "data.seed": to(1),
     "loss.objective": to("mle", "reverse", "random"),
@@ -116,7 +119,7 @@ CHANGES = {
     "train.seed": to(1),
     "train.save_minutes": to(1e-9),
     "train.val_every": to(2, given=TWO_EPOCHS),
-    "train.caption_images": to(2, 0, given=("data.num_val=5",)),
+    "train.caption_images": to(1, 0, given=("data.num_val=5",)),
     "train.precision": to("bfloat16"),
     "train.freeze": to("['vit']"),
     "generate.num_beams": to(1, given=SPEAKS),
@@ -295,7 +298,7 @@ def test_compiled_blocks_are_all_blocks(trainer_of, monkeypatch):
 
 
 def test_what_is_saved_describes_as_the_run_says(outcome, place):
-    outcome("generate.num_return=2", "model.trained_on=photos")
+    outcome("generate.num_return=2", "generate.num_beams=2", "model.trained_on=photos")
     captioner = smile.load("run")
     assert captioner.config.model.trained_on == "shapes"
     captions = captioner.caption(place / "photos" / "train" / "0.png")

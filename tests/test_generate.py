@@ -97,6 +97,73 @@ def test_many_beams_are_exhaustive_search(length_penalty, min_length):
     assert [h.score for h in found[0]] == pytest.approx([score for _, score in ranked], rel=1e-4)
 
 
+class TieFreeModel(TableModel):
+    """Surer from word to word, or texts of the same triples would have the same probability."""
+
+    def decode(self, ids, features, *, cache):
+        return super().decode(ids, features, cache=cache) * self.sureness(cache.ids.size(1))
+
+    @staticmethod
+    def sureness(length: int) -> float:
+        return 1 + length / 10
+
+
+def plain_beam_search(
+    model: TieFreeModel, image: int, prompt: tuple[int, ...], options: GenerateConfig
+) -> list[tuple[list[int], float]]:
+    """BLIP's beam search of one image, a beam at a time: (words, score), best first."""
+    count, beams, finished = options.num_beams, [(0.0, list(prompt))], []
+
+    def finish(total: float, ids: list[int]) -> None:
+        finished.append((ids[len(prompt) :], total / len(ids) ** options.length_penalty))
+        finished.sort(key=lambda found: -found[1])
+        del finished[count:]
+
+    for length in range(len(prompt), options.max_length):
+        ways = []
+        for total, ids in beams:
+            row = model.table[image, ids[-2], ids[-1]] * model.sureness(length)
+            for word, score in enumerate(row.log_softmax(dim=0).tolist()):
+                score *= options.repetition_penalty if word in ids else 1  # it is below 0
+                if word != SEP or length >= options.min_length:
+                    ways.append((total + score, ids, word))
+        ways = sorted(ways, key=lambda way: -way[0])[: 2 * count]
+        for total, ids, word in ways[:count]:
+            if word == SEP:
+                finish(total, ids)
+        beams = [(total, [*ids, word]) for total, ids, word in ways if word != SEP][:count]
+        best = ways[0][0] / length**options.length_penalty
+        if len(finished) == count and (options.early_stopping or finished[-1][1] >= best):
+            return finished
+    for total, ids in beams:
+        finish(total, ids)
+    return finished
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"length_penalty": 2.0, "num_beams": 2},
+        {"length_penalty": -1.0},
+        {"early_stopping": True, "length_penalty": 2.0},
+        {"min_length": 6, "repetition_penalty": 1.5},
+    ],
+)
+def test_beam_search_keeps_to_its_rules(options):
+    """`[SEP]` ends a beam only from among the first num_beams, among all the other rules."""
+    options = {"num_beams": 3, "min_length": 0, "max_length": 9} | options
+    options["num_return"] = options["num_beams"]
+    for seed in range(4):
+        model = TieFreeModel(5, seed=seed, spread=1.0)
+        found = search(model, list(range(8)), **options)
+        for image, hypotheses in enumerate(found):
+            expected = plain_beam_search(model, image, (0, 1), GenerateConfig(**options))
+            assert [h.ids for h in hypotheses] == [ids for ids, _ in expected]
+            scores = [score for _, score in expected]
+            assert [h.score for h in hypotheses] == pytest.approx(scores, rel=1e-4)
+
+
 def test_greedy_is_one_beam():
     model = TableModel(9)
     from smile.model.generate import beam_search
