@@ -405,3 +405,14 @@ def test_each_operation_is_carried_out_half_of_the_time(picture, monkeypatch):
         signs = [sign for op, sign in seen if op == operation]
         assert len(signs) == pytest.approx(200, rel=0.3)
         assert abs(sum(signs)) < 60
+
+
+@pytest.mark.parametrize("part", ["crop", "flip", "augment"])
+def test_training_crops_mirrors_and_augments(part, picture):
+    """Each does something to a picture where the two others are left out."""
+    picture, transform = picture.resize((16, 16)), TrainTransform(16)
+    for other in {"crop", "flip", "augment"} - {part}:
+        setattr(transform, other, lambda image: image)
+    torch.manual_seed(0)
+    made = [transform(picture) for _ in range(8)]
+    assert any(not torch.equal(pixels, EvalTransform(16)(picture)) for pixels in made)
