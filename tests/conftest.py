@@ -3,6 +3,7 @@
 Beside a CPU-only torch it has to be imported before transformers, an oracle, needs it.
 """
 
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -41,19 +42,27 @@ def tree(tmp_path: Path, monkeypatch) -> Callable[..., None]:
 
 
 @pytest.fixture
-def run_main(monkeypatch, capfd):
-    """Runs train.py's main() in this process: (exit status, standard output, standard error)."""
+def run_script(monkeypatch, capfd):
+    """Runs a script's main() in this process: (exit status, standard output, standard error)."""
 
-    def run(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["train.py", *map(str, words)])
+    def run(main: Callable[[], None], *words: object) -> tuple[int, str, str]:
+        script = Path(inspect.getfile(main)).name
+        monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
         status = 0
         try:
-            train.main()
+            main()
         except SystemExit as ended:
-            status = ended.code
+            status = ended.code or 0
+        sys.stdout.flush()
         return status, *capfd.readouterr()
 
     return run
+
+
+@pytest.fixture
+def run_main(run_script):
+    """Runs train.py's main() in this process: (exit status, standard output, standard error)."""
+    return lambda *words: run_script(train.main, *words)
 
 
 @pytest.fixture
@@ -66,5 +75,5 @@ def quick_runs(monkeypatch) -> list:
     monkeypatch.setattr(train, "draw_epoch", lambda *args, **options: None)
     monkeypatch.setattr(train, "draw_comparison", lambda path, *args, **options: path.touch())
     monkeypatch.setattr(Checkpoints, "save", lambda *args: saved.append(args))
-    monkeypatch.setattr(files, "_flush", lambda path: None)
+    monkeypatch.setattr(files, "flush", lambda path: None)
     return saved

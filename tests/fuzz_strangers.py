@@ -35,9 +35,8 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from kill_bulk import make_photos, make_run  # noqa: E402
+from helpers import as_transformers_5, make_photos, make_run  # noqa: E402
 from mutations import damage  # noqa: E402
-from test_hub_folders import as_transformers_5  # noqa: E402
 
 import evaluate  # noqa: E402
 import sample  # noqa: E402

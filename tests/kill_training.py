@@ -10,71 +10,55 @@ same log.jsonl but for the times. `tests/test_survival.py` runs a short version.
 
 import argparse
 import contextlib
-import json
 import os
 import pty
 import random
 import re
-import signal
-import subprocess
 import sys
 import tempfile
 import termios
 import threading
-import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-from kill_bulk import family
-
 ROOT = Path(__file__).parent.parent
-TINY = (
-    "vit.dim=32", "vit.depth=2", "vit.num_heads=2", "vit.mlp_dim=64", "vit.patch_size=12",
-    "vit.drop_path=0.2", "decoder.dim=32", "decoder.depth=1", "decoder.num_heads=2",
-    "decoder.mlp_dim=64", "decoder.dropout=0.1", "data.num_train=101", "data.num_val=40",
-    "data.num_test=20", "data.augment=true", "loss.objective=random", "loss.mle_epochs=2",
-    "train.epochs=4", "train.batch_size=8", "train.accumulate=2", "train.warmup_steps=2",
-    "train.caption_images=40", "generate.max_length=16", "generate.num_beams=2",
-)  # fmt: skip
-WEIGHTS = ("model.safetensors", "last/model.safetensors", "mle/model.safetensors")
-TIMES = {"seconds", "data_wait", "images_per_second"}  # of a record, the part that may differ
+sys.path.insert(0, str(ROOT))
+
+from helpers import TINY, differences  # noqa: E402
+from zygote import killed, soon_after, start, torchrun  # noqa: E402
 
 
 def command(out: Path, *more: str, processes: int = 1, settings: tuple[str, ...] = TINY) -> list:
-    """The command that trains the tiny captioner in `out`."""
-    start = [sys.executable]
-    if processes > 1:
-        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-        start += [*launcher, str(processes)]
+    """What Python is to run for the tiny captioner in `out`: `train.py` itself, or torchrun."""
     options = [word for setting in settings for word in ("--set", setting)]
     config = ROOT / "configs" / "shapes.toml"
-    return [*start, *map(str, [ROOT / "train.py", config, "--out", out, *options, *more])]
+    return [
+        *torchrun(processes),
+        *map(str, [ROOT / "train.py", config, "--out", out, *options, *more]),
+    ]
 
 
-def has_checkpoint(out: Path) -> bool:
-    return any(out.glob("checkpoints/*.json"))
+def saves(out: Path) -> int:
+    """How many checkpoints a run has saved; 0 if there is none to resume from."""
+    return max((int(path.stem) for path in out.glob("checkpoints/[0-9]*.json")), default=0)
 
 
-def run_for(seconds: float, words: list, log: Path) -> bool:
-    """Runs a command on a terminal, copied to `log`; `kill -9`s it if it still runs by then.
+def run(words: list, log: Path, *, kill_at: Callable[[], bool] | None = None) -> bool:
+    """Runs a command on a terminal, copied to `log`; `kill -9`s it once `kill_at()`, if ever.
 
     Raises:
         SystemExit: it failed by itself.
     """
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     terminal, end = pty.openpty()  # without one there are no progress bars, which tell `stage`
     termios.tcsetwinsize(end, (24, 80))
     reader = threading.Thread(target=copy, args=(terminal, log))
-    with subprocess.Popen(words, env=environment, stdout=end, stderr=end) as process:
+    with start(words, stdout=end, stderr=end) as process:
         os.close(end)
         reader.start()
         try:
-            process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            for pid in [*family(process.pid)]:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            return True
+            if killed(process, kill_at):
+                return True
         finally:
             reader.join()
     if process.returncode:
@@ -99,48 +83,37 @@ def stage(out: Path, log: Path) -> str:
     return bars[-1].replace("epoch", "steps") if bars else "start"
 
 
-def differences(ours: Path, theirs: Path) -> list[str]:
-    """Which results of two finished runs are not the same."""
-    found = [name for name in WEIGHTS if (ours / name).read_bytes() != (theirs / name).read_bytes()]
-    logs = []
-    for folder in (ours, theirs):
-        lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-        logs.append([{k: v for k, v in line.items() if k not in TIMES} for line in lines])
-    if logs[0] != logs[1]:
-        found.append("log.jsonl")
-    if left := [path for path in ours.rglob(".*") if path.is_file()]:
-        found.append(f"left over: {left}")
-    return found
-
-
-def kill_and_resume(folder: Path, *, kills: int, processes: int = 1, seed: int = 0) -> Counter:
+def kill_and_resume(
+    folder: Path,
+    *,
+    kills: int,
+    processes: int = 1,
+    seed: int = 0,
+    settings: tuple[str, ...] = TINY,
+) -> Counter:
     """Kills a run `kills` times at random moments, then lets it end; what it was about each time.
 
     Raises:
         SystemExit: it ended otherwise than a run that was left alone.
     """
     whole, out, log = folder / "whole", folder / "killed", folder / "log.txt"
-    begun = time.perf_counter()
-    run_for(600, command(whole, processes=processes), log)
-    seconds = time.perf_counter() - begun
-    begun = time.perf_counter()
-    run_for(600, command(whole, "--resume", processes=processes), log)  # finished: only the start
-    idle = time.perf_counter() - begun
+    how = {"processes": processes, "settings": settings}
+    run(command(whole, **how), log)
     rng, stages = random.Random(seed), Counter()
     while stages.total() < kills:
         often = f"train.save_minutes={rng.choice([0.0001, 0.002])}"  # each step, or every 120 ms
         more = ["--set", often, "--set", f"train.workers={rng.randrange(2)}"]
-        if has_checkpoint(out):
+        if done := saves(out):
             more.append("--resume")
-        moment = rng.uniform(idle, idle + 0.6 * (seconds - idle))
-        if run_for(moment, command(out, *more, processes=processes), log):
+        more_saves, seconds = rng.randrange(1, 6), rng.choice([0.02, 0.3]) * rng.random()
+        moment = soon_after(lambda out=out, n=done + more_saves: saves(out) >= n, seconds)
+        if run(command(out, *more, **how), log, kill_at=moment):
             stages[stage(out, log)] += 1
             continue
         if found := differences(out, whole):  # it got through: from the start again
             raise SystemExit(f"differs from a run left alone: {found}")
         out = folder / f"killed-{stages.total()}"
-    resume = ["--resume"] if has_checkpoint(out) else []
-    run_for(600, command(out, *resume, processes=processes), log)
+    run(command(out, *["--resume"] * bool(saves(out)), **how), log)
     if found := differences(out, whole):
         raise SystemExit(f"differs from a run left alone: {found}")
     return stages

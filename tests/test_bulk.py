@@ -1,12 +1,11 @@
 """Reading ahead and describing batch by batch."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from kill_bulk import make_photos, make_run
+from helpers import make_photos, make_run
+from zygote import zygote
 
 from smile.captioning import describe
 from smile.captioning.caption_file import Result
@@ -325,7 +324,6 @@ def test_one_process_leaves_torch_distributed_alone(monkeypatch):
 
 
 def test_damaged_images_neither_crash_nor_hang():
-    command = [sys.executable, HERE / "fuzz_images.py", "--count", "200", "--first", "100000"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = zygote().run([HERE / "fuzz_images.py", "--count", "200", "--first", "100000"])
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.startswith("200 files: ") and " 0 read" not in done.stdout

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from kill_bulk import make_run
+from helpers import make_run
 from PIL import Image
 
 import sample

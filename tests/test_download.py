@@ -6,48 +6,21 @@ import errno
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from helpers import Loopback
+from zygote import zygote
 
 import smile.weights.connection as connection
 import smile.weights.download as download
 from smile.errors import UserError
 from smile.weights.download import fetch
 
-ROOT = Path(__file__).parent.parent
 CONTENT = bytes(range(256)) * 400  # 102 400 bytes
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-class Loopback:
-    """An HTTP server in a thread; `answer(handler)` is the subclass's."""
-
-    def __init__(self):
-        server = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                server.answer(self)
-
-            do_HEAD = do_GET
-
-            def log_message(self, *_):
-                pass
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.address = f"http://127.0.0.1:{self.http.server_port}"
-        self.requests = []
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
-
-    def close(self) -> None:
-        self.http.shutdown()
-        self.http.server_close()
 
 
 class Server(Loopback):
@@ -520,15 +493,9 @@ def ask(hub_address: str, tmp_path: Path, *arguments: dict, **environment: str) 
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }
-    result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(arguments)],
-        env=clean | settings | environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    words = ["-c", PROGRAM, json.dumps(arguments)]
+    result = zygote().run(words, env=clean | settings | environment)
+    result.check_returncode()
     return result.stdout.splitlines(), result.stderr
 
 

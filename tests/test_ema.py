@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from kill_training import differences
-from several_processes import config_of, train_in_bits, trainer_of
+from helpers import config_of, differences, train_in_bits, trainer_of
 from torch import nn
 
 from smile.system.distributed import World

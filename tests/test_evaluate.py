@@ -3,13 +3,12 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from kill_bulk import ROOT, make_run
+from helpers import ROOT, make_run
 from PIL import Image
+from zygote import run_ranks
 
 import evaluate
 from smile.data.load import load_examples
@@ -36,21 +35,14 @@ def work(tmp_path_factory):
 
 
 @pytest.fixture
-def run_evaluate(work, monkeypatch, capfd):
+def run_evaluate(work, monkeypatch, run_script):
     """Runs main() in the folder, without Java: (exit status, standard output, standard error)."""
     monkeypatch.chdir(work)
     monkeypatch.setenv("PATH", "")
 
     def run(*args: object, data: bool = True) -> tuple[int, str, str]:
         more = [*SMALL, *NO_MODELS] if data else []
-        monkeypatch.setattr(sys, "argv", [str(word) for word in ["evaluate.py", *args, *more]])
-        try:
-            evaluate.main()
-            code = 0
-        except SystemExit as ended:
-            code = ended.code
-        sys.stdout.flush()
-        return code, *capfd.readouterr()
+        return run_script(evaluate.main, *args, *more)
 
     return run
 
@@ -299,11 +291,10 @@ def test_runs_on_different_data_need_a_word(run_evaluate, work):
 def test_two_processes_give_the_same_scores(run_evaluate, work):
     same = ["--model", "run", "--batch-size", "1", "--workers", "0", *SMALL, *NO_MODELS]
     assert run_evaluate(*same, "--out", "alone", data=False)[0] == 0
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    words = [sys.executable, *launcher, ROOT / "evaluate.py", *same, "--out", "shared"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("shapes test: 12 images") == 1
+    with open("printed", "w+") as printed:
+        words = [ROOT / "evaluate.py", *same, "--out", "shared"]
+        ranks = run_ranks(words, 2, stdout=printed, stderr=printed)
+    assert [rank.returncode for rank in ranks] == [0, 0], Path("printed").read_text()
+    assert Path("printed").read_text().count("shapes test: 12 images") == 1
     alone, shared = read(work / "alone"), read(work / "shared")
     assert alone["per_image"] == shared["per_image"] and alone["metrics"] == shared["metrics"]

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import ONE_LAYER, ROOT, walks_by_chance
 from safetensors.torch import load_file
-from several_processes import walks_by_chance
-from test_train import ROOT, TINY
 
 import train
 from smile.config import load_config
@@ -21,8 +20,8 @@ from smile.training.features import _make_room, on_one_machine
 from smile.training.splits import load_splits
 
 CONFIG = ROOT / "configs" / "shapes.toml"
-TINY_RUN = [
-    *TINY, "vit.depth=2", "train.epochs=2", "loss.mle_epochs=1", "train.workers=0",
+ONE_LAYER_RUN = [
+    *ONE_LAYER, "vit.depth=2", "train.epochs=2", "loss.mle_epochs=1", "train.workers=0",
     "train.caption_images=2", "vit.drop_path=0.5",
 ]  # fmt: skip
 
@@ -33,7 +32,7 @@ def run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(name: str, *settings: str) -> tuple[Path, str]:
-        options = [word for setting in [*TINY_RUN, *settings] for word in ("--set", setting)]
+        options = [word for setting in [*ONE_LAYER_RUN, *settings] for word in ("--set", setting)]
         monkeypatch.setattr(sys, "argv", ["train.py", str(CONFIG), "--out", name, *options])
         train.main()
         return tmp_path / name, capsys.readouterr().out
@@ -62,7 +61,7 @@ def test_a_frozen_encoder_stays_as_it_was_and_is_computed_once(run, monkeypatch)
     assert "features" not in printed
     assert losses(kept) == pytest.approx(losses(anew), rel=1e-5)
 
-    config = load_config(CONFIG, [*TINY_RUN, *frozen])
+    config = load_config(CONFIG, [*ONE_LAYER_RUN, *frozen])
     torch.manual_seed(config.train.seed)
     examples = load_examples(config.data, "train", image_size=config.vit.image_size)
     start = train.make_captioner(config, examples).state_dict()
@@ -75,7 +74,7 @@ def test_a_frozen_encoder_stays_as_it_was_and_is_computed_once(run, monkeypatch)
 
 def test_features_stand_in_for_the_images(tmp_path):
     """The optimiser holds only what learns, no picture is read, and the batch says the same."""
-    config = load_config(CONFIG, [*TINY_RUN, "train.freeze=['vit']", "data.augment=false"])
+    config = load_config(CONFIG, [*ONE_LAYER_RUN, "train.freeze=['vit']", "data.augment=false"])
     examples = load_splits(config)
     trainer = train.Trainer(train.make_captioner(config, examples["train"]), tmp_path, examples)
     learned = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kill_bulk import ROOT, make_run
+from helpers import ROOT, make_run
 from PIL import Image
 
 import evaluate

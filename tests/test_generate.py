@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 import torch
 from golden_fixtures import load_golden
-from test_pretrained import make_transformers
+from helpers import make_transformers
 
 import smile
 from smile.config import GenerateConfig

@@ -1,11 +1,9 @@
 """Captioners from the hub, whichever files a repository has; the hub is a server of this file's."""
 
-import json
 from pathlib import Path
 
 import pytest
-from kill_bulk import make_run
-from test_download import Loopback
+from helpers import Loopback, as_transformers_5, make_run
 
 import smile
 from smile.errors import UserError
@@ -69,23 +67,6 @@ def hub(captioner, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     yield hub
     hub.close()
-
-
-def as_transformers_5(folder: Path) -> None:
-    """Turns what `export` wrote into what `save_pretrained` of transformers 5 leaves."""
-    processor = json.loads((folder / "preprocessor_config.json").read_text())
-    (folder / "preprocessor_config.json").unlink()
-    (folder / "processor_config.json").write_text(json.dumps({"image_processor": processor}))
-    pieces = (folder / "vocab.txt").read_text().split("\n")[:-1]
-    (folder / "vocab.txt").unlink()
-    model = {"type": "WordPiece", "vocab": {piece: i for i, piece in enumerate(pieces)}}
-    whole = {
-        "model": model,
-        "normalizer": {"type": "BertNormalizer", "lowercase": True, "strip_accents": None},
-        "pre_tokenizer": {"type": "BertPreTokenizer"},
-        "added_tokens": [],
-    }
-    (folder / "tokenizer.json").write_text(json.dumps(whole))
 
 
 @pytest.mark.parametrize("form", ["4", "5"])

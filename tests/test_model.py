@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from golden_fixtures import load_golden
-from several_processes import walks_by_chance
+from helpers import walks_by_chance
 from torch.testing import assert_close
 
 from smile.config import Config, DecoderConfig, ViTConfig

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from kill_bulk import make_run
+from helpers import as_transformers_5, make_run
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from test_hub_folders import as_transformers_5
 from transformers import (
     BertTokenizer,
     BlipForConditionalGeneration,
@@ -23,7 +22,7 @@ from transformers import (
 
 import smile
 from smile.errors import UserError
-from smile.weights import load as pretrained
+from smile.weights import __main__ as weights_command
 from smile.weights.export import export_blip, export_transformers
 from smile.weights.run_folder import load_run
 
@@ -495,11 +494,11 @@ def test_a_folder_that_cannot_be_written_is_one_line(
         resource.setrlimit(resource.RLIMIT_FSIZE, (8000, before[1]))
     try:
         with pytest.raises(SystemExit) as ended:
-            pretrained.main()
+            weights_command.main()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     err = capsys.readouterr().err
     assert ended.value.code == 2 and err.count("\n") == 1 and "Traceback" not in err
-    assert err.startswith(f"smile.weights.load: {tmp_path}")
+    assert err.startswith(f"smile.weights: {tmp_path}")
     assert not list(tmp_path.rglob(".unfinished-*")) and not list(out.glob("*.pth"))
     assert not list(out.glob("*.safetensors"))

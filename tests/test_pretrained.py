@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from golden_fixtures import GOLDEN, load_golden
+from helpers import ROOT, make_transformers, write_vocab
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
-from transformers import BlipConfig, BlipForConditionalGeneration, BlipProcessor
 
 import smile
 from smile.errors import UserError
@@ -28,54 +28,7 @@ from smile.weights.known import STORAGE
 from smile.weights.names import BLIP, TIED, TRANSFORMERS, account, from_ours, to_ours
 from smile.weights.run_folder import build, save_run
 
-ROOT = Path(__file__).parent.parent
 KEYS = json.loads((GOLDEN / "checkpoint_keys.json").read_text())
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "picture", "of", "dog", "on", "the", "beach"]
-
-
-def write_vocab(path: Path, size: int) -> None:
-    words = WORDS + [f"word{i}" for i in range(size - len(WORDS) - 2)] + ["[DEC]", "[ENC]"]
-    path.write_text("".join(word + "\n" for word in words))
-
-
-def make_transformers(folder: Path, *, seed: int = 0, **sizes) -> BlipForConditionalGeneration:
-    """A random BLIP of the transformers library, saved with a vocabulary in `folder`."""
-    sizes = {"image": 32, "vit": (32, 2, 2), "text": (32, 2, 2), "vocab": 60, "eps": 1e-5} | sizes
-    (vit_dim, vit_depth, vit_heads), (dim, depth, heads) = sizes["vit"], sizes["text"]
-    config = BlipConfig(
-        vision_config={
-            "image_size": sizes["image"],
-            "patch_size": 16,
-            "hidden_size": vit_dim,
-            "num_hidden_layers": vit_depth,
-            "num_attention_heads": vit_heads,
-            "intermediate_size": 4 * vit_dim,
-            "layer_norm_eps": sizes["eps"],
-        },
-        text_config={
-            "vocab_size": sizes["vocab"],
-            "hidden_size": dim,
-            "encoder_hidden_size": vit_dim,
-            "num_hidden_layers": depth,
-            "num_attention_heads": heads,
-            "intermediate_size": 4 * dim,
-            "max_position_embeddings": 64,
-            "bos_token_id": sizes["vocab"] - 2,
-            "sep_token_id": 3,
-            "eos_token_id": 3,
-            "pad_token_id": 0,
-        },
-    )
-    torch.manual_seed(seed)
-    model = BlipForConditionalGeneration(config).eval()
-    with (
-        torch.no_grad()
-    ):  # transformers starts biases and norms at 0 and 1, which would hide errors
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.05)
-    model.save_pretrained(folder)
-    write_vocab(folder / "vocab.txt", sizes["vocab"])
-    return model
 
 
 def captions_batch(vocab: int, *, padded: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -231,29 +184,35 @@ def small(tmp_path):
     return tmp_path / "hf", smile.load(tmp_path / "hf")
 
 
+@pytest.fixture
+def run_weights(run_script):
+    """Runs `python -m smile.weights` in this process."""
+    return lambda *words: run_script(weights_command.main, *words)
+
+
 def equal_weights(a, b) -> bool:
     first, second = a.state_dict(), b.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 @pytest.mark.parametrize("format", ["transformers", "blip"])
-def test_export_and_back_is_bit_identical(small, format, tmp_path):
+def test_export_and_back_is_bit_identical(small, format, run_weights, tmp_path):
     _, captioner = small
     save_run(tmp_path / "run", captioner)
-    command = [sys.executable, "-m", "smile.weights"]
-    args = ["export", tmp_path / "run", tmp_path / "out", "--format", format]
-    done = subprocess.run([*command, *args], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    status, *_, errors = run_weights(
+        "export", tmp_path / "run", tmp_path / "out", "--format", format
+    )
+    assert status == 0, errors
     exported = tmp_path / "out" / ("" if format == "transformers" else "checkpoint.pth")
     back = smile.load(exported)
     assert equal_weights(captioner, back)
     assert back.config.vit == captioner.config.vit
     assert back.config.decoder == captioner.config.decoder
     args = ["convert", exported, tmp_path / "again"]
-    subprocess.run([*command, *args], cwd=ROOT, check=True, capture_output=True)
+    assert run_weights(*args)[0] == 0
     assert equal_weights(captioner, smile.load(tmp_path / "again"))
-    done = subprocess.run([*command, *args], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "not an empty folder" in done.stderr
+    status, _, errors = run_weights(*args)
+    assert status == 2 and "not an empty folder" in errors
 
 
 @pytest.mark.parametrize("export", [export_transformers, export_blip])
@@ -268,10 +227,11 @@ def test_a_stem_that_others_do_not_know_is_not_exported(export, small, tmp_path)
 
 def test_exported_folder_captions_the_same_in_transformers(small, tmp_path):
     """Image file in, text out, through the library's own processor and search."""
+    transformers = pytest.importorskip("transformers")
     _, captioner = small
     export_transformers(captioner, tmp_path / "out")
-    model = BlipForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
-    processor = BlipProcessor.from_pretrained(tmp_path / "out")
+    model = transformers.BlipForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
+    processor = transformers.BlipProcessor.from_pretrained(tmp_path / "out")
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (40, 60, 3), generator=generator, dtype=torch.uint8)
     image = Image.fromarray(pixels.numpy())
@@ -501,25 +461,24 @@ def test_loading_draws_no_random_numbers(small):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_inspect_prints_what_stands_beside_the_weights(small, tmp_path, monkeypatch, capsys):
+def test_inspect_prints_what_stands_beside_the_weights(small, run_weights, tmp_path):
     _, captioner = small
     export_blip(captioner, tmp_path / "out")
-    monkeypatch.setattr(sys, "argv", ["x", "inspect", str(tmp_path / "out" / "checkpoint.pth")])
-    weights_command.main()
-    assert "num_heads 2" in capsys.readouterr().out
+    _, printed, _ = run_weights("inspect", tmp_path / "out" / "checkpoint.pth")
+    assert "num_heads 2" in printed
 
 
-def test_inspect_prints_every_key(small, tmp_path):
+def test_inspect_prints_every_key(small, run_weights, tmp_path):
     folder, _ = small
-    command = [sys.executable, "-m", "smile.weights", "inspect"]
-    done = subprocess.run([*command, folder], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-m", "smile.weights", "inspect", folder]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     for key in load_file(folder / "model.safetensors"):
         assert key in done.stdout
     assert "[vit] image_size 32" in done.stdout and "split in 3" in done.stdout
     path = blip_file(tmp_path / "m.pth", lambda c: c["model"].update(strange=torch.zeros(2)))
-    done = subprocess.run([*command, path], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "strange" in done.stdout and "LEFT OVER" in done.stdout
+    status, printed, _ = run_weights("inspect", path)
+    assert status == 2 and "strange" in printed and "LEFT OVER" in printed
 
 
 @pytest.mark.real_weights

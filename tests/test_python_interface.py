@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kill_bulk import ROOT, make_run
+from helpers import ROOT, make_run
 from PIL import Image
 
 import evaluate

@@ -4,12 +4,10 @@ import csv
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from zygote import until_it_prints
 
 from smile.captioning.caption_file import CaptionFile, Result, check_out
 from smile.data.batches import Broken
@@ -489,20 +487,14 @@ def test_two_runs_at_once_are_refused(path):
         "if os.fork() == 0: time.sleep(60)\n"
         "print(os.getpid(), flush=True); time.sleep(60)"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, start_new_session=True
-    ) as first:
-        try:
-            assert first.stdout.readline()
-            with pytest.raises(UserError, match="another run is writing"):
-                caption_file(path).prepare()
-            first.kill()
-            first.wait()
-            second = caption_file(path)
-            second.prepare()
-            second.lock.release()
-        finally:
-            os.killpg(first.pid, signal.SIGKILL)
+    with until_it_prints(code) as first:
+        with pytest.raises(UserError, match="another run is writing"):
+            caption_file(path).prepare()
+        first.kill()
+        first.wait()
+        second = caption_file(path)
+        second.prepare()
+        second.lock.release()
 
 
 def test_a_batch_is_one_write(path, monkeypatch):

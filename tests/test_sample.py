@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from kill_bulk import ROOT, command, kill_and_resume, make_photos, make_run, same_captions
+from helpers import ROOT, make_photos, make_run, same_captions
+from kill_bulk import command, kill_and_resume
 from PIL import Image
 
 import sample
@@ -32,16 +33,12 @@ def photos(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run_sample(work, monkeypatch, capfd):
+def run_sample(work, run_script):
     """Runs main() in this process: (exit status, standard output, standard error)."""
 
     def run(*args: object, model: str | None = "run") -> tuple[int, str, str]:
         options = ["--model", work / model] if model else []
-        monkeypatch.setattr(sys, "argv", [str(word) for word in ["sample.py", *args, *options]])
-        with pytest.raises(SystemExit) as ended:
-            sample.main()
-        sys.stdout.flush()
-        return ended.value.code, *capfd.readouterr()
+        return run_script(sample.main, *args, *options)
 
     return run
 
@@ -393,7 +390,9 @@ def test_two_processes_give_the_same_file(photos, work, run_sample):
     Path("photos/0/zz.jpg").write_bytes(b"no")
     words = command(Path("photos"), work / "run", Path("c.jsonl"), processes=2)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, env=environment, check=False
+    )
     assert same_captions(Path("c.jsonl"), Path("alone.jsonl"))
     assert [error["image"] for error in records("c.jsonl.errors.jsonl")] == ["photos/0/zz.jpg"]
     assert done.returncode == 1 and "9 images described" in done.stderr
@@ -401,7 +400,7 @@ def test_two_processes_give_the_same_file(photos, work, run_sample):
 
 
 def test_nothing_is_lost_when_killed(tmp_path):
-    progress = kill_and_resume(tmp_path, kills=3, num_photos=150)
+    progress = kill_and_resume(tmp_path, kills=3, num_photos=40)
     assert max(progress) > 0
 
 

@@ -2,24 +2,15 @@
 
 import json
 import os
-import subprocess
-import sys
 from itertools import chain
 from pathlib import Path
 
 import pytest
 import torch
-from kill_training import differences
+from helpers import ROOT, config_of, differences, trainer_of, walks_by_chance
 from safetensors.torch import load_file
-from several_processes import (
-    CASES,
-    DROPOUT,
-    ROOT,
-    config_of,
-    train_noting_norms,
-    trainer_of,
-    walks_by_chance,
-)
+from several_processes import CASES, DROPOUT, train_noting_norms
+from zygote import run_ranks
 
 import train
 from smile.data.batches import EpochBatches
@@ -32,10 +23,10 @@ from smile.system.distributed import World
 def two_processes(tmp_path_factory):
     """The folder in which two processes have trained every case."""
     folder = tmp_path_factory.mktemp("two")
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [sys.executable, *launcher, ROOT / "tests" / "several_processes.py", folder]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    with open(folder / "printed", "w+") as printed:
+        script = ROOT / "tests" / "several_processes.py"
+        ranks = run_ranks([script, folder], 2, stdout=printed, stderr=printed)
+    assert [rank.returncode for rank in ranks] == [0, 0], (folder / "printed").read_text()[-3000:]
     return folder
 
 

@@ -10,7 +10,6 @@ import resource
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -18,8 +17,9 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from kill_training import command, differences, kill_and_resume
-from several_processes import ROOT, SMALL, config_of, stop_after, train_in_bits, trainer_of
+from helpers import ROOT, SMALL, TINY, config_of, differences, stop_after, train_in_bits, trainer_of
+from kill_training import command, kill_and_resume
+from zygote import until_it_prints, zygote
 
 import train
 from smile.errors import UserError
@@ -79,13 +79,13 @@ def test_a_run_stopped_at_every_pause_ends_the_same(whole, tmp_path):
 
 
 def test_a_run_killed_at_random_moments_ends_the_same(tmp_path):
-    assert kill_and_resume(tmp_path, kills=2).total() == 2
+    fewer = ("data.num_train=40", "data.num_val=12", "data.num_test=8", "train.caption_images=12")
+    assert kill_and_resume(tmp_path, kills=3, settings=(*TINY, *fewer)).total() == 3
 
 
 def arguments(out: Path, *more: str) -> list[str]:
     """Those of train.py for the tiny run of these tests."""
-    words = command(out, settings=(*SMALL, *RANDOM, *more))
-    return words[words.index(str(ROOT / "train.py")) + 1 :]
+    return command(out, settings=(*SMALL, *RANDOM, *more))[1:]
 
 
 # Signals ------------------------------------------------------------------------------------------
@@ -95,28 +95,24 @@ def arguments(out: Path, *more: str) -> list[str]:
 def test_a_signal_saves_and_says_how_to_go_on(number, status, whole, tmp_path):
     """It goes to the whole group, as from a terminal or torchrun, with processes that load data."""
     out = tmp_path / "my run"
-    words = [sys.executable, ROOT / "train.py", *arguments(out, "train.epochs=2000")]
-    words += ["--set", "train.workers=1"]
-    process = subprocess.Popen(
-        words,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        start_new_session=True,
-    )
-    while not (out / "log.jsonl").exists() and process.poll() is None:
-        time.sleep(0.05)
-    os.killpg(process.pid, number)
-    try:
-        printed, errors = process.communicate(timeout=30)
-    finally:
-        process.kill()
+    words = [ROOT / "train.py", *arguments(out, "train.epochs=2000", "train.workers=1")]
+    with open(tmp_path / "out", "w+") as printed, open(tmp_path / "err", "w+") as errors:
+        process = zygote().start(
+            words, cwd=tmp_path, stdout=printed, stderr=errors, new_session=True
+        )
+        while not (out / "log.jsonl").exists() and process.poll() is None:
+            time.sleep(0.05)
+        os.killpg(process.pid, number)
+        try:
+            process.wait(60)
+        finally:
+            process.kill()
+        printed, errors = ((tmp_path / name).read_text() for name in ("out", "err"))
     assert process.returncode == status, errors[-2000:]
     assert "Traceback" not in errors
     *_, said, go_on = printed.splitlines()
     assert said.startswith(f"stopped by {signal.Signals(number).name} after epoch ")
-    assert shlex.split(go_on) == ["python", *map(str, words[1:]), "--resume"]
+    assert shlex.split(go_on) == ["python", *map(str, words), "--resume"]
     assert not list(out.rglob(".*"))
     # The config is that of another number of epochs, so `whole` has nothing to say; but it loads.
     state = final_state(out)
@@ -232,7 +228,7 @@ def test_a_second_ctrl_c_stops_at_once():
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "    print('never')\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    done = zygote().run(["-c", code])
     assert (done.returncode, done.stdout) == (-signal.SIGINT, "noted\n"), done.stderr
 
 
@@ -542,15 +538,12 @@ def test_there_is_nothing_to_resume(run_main, tmp_path):
 
 def test_two_runs_cannot_write_one_folder(run_main, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from smile.system.lock import ProcessLock\n"
+        "import time; from pathlib import Path; from smile.system.lock import ProcessLock\n"
         f"assert ProcessLock(Path({str(tmp_path / '.lock')!r})).acquire()\n"
-        "print(flush=True); sys.stdin.read()"
+        "print(flush=True); time.sleep(60)"
     )
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **pipes) as other:
-        other.stdout.readline()
+    with until_it_prints(code):
         status, _, errors = run_main(*arguments(tmp_path))
-        other.stdin.close()
     assert status == 2 and errors.count("\n") == 1 and "another run is writing it" in errors
     assert [path.name for path in tmp_path.iterdir()] in ([], [".lock"])
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import ONE_LAYER, ROOT, walks_by_chance
 from PIL import Image
 from safetensors.torch import load_file
-from several_processes import walks_by_chance
+from zygote import zygote
 
 import train
 from smile.config import load_config
@@ -22,21 +23,18 @@ from smile.training.setup import make_captioner
 from smile.training.splits import load_splits
 from smile.weights.run_folder import load_run
 
-ROOT = Path(__file__).parent.parent
-TINY = [
-    "vit.dim=32", "vit.depth=1", "vit.num_heads=2", "vit.mlp_dim=64", "vit.patch_size=12",
-    "decoder.dim=32", "decoder.depth=1", "decoder.num_heads=2", "decoder.mlp_dim=64",
-    "data.num_train=48", "data.num_val=6", "data.num_test=6", "train.batch_size=16",
-    "train.warmup_steps=2", "generate.max_length=12", "generate.num_beams=2",
-]  # fmt: skip
-
 
 def run(script: str, *args, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    words = [str(word) for word in (ROOT / script, *args)]
+    return zygote().run(words, cwd=cwd, env=os.environ | environment)
+
+
+def run_anew(script: str, *args, cwd: Path) -> subprocess.CompletedProcess:
+    """In a Python that imports everything itself, as a user's does."""
     command = [sys.executable, str(ROOT / script), *map(str, args)]
     return subprocess.run(
         command,
         cwd=cwd,
-        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=120,
@@ -44,7 +42,7 @@ def run(script: str, *args, cwd: Path, **environment: str) -> subprocess.Complet
 
 
 def settings(*more: str) -> list[str]:
-    return [word for setting in [*TINY, *more] for word in ("--set", setting)]
+    return [word for setting in [*ONE_LAYER, *more] for word in ("--set", setting)]
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +143,9 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch):
 
 
 def test_user_errors_are_one_line(tmp_path):
-    done = run("train.py", ROOT / "configs" / "shapes.toml", "--set", "train.epoch=3", cwd=tmp_path)
+    done = run_anew(
+        "train.py", ROOT / "configs" / "shapes.toml", "--set", "train.epoch=3", cwd=tmp_path
+    )
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "did you mean train.epochs" in done.stderr
 
@@ -155,7 +155,7 @@ def make_trainer(tmp_path):
     """A trainer of the tiny captioner, with the same weights each time."""
 
     def make(*more: str, folder="run"):
-        config = load_config(ROOT / "configs" / "shapes.toml", [*TINY, *more])
+        config = load_config(ROOT / "configs" / "shapes.toml", [*ONE_LAYER, *more])
         torch.manual_seed(0)
         examples = load_splits(config)
         (tmp_path / folder).mkdir(exist_ok=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import SMALL
 from PIL import Image
-from several_processes import SMALL
 
 import train
 from smile.config import load_config
