@@ -4,11 +4,15 @@ Beside a CPU-only torch it has to be imported before transformers, an oracle, ne
 """
 
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one test a core: more threads would only wait
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import smile.data.augment  # noqa: F401
 import train

@@ -59,6 +59,7 @@ def test_hooks_are_gone_afterwards(captioner):
     assert not any(block.cross_attention._forward_pre_hooks for block in blocks)
 
 
+@pytest.mark.slow
 def test_explain_draws_a_panel_for_each_word(captioner, tmp_path):
     image = Image.effect_noise((120, 60), 80).convert("RGB")
     sizes = []

@@ -125,6 +125,7 @@ def test_seeds_are_the_files_own():
     assert len({name_seed(0, "x.jpg"), name_seed(1, "x.jpg"), name_seed(0, "y.jpg")}) == 3
 
 
+@pytest.mark.slow
 def test_models_of_other_sizes_side_by_side(photos, run, tmp_path):
     larger = make_run(tmp_path, seed=1, image_size=24)
     models = [
@@ -323,6 +324,7 @@ def test_one_process_leaves_torch_distributed_alone(monkeypatch):
     assert (world.rank, world.size, world.total(3)) == (0, 1, 3)
 
 
+@pytest.mark.slow
 def test_damaged_images_neither_crash_nor_hang():
     done = zygote().run([HERE / "fuzz_images.py", "--count", "200", "--first", "100000"])
     assert done.returncode == 0, done.stderr[-2000:]

@@ -176,6 +176,7 @@ KARPATHYS = {
 }
 
 
+@pytest.mark.slow
 def test_whatever_a_table_holds_ends_in_captions_or_one_line(tmp_path):
     """In every form, damaged, and read in every way; `fuzz_strangers.py` tries more for longer."""
     well = 0

@@ -152,6 +152,7 @@ def test_a_crash_at_any_moment_leaves_what_loads(tmp_path, monkeypatch):
     assert moment >= 6 and path.read_bytes() == b"new" and checksum_path(path).exists()
 
 
+@pytest.mark.slow
 def test_a_reader_meanwhile_sees_no_damage(tmp_path):
     """Weights replaced again and again while they are checked again and again."""
     path = tmp_path / "w"

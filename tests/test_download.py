@@ -386,6 +386,7 @@ def test_a_rest_without_its_version_is_not_joined(server):
     assert server.requests[1:] == ["bytes=30000-", None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["body", "headers", "chunk"])
 def test_a_drip_is_not_waited_for_without_end(where, monkeypatch, tmp_path):
     monkeypatch.setattr(connection, "PATIENCE", 0.3)
@@ -503,6 +504,7 @@ MODEL = {"repo_id": "owner/model", "filename": "config.json"}
 SPACE = {"repo_id": "owner/space", "filename": "model/a.pth", "repo_type": "space"}
 
 
+@pytest.mark.slow
 def test_hub_files_are_downloaded_once(hub, tmp_path):
     answers, messages = ask(hub.address, tmp_path, MODEL, SPACE)
     assert [Path(answer).read_bytes() for answer in answers] == [CONTENT, CONTENT]
@@ -518,6 +520,7 @@ def test_hub_files_are_downloaded_once(hub, tmp_path):
     assert "downloading" not in messages
 
 
+@pytest.mark.slow
 def test_hub_errors_are_one_clear_line(hub, tmp_path):
     answers, _ = ask(
         hub.address,
@@ -540,6 +543,7 @@ def test_hub_errors_are_one_clear_line(hub, tmp_path):
         assert answer.startswith(start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "SMILE_OFFLINE"])
 def test_the_hub_offline_names_address_command_and_place(hub, tmp_path, name):
     hub.requests.clear()
@@ -551,6 +555,7 @@ def test_the_hub_offline_names_address_command_and_place(hub, tmp_path, name):
     assert hub.requests == []
 
 
+@pytest.mark.slow
 def test_an_unreachable_hub_fails_at_once(server, tmp_path):
     server.close()
     (answer,), _ = ask(server.address, tmp_path, MODEL)

@@ -45,6 +45,7 @@ def test_without_a_decay_nothing_is_kept():
     assert average.state_dict() == {"average": [], "steps": 0}
 
 
+@pytest.mark.slow
 def test_what_is_saved_is_the_average_and_what_is_resumed_are_both(tmp_path):
     """Stopped in training, validation and captions, a run ends as if left alone."""
     config = config_of(*SETTINGS)

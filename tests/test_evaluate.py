@@ -61,6 +61,7 @@ def test_every_metric_has_one_family_and_one_place_in_the_catalogue():
     assert sorted(computed) == sorted(listed) and len(set(listed)) == len(listed)
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_on_its_own_data(run_evaluate, work):
     code, out, _ = run_evaluate("--model", "run", "--judge", "other")
     assert code == 0
@@ -115,6 +116,7 @@ def test_comparison_with_oneself_finds_nothing(run_evaluate, work):
             assert two["low"] <= two["value"] <= two["high"] and two["from"] == "one.jsonl"
 
 
+@pytest.mark.slow
 def test_models_and_files_stand_side_by_side(run_evaluate, work):
     code, *_ = run_evaluate("--compare", "run", "other", "one.jsonl", "--limit", "5")
     assert code == 0
@@ -288,6 +290,7 @@ def test_runs_on_different_data_need_a_word(run_evaluate, work):
     assert code == 2 and "have different test images" in err
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_scores(run_evaluate, work):
     same = ["--model", "run", "--batch-size", "1", "--workers", "0", *SMALL, *NO_MODELS]
     assert run_evaluate(*same, "--out", "alone", data=False)[0] == 0

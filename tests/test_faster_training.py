@@ -50,6 +50,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "last" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_a_frozen_encoder_stays_as_it_was_and_is_computed_once(run, monkeypatch):
     """Whether its features are kept or computed in each step; stochastic depth is off in both."""
     frozen = ["train.freeze=['vit']", "data.augment=false"]
@@ -88,6 +89,7 @@ def test_features_stand_in_for_the_images(tmp_path):
         torch.testing.assert_close(features, trainer.captioner.encode(images[None])[0])
 
 
+@pytest.mark.slow
 def test_a_cache_of_pictures_gives_the_same_run(run, tmp_path):
     """Augmented too: scenes are drawn at the size that the cache keeps."""
     plain, _ = run("plain")
@@ -103,6 +105,7 @@ def test_a_cache_of_pictures_gives_the_same_run(run, tmp_path):
     assert "decoding 54 pictures" in printed
 
 
+@pytest.mark.slow
 def test_checkpointed_blocks_give_the_same_run(run):
     plain, _ = run("plain")
     again, printed = run("again", "train.checkpoint_blocks=2")

@@ -142,6 +142,7 @@ def test_an_empty_name_is_refused():
         ImageNames([""])
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_one_folder(monkeypatch):
     """40 folders of 500 images: about 100 bytes for each of 500, not of 20 000."""
 

@@ -244,6 +244,7 @@ def test_a_seed_gives_other_scenes(tmp_path, monkeypatch, capfd):
     assert Path("0/captions.jsonl").read_bytes() != Path("1/captions.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_last_line_of_a_run_is_a_command_that_works(make, monkeypatch, capfd):
     run = make("drawn scenes", trained_on="shapes")
     first, second = command_to_try(run, make_scenes("test", 1)[0]).split(" && ")

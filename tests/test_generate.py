@@ -9,9 +9,11 @@ from golden_fixtures import load_golden
 from helpers import make_transformers
 
 import smile
-from smile.config import GenerateConfig
+from smile.config import Config, DecoderConfig, GenerateConfig, ViTConfig
 from smile.errors import UserError
+from smile.model.captioner import Captioner
 from smile.model.generate import constrain, generate, sampling_probabilities
+from smile.model.tokenizer import Tokenizer
 
 SEP = 2
 
@@ -164,6 +166,38 @@ def test_beam_search_keeps_to_its_rules(options):
             assert [h.score for h in hypotheses] == pytest.approx(scores, rel=1e-4)
 
 
+@torch.no_grad()
+def test_a_captioner_finds_what_scoring_every_caption_finds():
+    """With its cache, word by word, what one pass over each whole caption says is likeliest."""
+    tokenizer = Tokenizer(["[PAD]", "[UNK]", "[SEP]", "a", "dog", "cat"])
+    size, sep = tokenizer.vocab_size, tokenizer.sep_id
+    sizes = {"dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 32}
+    config = Config(
+        vit=ViTConfig(image_size=16, patch_size=8, **sizes),
+        decoder=DecoderConfig(vocab_size=size, features_dim=16, max_positions=40, **sizes),
+    )
+    torch.manual_seed(0)
+    captioner = Captioner(config=config, tokenizer=tokenizer).init_weights().eval()
+    for parameter in captioner.parameters():
+        parameter.mul_(6)
+    images = torch.randn(2, 3, 16, 16)
+    captions = list(product(range(size), repeat=3))
+    ids = torch.tensor([[*tokenizer.prompt_ids(""), *caption] for caption in captions])
+    logprobs = captioner(images, ids.repeat(2, 1)).log_softmax(dim=-1)[:, :-1]
+    words = logprobs.gather(2, ids[:, 1:].repeat(2, 1)[..., None])[..., 0].view(2, -1, 3)
+    settings = {"num_beams": size**2, "min_length": 0, "max_length": 4, "length_penalty": 1.0}
+    found = captioner.describe(images, prompts="", num_return=4, **settings)
+    for image in range(2):
+        scores = {}
+        for caption, row in zip(captions, words[image].tolist(), strict=True):
+            said = caption[: caption.index(sep)] if sep in caption else caption
+            ended = len(said) < 3
+            scores[said] = sum(row[: len(said) + ended]) / (1 + len(said))
+        best = sorted(scores, key=scores.get, reverse=True)[:4]
+        pieces = [[tokenizer.ids[piece] for piece, _ in c.tokens] for c in found[image]]
+        assert [tuple(i for i in ids if i != sep) for ids in pieces] == best
+
+
 def test_greedy_is_one_beam():
     model = TableModel(9)
     from smile.model.generate import beam_search
@@ -224,6 +258,7 @@ def test_seeds_repeat_and_differ():
     assert scores == sorted(scores, reverse=True)
 
 
+@pytest.mark.slow
 def test_sampling_follows_the_distribution():
     model = TableModel(5, spread=1.0)
     draws = 4000
@@ -327,6 +362,7 @@ def test_caption_takes_any_prompt_per_image():
         captioner.describe(images, num_beam=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{"num_beams": 1}, {"num_beams": 3, "length_penalty": 0.0}])
 def test_same_captions_as_transformers(settings, tmp_path):
     """Random weights of base proportions, all of one length: the library finds what we find."""

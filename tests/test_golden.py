@@ -70,6 +70,7 @@ def test_training_loss_and_gradients(golden, name, settings):
             )
 
 
+@pytest.mark.slow
 def test_searches(golden):
     """Greedy and beam search find the reference's sequences, with its scores."""
     sizes = golden.sizes

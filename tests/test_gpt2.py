@@ -11,13 +11,14 @@ from mutations import with_other_json_values
 from safetensors.torch import load_file, save_file
 from tiny_bpe import write_tiny_bpe
 from torch.testing import assert_close
-from transformers import GPT2Config, GPT2LMHeadModel, GPT2Tokenizer
 
 from smile.errors import UserError
 from smile.metrics.models.bpe import Gpt2Tokenizer
 from smile.metrics.models.gpt2 import convention, load_gpt2
 from smile.metrics.perplexity import perplexities, token_log_likelihoods
 from smile.weights.names import from_ours, to_ours
+
+transformers = pytest.importorskip("transformers")  # the oracle of nearly every test here
 
 CONTEXT = 40
 CAPTIONS = [
@@ -34,10 +35,12 @@ def folder(tmp_path_factory):
     """A random GPT-2 of the transformers library, with a tokenizer."""
     folder = tmp_path_factory.mktemp("gpt2")
     size = write_tiny_bpe(folder, suffix="", space="Ġ", special=("<|endoftext|>",))
-    config = GPT2Config(vocab_size=size, n_positions=CONTEXT, n_embd=48, n_layer=2, n_head=3)
+    config = transformers.GPT2Config(
+        vocab_size=size, n_positions=CONTEXT, n_embd=48, n_layer=2, n_head=3
+    )
     config.bos_token_id = config.eos_token_id = size - 1
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(config).eval()
+    model = transformers.GPT2LMHeadModel(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -47,7 +50,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def theirs(folder):
-    return GPT2LMHeadModel.from_pretrained(folder).eval()
+    return transformers.GPT2LMHeadModel.from_pretrained(folder).eval()
 
 
 @torch.no_grad()
@@ -58,7 +61,10 @@ def their_scores(model, ids: list[int]) -> torch.Tensor:
 
 
 def test_token_ids_equal_transformers(folder, tmp_path):
-    ours, theirs = Gpt2Tokenizer.from_folder(folder), GPT2Tokenizer.from_pretrained(folder)
+    ours, theirs = (
+        Gpt2Tokenizer.from_folder(folder),
+        transformers.GPT2Tokenizer.from_pretrained(folder),
+    )
     for text in [*CAPTIONS, ""]:
         assert ours.encode(text) == theirs(text).input_ids
     assert ours.begin_id == theirs.bos_token_id

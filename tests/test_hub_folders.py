@@ -110,6 +110,7 @@ def test_bert_s_vocabulary_that_cannot_be_had_leads_to_the_option(tmp_path, monk
         loading._find_pieces(tmp_path / "m.pth", None, num_rows=30524)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["blip-captioner-v1.5", "v2.bins", "a.b-c_d"])
 def test_a_local_folder_of_the_owners_name_settles_nothing(hub, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)

@@ -339,6 +339,7 @@ def written(root, names):
     (root / "captions.jsonl").write_text("\n".join(rows))
 
 
+@pytest.mark.slow
 def test_hash_split_is_stable_and_near_its_fractions(tmp_path):
     written(tmp_path, [f"{i}.jpg" for i in range(1000)])
     splits = loaded(tmp_path, val_fraction=0.1, test_fraction=0.2)

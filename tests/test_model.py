@@ -240,6 +240,7 @@ def test_a_word_sees_only_the_past(golden):
     assert not torch.allclose(before[:, 6:], after[:, 6:])
 
 
+@pytest.mark.slow
 def test_dropout_and_stochastic_depth_only_in_training():
     config = Config(
         vit=ViTConfig(image_size=32, dim=32, depth=3, num_heads=2, mlp_dim=64, drop_path=0.5),

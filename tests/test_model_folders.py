@@ -13,12 +13,6 @@ import torch
 from helpers import as_transformers_5, make_run
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import (
-    BertTokenizer,
-    BlipForConditionalGeneration,
-    BlipImageProcessor,
-    BlipProcessor,
-)
 
 import smile
 from smile.errors import UserError
@@ -93,9 +87,10 @@ def resize(folder: Path, size: int, **weights) -> None:
 
 def test_what_transformers_5_saves_captions_the_same(captioner, folder, tmp_path):
     """Loaded there and saved again, as after fine-tuning: `tokenizer.json`, a nested processor."""
+    transformers = pytest.importorskip("transformers")
     again = tmp_path / "again"
-    BlipForConditionalGeneration.from_pretrained(folder).save_pretrained(again)
-    BlipProcessor.from_pretrained(folder).save_pretrained(again)
+    transformers.BlipForConditionalGeneration.from_pretrained(folder).save_pretrained(again)
+    transformers.BlipProcessor.from_pretrained(folder).save_pretrained(again)
     assert not (again / "vocab.txt").exists() and not (again / "preprocessor_config.json").exists()
     loaded = smile.load(again)
     assert loaded.tokenizer.vocab == captioner.tokenizer.vocab
@@ -105,7 +100,8 @@ def test_what_transformers_5_saves_captions_the_same(captioner, folder, tmp_path
 
 def test_tokens_added_to_a_vocabulary_are_words_like_any_other(captioner, folder):
     """`add_tokens`, `resize_token_embeddings`: the new word stands in tokenizer.json alone."""
-    tokenizer = BertTokenizer(str(folder / "vocab.txt"))
+    transformers = pytest.importorskip("transformers")
+    tokenizer = transformers.BertTokenizer(str(folder / "vocab.txt"))
     tokenizer.add_tokens(["sks"])
     size = captioner.tokenizer.vocab_size
     resize(folder, size + 1)
@@ -346,7 +342,8 @@ def test_another_kind_of_tokenizer_is_refused(folder):
 
 def test_processors_of_transformers_make_the_pixels_we_make(captioner, folder, tmp_path):
     """What is accepted is the same: both forms of the library's own processor."""
-    processor = BlipImageProcessor(size={"height": 16, "width": 16})
+    transformers = pytest.importorskip("transformers")
+    processor = transformers.BlipImageProcessor(size={"height": 16, "width": 16})
     processor.save_pretrained(tmp_path / "processor")
     (folder / "preprocessor_config.json").write_bytes(
         (tmp_path / "processor" / "preprocessor_config.json").read_bytes()

@@ -22,6 +22,7 @@ from smile.model.generate import generate
 from smile.model.layers import Attention
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("repack", [True, False])
 def test_packed_layers_give_the_same_states_and_captions(repack):
     golden = load_golden("b")

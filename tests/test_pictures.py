@@ -130,6 +130,7 @@ def test_one_epoch_is_two_dots_in_the_middle(tmp_path):
     assert not {BLUE, light(BLUE)} & (colours(path, LEFT) | colours(path, RIGHT))
 
 
+@pytest.mark.slow
 def test_the_switch_of_objective_is_marked_and_breaks_the_curves(tmp_path):
     path = tmp_path / "loss.png"
     curves = {BLUE, ORANGE, light(BLUE), light(ORANGE)}

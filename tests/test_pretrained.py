@@ -17,8 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 import smile
+from smile.config import Config, DecoderConfig, ViTConfig
 from smile.errors import UserError
 from smile.loss import IGNORE, mle_loss
+from smile.model.captioner import Captioner
+from smile.model.tokenizer import Tokenizer
 from smile.weights import __main__ as weights_command
 from smile.weights import load as loading
 from smile.weights import transformers_folder
@@ -54,6 +57,7 @@ CONFIGURATIONS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equal_to_transformers(name, dtype, tmp_path):
@@ -131,6 +135,7 @@ def test_golden_float64_equals_transformers(tmp_path):
     assert_close(ours(image, ids)[mask.bool()], logits[mask.bool()], rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KEYS)
 def test_every_key_of_the_real_checkpoints_is_accounted_for(name):
     """Base in full with random numbers; large and pre-training by shape, to save memory."""
@@ -179,8 +184,20 @@ def test_round_trip_is_bit_identical(convention):
 
 @pytest.fixture
 def small(tmp_path):
-    """A transformers folder with random weights, and the captioner loaded from it."""
-    make_transformers(tmp_path / "hf")
+    """A folder as transformers has them, with random weights, and the captioner loaded from it."""
+    sizes = {"dim": 32, "depth": 2, "num_heads": 2, "mlp_dim": 128, "norm_eps": 1e-5}
+    config = Config(
+        vit=ViTConfig(image_size=32, patch_size=16, **sizes),
+        decoder=DecoderConfig(vocab_size=60, features_dim=32, max_positions=64, **sizes),
+    )
+    write_vocab(tmp_path / "vocab.txt", 60)
+    tokenizer = Tokenizer.from_vocab(tmp_path / "vocab.txt")
+    torch.manual_seed(0)
+    captioner = Captioner(config=config, tokenizer=tokenizer).init_weights()
+    for parameter in captioner.parameters():  # norms and biases too, whose starts would hide errors
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    (tmp_path / "vocab.txt").unlink()
+    export_transformers(captioner, tmp_path / "hf")
     return tmp_path / "hf", smile.load(tmp_path / "hf")
 
 
@@ -195,6 +212,7 @@ def equal_weights(a, b) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["transformers", "blip"])
 def test_export_and_back_is_bit_identical(small, format, run_weights, tmp_path):
     _, captioner = small
@@ -225,6 +243,7 @@ def test_a_stem_that_others_do_not_know_is_not_exported(export, small, tmp_path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_exported_folder_captions_the_same_in_transformers(small, tmp_path):
     """Image file in, text out, through the library's own processor and search."""
     transformers = pytest.importorskip("transformers")
@@ -293,6 +312,7 @@ def test_a_blip_file_with_what_cannot_be_inferred(tmp_path):
     assert smile.load(path, num_heads=8).config.decoder.num_heads == 8
 
 
+@pytest.mark.slow
 def test_wrong_weights_are_named(tmp_path):
     def drop(checkpoint):
         for n in range(2):
@@ -362,13 +382,14 @@ def test_damaged_files_get_one_clear_line(tmp_path, content, message):
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
-class Config(dict):
+class Stranger(dict):
     """Stands for SMILE_Flickr8k's pickled ruamel.yaml object: a class torch refuses to load."""
 
 
+@pytest.mark.slow
 def test_a_harmless_stranger_beside_the_weights(tmp_path):
     def user_checkpoint(checkpoint):
-        checkpoint |= {"optimizer": {"state": {}}, "config": Config(lr=1e-5), "epoch": 4}
+        checkpoint |= {"optimizer": {"state": {}}, "config": Stranger(lr=1e-5), "epoch": 4}
 
     path = blip_file(tmp_path / "checkpoint_best.pth", user_checkpoint)
     with pytest.raises(Exception, match="Weights only load failed"):
@@ -408,6 +429,7 @@ def test_a_transformers_config_is_checked(small, tmp_path):
         assert smile.load(folder, **options).config.decoder.num_heads == 2
 
 
+@pytest.mark.slow
 def test_names_lead_to_their_files(small, monkeypatch, tmp_path):
     """Each known name fetches from its address; hub ids work like names; the rest is refused."""
     _, captioner = small
@@ -468,6 +490,7 @@ def test_inspect_prints_what_stands_beside_the_weights(small, run_weights, tmp_p
     assert "num_heads 2" in printed
 
 
+@pytest.mark.slow
 def test_inspect_prints_every_key(small, run_weights, tmp_path):
     folder, _ = small
     command = [sys.executable, "-m", "smile.weights", "inspect", folder]

@@ -58,6 +58,7 @@ def same(one: Image.Image, other: Image.Image) -> bool:
     return one.mode == other.mode == "RGB" and np.array_equal(np.asarray(one), np.asarray(other))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", Image.MODES)
 def test_every_mode_in_every_orientation_is_read_as_from_a_file(tmp_path, mode):
     upright = to_rgb(noise(mode))
@@ -92,6 +93,7 @@ def photo(tmp_path):
     return tmp_path / "photo.png"
 
 
+@pytest.mark.slow
 def test_whatever_the_picture_is_handed_in_as_its_caption_is_the_same(captioner, photo):
     upright = smile.open_image(photo)
     transformed = captioner.transform(upright)[None]

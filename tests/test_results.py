@@ -114,6 +114,7 @@ def no_flush(monkeypatch):
     monkeypatch.setattr(files, "flush", lambda path: None)
 
 
+@pytest.mark.slow
 def test_a_file_torn_anywhere_is_made_whole(path, no_flush):
     """Cut at every byte, as a kill in the middle of a write would, then resumed."""
     names = NAMES[1:3]
@@ -146,6 +147,7 @@ def write_old_run(path: Path) -> None:
     path.with_name(f"{path.name}.run.json").write_text(json.dumps(record))
 
 
+@pytest.mark.slow
 def test_a_csv_file_of_version_0_1_is_resumed_wherever_it_was_torn(tmp_path, no_flush):
     path = tmp_path / "captions.csv"
     write_old_run(path)

@@ -47,6 +47,7 @@ def records(path: str | Path) -> list[dict]:
     return [json.loads(line) for line in Path(path).read_text("utf-8").splitlines()]
 
 
+@pytest.mark.slow
 def test_captions_on_standard_output(photos, run_sample):
     code, out, err = run_sample(photos[-1], photos[0])
     assert code == 0 and err == ""
@@ -65,6 +66,7 @@ def test_captions_on_standard_output(photos, run_sample):
     assert out.count(photos[-1] + ": ") == 2
 
 
+@pytest.mark.slow
 def test_the_first_caption_waits_for_no_library_that_it_does_not_need(photos, work):
     """Each of them takes a second or more to import."""
     words = ["sample.py", photos[0], "--model", str(work / "run"), "--workers", "0"]
@@ -89,6 +91,7 @@ finally:
     assert first.startswith(f"{photos[0]}: ") and last == "[]"
 
 
+@pytest.mark.slow
 def test_broken_images_are_reported_and_the_rest_described(photos, run_sample):
     Path("photos/0/zz.jpg").write_bytes(b"no")
     Path("photos/1/empty.jpg").touch()
@@ -111,6 +114,7 @@ def test_broken_images_are_reported_and_the_rest_described(photos, run_sample):
     assert code == 1
 
 
+@pytest.mark.slow
 def test_csv_has_a_row_per_caption(photos, run_sample):
     code, *_ = run_sample("photos", "--out", "c.csv", "--num-return", 2)
     with open("c.csv", newline="", encoding="utf-8") as file:
@@ -119,6 +123,7 @@ def test_csv_has_a_row_per_caption(photos, run_sample):
     assert [row["image"] for row in rows] == [name for name in photos for _ in range(2)]
 
 
+@pytest.mark.slow
 def test_texts_beside_the_images(photos, run_sample):
     Path(photos[0]).with_suffix(".txt").write_text("my own")
     code, out, err = run_sample("photos", "--txt")
@@ -137,6 +142,7 @@ def test_texts_beside_the_images(photos, run_sample):
     assert Path(photos[3]).with_suffix(".txt").read_text() == texts[2]
 
 
+@pytest.mark.slow
 def test_other_settings_are_refused(photos, run_sample):
     run_sample("photos", "--out", "c.jsonl")
     before = Path("c.jsonl").read_bytes()
@@ -158,6 +164,7 @@ def test_other_settings_are_refused(photos, run_sample):
     assert code == 0 and Path("c.jsonl").read_bytes() != before
 
 
+@pytest.mark.slow
 def test_two_models_side_by_side_on_a_sheet(photos, run_sample, work):
     compare = ["--compare", work / "run", work / "other"]
     code, out, _ = run_sample("photos", *compare, "--sheet", "sheet.png", model=None)
@@ -185,6 +192,7 @@ def test_a_sheet_shows_the_first_images(photos, run_sample, monkeypatch):
     assert len(images) == len(lines) == 4 and "first 4 images, 5 more not shown" in err
 
 
+@pytest.mark.slow
 def test_sampling_repeats_with_the_seed(photos, run_sample):
     first = run_sample("photos", "--top-p", 0.9, "--seed", 3)
     assert run_sample("photos", "--top-p", 0.9, "--seed", 3, "--batch-size", 2) == first
@@ -238,6 +246,7 @@ def test_mistakes_are_one_line_before_any_work(photos, run_sample, monkeypatch, 
     assert before == {path: path.read_bytes() for path in Path().rglob("*.[pc][ns][gv]")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "said"),
     [
@@ -263,6 +272,7 @@ def test_names_of_any_length_are_no_traceback(photos, run_sample):
     assert code == 1 and out.count("\n") == 1 and "cannot read this image: file name too" in err
 
 
+@pytest.mark.slow
 def test_what_is_left_out_is_counted_in_the_last_line(photos, run_sample):
     for name in ("a.HEIC", "b.heic", "c.nef", "d.svg", "notes.txt"):
         Path("photos/1", name).touch()
@@ -302,6 +312,7 @@ def test_two_images_of_one_stem_are_said(photos, run_sample):
     assert len(records("c.jsonl")) == 3 and len(records("c.jsonl.errors.jsonl")) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_early_keeps_what_it_has(photos, run_sample, monkeypatch):
     run_sample("photos", "--out", "whole.csv")
     describe_all = sample.describe_all
@@ -376,6 +387,7 @@ def test_a_closed_stream_is_no_traceback(photos, run_sample, monkeypatch, capfd,
         assert ended.value.code == 2 and "say with --out where" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_had_enough_ends_it_quietly(photos, work):
     words = [sys.executable, ROOT / "sample.py", "photos", "--model", work / "run"]
     read, write = os.pipe()
@@ -385,6 +397,7 @@ def test_a_reader_that_has_had_enough_ends_it_quietly(photos, work):
     assert done.stderr == b"" and done.returncode == 141
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_file(photos, work, run_sample):
     run_sample("photos", "--out", "alone.jsonl")
     Path("photos/0/zz.jpg").write_bytes(b"no")
@@ -399,8 +412,9 @@ def test_two_processes_give_the_same_file(photos, work, run_sample):
     assert not list(Path().glob("*.part-*"))
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_when_killed(tmp_path):
-    progress = kill_and_resume(tmp_path, kills=3, num_photos=40)
+    progress = kill_and_resume(tmp_path, kills=3, num_photos=24)
     assert max(progress) > 0
 
 

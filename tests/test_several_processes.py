@@ -34,6 +34,7 @@ def records(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_two_processes_are_one(case, two_processes, tmp_path):
     norms = train_noting_norms(config_of(*CASES[case]), tmp_path, World())
@@ -58,11 +59,13 @@ def test_two_processes_are_one(case, two_processes, tmp_path):
             assert (ours[name] - tensor).abs().max() < 0.02, name
 
 
+@pytest.mark.slow
 def test_two_processes_resume_exactly(two_processes):
     assert int((two_processes / "stops").read_text()) == 3
     assert differences(two_processes / "stopped", two_processes / "whole") == []
 
 
+@pytest.mark.slow
 def test_one_process_goes_on_with_the_run_of_two(two_processes, capsys):
     """It says that this is not quite the same run any more."""
     checkpoints = two_processes / "whole" / "checkpoints"
@@ -98,6 +101,7 @@ def test_each_caption_falls_to_one_process_once_an_epoch(size, num_images, batch
         assert dealt(World(), epoch, first=1) == whole[1:]
 
 
+@pytest.mark.slow
 def test_one_process_never_touches_torch_distributed(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("one process alone reached for torch.distributed")

@@ -79,6 +79,7 @@ def test_scenes_are_the_same_on_every_machine():
     )
 
 
+@pytest.mark.slow
 def test_splits_share_no_content(scenes):
     contents = {
         split: {
@@ -201,6 +202,7 @@ def test_captions_are_plain_words_of_a_small_vocabulary(scenes):
     assert len(set(text.split())) < 50
 
 
+@pytest.mark.slow
 def test_every_caption_is_true(scenes):
     for scene in (scene for many in scenes.values() for scene in many):
         for caption in scene.captions:

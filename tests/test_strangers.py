@@ -20,6 +20,7 @@ def sound():
         yield
 
 
+@pytest.mark.slow
 def test_damaged_files_end_in_a_value_or_in_one_line():
     found = list(outcomes(range(COUNT)))
     assert [outcome.number for outcome in found] == [*range(COUNT)]
@@ -62,6 +63,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("read", "kind"), FAULTS.items())
 def test_every_kind_of_fault_is_noticed_and_the_rest_tried(monkeypatch, read, kind):
     area = replace(AREAS[10], read=read)

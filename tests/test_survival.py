@@ -63,6 +63,7 @@ def same(a, b) -> bool:
     return a == b
 
 
+@pytest.mark.slow
 def test_a_run_stopped_at_every_pause_ends_the_same(whole, tmp_path):
     """After each step, each batch of validation and each of captions.
 
@@ -78,6 +79,7 @@ def test_a_run_stopped_at_every_pause_ends_the_same(whole, tmp_path):
         assert same(ours[key], theirs[key]), key
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_the_same(tmp_path):
     fewer = ("data.num_train=40", "data.num_val=12", "data.num_test=8", "train.caption_images=12")
     assert kill_and_resume(tmp_path, kills=3, settings=(*TINY, *fewer)).total() == 3
@@ -91,6 +93,7 @@ def arguments(out: Path, *more: str) -> list[str]:
 # Signals ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_says_how_to_go_on(number, status, whole, tmp_path):
     """It goes to the whole group, as from a terminal or torchrun, with processes that load data."""
@@ -137,6 +140,7 @@ def loaders_of(trainer) -> list[int]:
     return [worker.pid for worker in trainer.batches._iterator._workers]
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_stops_a_run_in_good_order(run_main, tmp_path, monkeypatch):
     """The signal reaches the processes that load data, too: they go on until the step is saved."""
 
@@ -178,6 +182,7 @@ def kill_a_loader(trainer) -> None:
     os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
 
 
+@pytest.mark.slow
 def test_a_killed_loader_is_said_and_all_is_saved(run_main, whole, tmp_path, monkeypatch):
     """As by the system, where memory runs out: in the middle of a step, noticed after it."""
     waiting = torch.utils.data.dataloader._MultiProcessingDataLoaderIter._try_get_data
@@ -310,6 +315,7 @@ def test_a_json_that_lacks_something_counts_as_damaged(what, whole, tmp_path):
     assert len(complaints) == 1 and str(last) in complaints[0] and "\n" not in complaints[0]
 
 
+@pytest.mark.slow
 def test_what_no_run_could_have_reached_is_refused(whole, tmp_path):
     """In a checkpoint whose seal is right: somebody changed it on purpose, or by a fault."""
     shutil.copytree(whole, tmp_path / "run")
@@ -400,6 +406,7 @@ def test_a_full_disk_in_mid_epoch_does_not_stop_the_run(tmp_path, monkeypatch, c
     assert trainer.keeper.checkpoints.number == number + 1
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_an_epoch_s_end_stops_it_and_loses_nothing(whole, tmp_path, monkeypatch):
     trainer = trainer_of(config_of(*RANDOM), tmp_path, World())
     with monkeypatch.context() as patch:
@@ -453,6 +460,7 @@ def rates_of(trainer) -> list[float]:
     return rates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pauses", [5, None], ids=["in its last phase", "finished"])
 def test_epochs_may_be_added(pauses, tmp_path, capsys):
     """Two steps an epoch. What is done stays; the rest is what the longer run would have done."""
@@ -506,6 +514,7 @@ def test_what_is_done_cannot_be_taken_back(whole, tmp_path):
             trainer_of(config_of(*RANDOM, setting), tmp_path / "run", World(), resume=True)
 
 
+@pytest.mark.slow
 def test_a_finished_run_takes_other_search_settings(whole, tmp_path, capsys):
     """Its captioners have them from then on, and its comparison is made again."""
     shutil.copytree(whole, tmp_path / "run")
@@ -563,6 +572,7 @@ def contents(folder: Path) -> dict[str, str]:
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["loss nan", "loss inf", "gradient", "validation"])
 def test_a_loss_that_is_no_number_stops_the_run(what, tmp_path):
     trainer = trainer_of(config_of(*RANDOM, "train.save_minutes=1e-9"), tmp_path, World())

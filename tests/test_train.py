@@ -56,6 +56,7 @@ def trained(tmp_path_factory):
     return folder, done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_leaves_everything(trained):
     folder, printed = trained
     shapes = folder / "runs" / "shapes"
@@ -72,6 +73,7 @@ def test_a_run_leaves_everything(trained):
     assert not [path for path in shapes.rglob(".*")]  # no temporary files left
 
 
+@pytest.mark.slow
 def test_the_mle_captioner_is_kept_as_it_was(trained):
     shapes = trained[0] / "runs" / "shapes"
     kept, final = (load_file(shapes / part / "model.safetensors") for part in ("mle", "last"))
@@ -80,6 +82,7 @@ def test_the_mle_captioner_is_kept_as_it_was(trained):
     load_run(shapes / "mle")
 
 
+@pytest.mark.slow
 def test_sample_describes_files_and_folders(trained, tmp_path):
     folder, _ = trained
     Image.new("RGB", (50, 40), "red").save(tmp_path / "a.png")
@@ -92,6 +95,7 @@ def test_sample_describes_files_and_folders(trained, tmp_path):
     assert done.stderr.count("\n") == 1 and "runs/shapes: trained on drawn scenes" in done.stderr
 
 
+@pytest.mark.slow
 def test_sample_goes_on_past_a_broken_file(trained, tmp_path):
     folder, _ = trained
     (tmp_path / "a.png").write_bytes(b"not a picture")
@@ -103,6 +107,7 @@ def test_sample_goes_on_past_a_broken_file(trained, tmp_path):
     assert "trained on drawn scenes" in drawn and "a.png: cannot read this image" in broken
 
 
+@pytest.mark.slow
 def test_sample_without_a_model_says_how_to_get_one(tmp_path):
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
     done = run("sample.py", "x.jpg", cwd=tmp_path, **offline)
@@ -114,6 +119,7 @@ def test_sample_without_a_model_says_how_to_get_one(tmp_path):
     assert "--model" in point_at_one
 
 
+@pytest.mark.slow
 def test_a_second_run_does_not_overwrite_the_first(trained):
     folder, _ = trained
     before = (folder / "runs" / "shapes" / "model.safetensors").read_bytes()
@@ -142,6 +148,7 @@ def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch):
     assert not Path("runs/new").exists()
 
 
+@pytest.mark.slow
 def test_user_errors_are_one_line(tmp_path):
     done = run_anew(
         "train.py", ROOT / "configs" / "shapes.toml", "--set", "train.epoch=3", cwd=tmp_path
@@ -165,6 +172,7 @@ def make_trainer(tmp_path):
     return make
 
 
+@pytest.mark.slow
 def test_accumulated_batches_are_one_large_batch(make_trainer):
     trainer = make_trainer("train.grad_clip=0.0")
     draws = next(iter(trainer.batches.batch_sampler))
@@ -205,6 +213,7 @@ def test_phases_split_the_epochs(make_trainer):
     assert phases == [Phase("mle", 0, 2, **usual)] * 2 + [Phase("smile", 2, 3, **usual)] * 3
 
 
+@pytest.mark.slow
 def test_validation_may_come_less_often(make_trainer, tmp_path):
     """Each second epoch and at the end of a phase; a record covers the epochs since the last."""
     few = ["loss.mle_epochs=1", "data.num_train=16", "train.caption_images=2"]
@@ -247,6 +256,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_damaged_run_folders_are_named(trained, tmp_path):
     shapes = trained[0] / "runs" / "shapes"
     with pytest.raises(UserError, match=r"lacks model\.safetensors, config\.toml, vocab\.txt"):
@@ -264,6 +274,7 @@ def test_damaged_run_folders_are_named(trained, tmp_path):
         load_run(tmp_path)
 
 
+@pytest.mark.slow
 def test_another_image_size_at_load_time(trained):
     shapes = trained[0] / "runs" / "shapes"
     captioner = load_run(shapes, image_size=96)

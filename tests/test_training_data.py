@@ -68,6 +68,7 @@ def progress() -> dict:
 # Broken pictures ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("once", [False, True], ids=["read anew", "read once"])
 def test_broken_pictures_are_left_out_everywhere_on_request(once, run):
     """In training, validation and test: each is said and counted once, and the run ends."""
@@ -100,6 +101,7 @@ def test_what_will_be_read_later_is_opened_before_the_first_step(name, run, monk
     assert "replace or remove it, or set data.skip_broken = true" in errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", ["val", "test"])
 def test_a_picture_that_breaks_later_loses_no_step(place, run, monkeypatch):
     step = train.Trainer.step
@@ -133,6 +135,7 @@ def test_a_run_without_a_captioner_yet_is_called_just_that(run, monkeypatch):
         load("run")
 
 
+@pytest.mark.slow
 def test_an_epoch_is_saved_before_its_captions(run, monkeypatch):
     def fail(*args, **options):
         raise UserError("no caption today")
@@ -144,6 +147,7 @@ def test_an_epoch_is_saved_before_its_captions(run, monkeypatch):
     assert Path("run/last/model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_pictures_that_break_meanwhile_are_left_out_on_request(run, monkeypatch):
     step = train.Trainer.step
 
@@ -161,6 +165,7 @@ def test_pictures_that_break_meanwhile_are_left_out_on_request(run, monkeypatch)
     assert Path("run/comparison.png").exists()
 
 
+@pytest.mark.slow
 def test_a_broken_picture_met_in_training_loses_no_step(run, monkeypatch):
     step = train.Trainer.step
 
@@ -183,6 +188,7 @@ def test_a_broken_picture_met_in_training_loses_no_step(run, monkeypatch):
 # Names --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_name_that_is_not_utf8_trains_like_any_other(run):
     for suffix in (".png", ".txt"):
         os.rename(f"photos/val/0{suffix}".encode(), b"photos/val/\xff\xfe" + suffix.encode())
@@ -216,6 +222,7 @@ def test_what_cannot_end_well_does_not_begin(setting, said, run, monkeypatch):
     assert not Path("run").exists()  # nothing is left of a failed start
 
 
+@pytest.mark.slow
 def test_lengths_are_compared_with_the_weights_a_run_begins_with(run):
     """Whose longest text need not be the config's."""
     status, _, errors = run("decoder.max_positions=40")
@@ -253,6 +260,7 @@ def test_too_few_images_and_too_long_a_warm_up_are_said(run):
 # No validation, no test ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_folder_without_validation_keeps_the_last_epoch(run):
     shutil.rmtree("photos/val")
     status, printed, errors = run(*TWO_PHASES)
@@ -274,6 +282,7 @@ def test_scenes_can_do_without_validation_too():
         load_examples(config.data, "test")
 
 
+@pytest.mark.slow
 def test_fractions_of_zero_train_on_everything(run):
     for split in ("train", "val"):
         for path in Path("photos", split).iterdir():
@@ -295,6 +304,7 @@ def test_fractions_of_zero_train_on_everything(run):
 # Fine-tuning --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_is_compared_with_what_it_began_with(run):
     status, _, errors = run()
     assert status == 0, errors

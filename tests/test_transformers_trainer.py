@@ -6,9 +6,11 @@ The two functions are those of the README.
 import pytest
 import torch
 import torch.nn.functional as F
-import transformers
 
 import smile
+
+transformers = pytest.importorskip("transformers")
+pytest.importorskip("accelerate")  # which its Trainer needs
 
 VOCAB, PAD = 30, 0
 
@@ -80,6 +82,7 @@ def by_hand(model, rows: list[dict]) -> torch.Tensor:
     return torch.stack(losses).mean()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "loss"), [(tiny_t5, smile_for_encoder_decoder), (tiny_gpt2, smile_for_decoder)]
 )
