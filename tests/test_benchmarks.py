@@ -21,6 +21,7 @@ def imported(path: Path) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_a_benchmark_finds_the_project_by_itself(path):
     names = imported(path)

@@ -110,6 +110,7 @@ def test_a_killed_worker_is_said(photos, monkeypatch):
         list(read_ahead(photos, [8], batch_size=2, workers=1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"top_p": 0.9, "num_return": 2}])
 def test_a_batch_gives_what_each_image_gives_alone(photos, run, settings):
     model = Model(captioner=load_run(run), settings=settings)

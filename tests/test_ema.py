@@ -67,6 +67,7 @@ def test_what_is_saved_is_the_average_and_what_is_resumed_are_both(tmp_path):
     assert all(torch.equal(ours["model"][name], theirs["model"][name]) for name in theirs["model"])
 
 
+@pytest.mark.slow
 def test_the_phase_after_mle_goes_on_from_what_was_kept_as_mle(tmp_path):
     trainer = trainer_of(config_of(*SETTINGS, "train.epochs=2"), tmp_path, World())
     trainer.train_epoch(Phase.of(trainer.config, 0))

@@ -81,6 +81,7 @@ def test_a_run_is_scored_on_its_own_data(run_evaluate, work):
         assert ("value" in found[metric.key]) != bool(found[metric.key].get("missing"))
 
 
+@pytest.mark.slow
 def test_what_is_missing_says_why_and_is_never_a_number(run_evaluate, work):
     code, out, _ = run_evaluate("--captions", "one.jsonl", "--data", "run/config.toml")
     assert code == 0
@@ -129,6 +130,7 @@ def test_models_and_files_stand_side_by_side(run_evaluate, work):
         assert together["systems"]["other"] == single["systems"]["other"]
 
 
+@pytest.mark.slow
 def test_people_are_measured_by_each_other(run_evaluate, work):
     code, out, _ = run_evaluate("--human", "--data", "run/config.toml")
     assert code == 0 and "human" in out
@@ -208,6 +210,7 @@ def test_photos_have_no_rows_of_drawn_scenes(run_evaluate, photos):
     assert "cider_d" in keys and not keys & {"true_share", "true_color", "statements"}
 
 
+@pytest.mark.slow
 def test_unreadable_pictures_are_left_out_if_asked(run_evaluate, photos, monkeypatch):
     rows = [{"image": f"{n}.png", "caption": "a photo", "split": "test"} for n in range(3)]
     (photos / "refs" / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -157,6 +157,7 @@ def test_a_damaged_run_does_not_spoil_the_choice(make, damage, for_photos):
         assert "runs/broken" in why
 
 
+@pytest.mark.slow
 def test_sample_takes_no_captioner_of_drawn_scenes_unless_it_is_named(make, monkeypatch, capfd):
     make("drawn", trained_on="shapes")
     make("drawn-too", trained_on="shapes", age=5)

@@ -69,6 +69,7 @@ def hub(captioner, tmp_path, monkeypatch):
     hub.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["4", "5"])
 def test_either_form_is_asked_for_once(hub, captioner, form, monkeypatch):
     if form == "5":

@@ -334,6 +334,7 @@ def test_only_torchvisions_missing_operators_are_forgiven(monkeypatch):
         augment._import_transforms()
 
 
+@pytest.mark.slow
 def test_train_transform_varies_and_repeats_with_the_seed(picture):
     transform = TrainTransform(40)
     results = []

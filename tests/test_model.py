@@ -206,6 +206,7 @@ def test_padding_is_not_attended_to(golden):
     assert_close(padded[:, length], captioner.decode(ids[:, : length + 1], features)[:, length])
 
 
+@pytest.mark.slow
 def test_a_key_s_bias_changes_nothing(golden):
     """A softmax does not see what is added to all its scores; every other bias is seen."""
     captioner, ids = golden.captioner, golden.expected["ids"]

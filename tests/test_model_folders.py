@@ -85,6 +85,7 @@ def resize(folder: Path, size: int, **weights) -> None:
 # --- what transformers 5 writes ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_transformers_5_saves_captions_the_same(captioner, folder, tmp_path):
     """Loaded there and saved again, as after fine-tuning: `tokenizer.json`, a nested processor."""
     transformers = pytest.importorskip("transformers")

@@ -298,6 +298,7 @@ def blip_file(path: Path, change=None) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_blip_file_with_what_cannot_be_inferred(tmp_path):
     path = blip_file(tmp_path / "model.pth")
     toml = tmp_path / "sizes.toml"
@@ -407,6 +408,7 @@ def test_vocabulary_must_fit(tmp_path):
     assert smile.load(path, num_heads=1, vocab=tmp_path / "other.txt").tokenizer.vocab_size == 211
 
 
+@pytest.mark.slow
 def test_a_transformers_config_is_checked(small, tmp_path):
     folder, _ = small
     config = json.loads((folder / "config.json").read_text())

@@ -72,6 +72,7 @@ def one_by_one(judge, images, captions) -> np.ndarray:
     return scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "blocks",
     [

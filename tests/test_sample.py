@@ -183,6 +183,7 @@ def test_two_models_side_by_side_on_a_sheet(photos, run_sample, work):
     assert code == 2 and "two different models" in err
 
 
+@pytest.mark.slow
 def test_a_sheet_shows_the_first_images(photos, run_sample, monkeypatch):
     monkeypatch.setattr(sample, "SHEET_IMAGES", 4)
     drawn = []
@@ -199,6 +200,7 @@ def test_sampling_repeats_with_the_seed(photos, run_sample):
     assert run_sample("photos", "--top-p", 0.9, "--seed", 4) != first
 
 
+@pytest.mark.slow
 def test_what_is_named_twice_is_described_once(photos, run_sample):
     code, out, err = run_sample("photos", "photos/*/*.png", "--json")
     assert code == 0 and out.count("\n") == 9 and "9 named twice, skipped" in err
@@ -344,6 +346,7 @@ def test_help_tells_whose_the_defaults_are(run_sample):
 # --- standard output and error ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_terminal_obeys_no_name_and_a_pipe_gets_it(photos, run_sample, monkeypatch):
     name = "photos/\x1b[31m\x9b.png"
     Path(photos[0]).rename(name)

@@ -106,6 +106,7 @@ def test_an_unknown_split_is_refused():
         make_scenes("dev", 1)
 
 
+@pytest.mark.slow
 def test_objects_are_named_in_reading_order(scenes):
     places = ["top left", "top right", "bottom left", "bottom right"]
     for scene in scenes["train"]:

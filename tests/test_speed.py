@@ -90,6 +90,7 @@ def test_captions_together_and_apart_give_the_same_loss_and_gradients(objective)
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["a", "b"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_one_caption_an_image_is_the_reference_codes_batch(name, objective):

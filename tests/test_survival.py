@@ -297,6 +297,7 @@ def spoil(about: dict, what: str) -> str:
     return json.dumps(about)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what",
     [
@@ -621,6 +622,7 @@ def test_a_loss_that_is_no_number_stops_the_run(what, tmp_path):
 # Trying out ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_nothing(run_main, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     status, printed, _ = run_main(*arguments(tmp_path / "out"), "--dry-run")

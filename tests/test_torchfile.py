@@ -478,6 +478,7 @@ def test_tensor_data_are_no_longer_than_the_file_has(tmp_path, numel, zipped):
 MUTATED = 150  # of each format; thousands were tried
 
 
+@pytest.mark.slow
 @FORMATS
 def test_mutated_files_are_read_or_refused_in_one_line(tmp_path, zipped):
     draw = random.Random(0)
