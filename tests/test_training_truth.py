@@ -21,7 +21,7 @@ from torch import Tensor
 
 import train
 from smile.config import Config, load_config
-from smile.data.batches import Batch
+from smile.data.batches import Batch, Draw
 from smile.data.shapes import check_caption
 from smile.loss import IGNORE, mle_loss, random_loss, reverse_loss, smile_loss
 from smile.model.captioner import Captioner
@@ -268,9 +268,26 @@ def test_each_epoch_deals_every_caption_once_in_an_order_of_its_own(watch):
     assert len(set(map(tuple, epochs))) == 4
 
 
+def test_the_seed_decides_order_and_augmentation(tmp_path):
+    def dealt(seed: int) -> tuple[list, Tensor]:
+        settings = (*SETTINGS, f"train.seed={seed}", "data.augment=true")
+        config = load_config(CONFIG, settings)
+        examples = load_splits(config)
+        trainer = train.Trainer(make_captioner(config, examples["train"]), tmp_path, examples)
+        picture = trainer.batches.dataset[Draw(example=0, captions=(0,), epoch=0)][1]
+        return list(trainer.batches.batch_sampler), picture
+
+    (order, picture), (same_order, same_picture), (other_order, other_picture) = map(
+        dealt, (5, 5, 6)
+    )
+    assert order == same_order != other_order
+    assert torch.equal(picture, same_picture) and not torch.equal(picture, other_picture)
+
+
 def test_the_log_says_what_the_saved_captioner_does(watch):
-    """Its loss on the validation images without dropout, its captions, and how true they are."""
-    run = watch("decoder.dropout=0.5", "vit.drop_path=0.5", "vit.depth=2", "data.num_val=4")
+    """Its loss on pictures as they are, without dropout, its captions, and how true they are."""
+    by_chance = ("decoder.dropout=0.5", "vit.drop_path=0.5", "vit.depth=2", "data.augment=true")
+    run = watch(*by_chance, "data.num_val=4")
     examples, captioner = run.examples["val"], run.last
     total = tokens = 0
     for example in examples:
