@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader
 
 from smile.data.augment import TrainTransform
 from smile.data.batches import (
+    BatchRow,
     Broken,
     CaptionDataset,
     Collate,
-    Draw,
     EpochBatches,
     ReaderKilled,
     readers_may_die,
@@ -81,11 +81,11 @@ def test_every_caption_once_an_epoch(examples, captions_per_image, batch_size, s
         batches.set_epoch(epoch)
         drawn = list(batches)
         assert len(drawn) == len(batches)
-        assert all(len(draws) == batch_size for draws in drawn[:-1])
-        draws = [draw for batch in drawn for draw in batch]
-        assert all(1 <= len(draw.captions) <= captions_per_image for draw in draws)
-        assert {draw.epoch for draw in draws} == {epoch}
-        seen = Counter((draw.example, caption) for draw in draws for caption in draw.captions)
+        assert all(len(rows) == batch_size for rows in drawn[:-1])
+        rows = [row for batch in drawn for row in batch]
+        assert all(1 <= len(row.captions) <= captions_per_image for row in rows)
+        assert {row.epoch for row in rows} == {epoch}
+        seen = Counter((row.example, caption) for row in rows for caption in row.captions)
         assert seen == {(i, k): 1 for i, count in enumerate(COUNTS) for k in range(count)}
 
 
@@ -93,7 +93,7 @@ def test_order_depends_on_seed_and_epoch_only(examples):
     def order(seed, epoch):
         batches = sampler(examples, seed=seed)
         batches.set_epoch(epoch)
-        return [[draw[:2] for draw in batch] for batch in batches]
+        return [[row[:2] for row in batch] for batch in batches]
 
     assert order(0, 0) == order(0, 0)
     assert order(0, 0) != order(0, 1)
@@ -106,13 +106,13 @@ def test_captions_of_an_image_change_company(examples):
     for epoch in range(20):
         batches = sampler(examples)
         batches.set_epoch(epoch)
-        groups |= {frozenset(draw.captions) for batch in batches for draw in batch if not draw[0]}
+        groups |= {frozenset(row.captions) for batch in batches for row in batch if not row[0]}
     assert len(groups) > 10  # all 10 pairs of 5 captions, and some left over alone
 
 
 def test_unshuffled_batches_keep_the_order(examples):
-    draws = [draw[:2] for batch in sampler(examples, shuffle=False) for draw in batch]
-    assert draws[:4] == [(0, (0, 1)), (0, (2, 3)), (0, (4,)), (1, (0,))]
+    rows = [row[:2] for batch in sampler(examples, shuffle=False) for row in batch]
+    assert rows[:4] == [(0, (0, 1)), (0, (2, 3)), (0, (4,)), (1, (0,))]
 
 
 def test_impossible_sizes_are_refused(examples):
@@ -129,24 +129,24 @@ def test_augmentation_depends_on_seed_epoch_example_and_caption(examples):
     examples = [Plain("4", ("a", "b", "c"))] * 2
     transform = TrainTransform(16)
 
-    def pixels(draw, seed=0):
-        name, image, _ = CaptionDataset(examples, transform, seed=seed)[draw]
+    def pixels(row, seed=0):
+        name, image, _ = CaptionDataset(examples, transform, seed=seed)[row]
         assert name == "4"
         return image
 
-    base = pixels(Draw(0, (1, 2), 0))
-    assert torch.equal(base, pixels(Draw(0, (1, 2), 0)))
-    assert torch.equal(base, pixels(Draw(0, (1,), 0)))
-    for other in (Draw(1, (1, 2), 0), Draw(0, (2, 1), 0), Draw(0, (1, 2), 1)):
+    base = pixels(BatchRow(0, (1, 2), 0))
+    assert torch.equal(base, pixels(BatchRow(0, (1, 2), 0)))
+    assert torch.equal(base, pixels(BatchRow(0, (1,), 0)))
+    for other in (BatchRow(1, (1, 2), 0), BatchRow(0, (2, 1), 0), BatchRow(0, (1, 2), 1)):
         assert not torch.equal(base, pixels(other))
-    assert not torch.equal(base, pixels(Draw(0, (1, 2), 0), seed=1))
+    assert not torch.equal(base, pixels(BatchRow(0, (1, 2), 0), seed=1))
 
 
 def test_reading_leaves_the_random_state_alone(examples):
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    CaptionDataset(examples, TrainTransform(16))[Draw(0, (0,), 0)]
+    CaptionDataset(examples, TrainTransform(16))[BatchRow(0, (0,), 0)]
     assert torch.equal(torch.rand(2), expected)
 
 

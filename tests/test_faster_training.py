@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import train
 from smile.config import load_config
-from smile.data.batches import Draw
+from smile.data.batches import BatchRow
 from smile.data.load import load_examples
 from smile.errors import UserError
 from smile.system.distributed import World
@@ -80,9 +80,9 @@ def test_features_stand_in_for_the_images(tmp_path):
     trainer = train.Trainer(train.make_captioner(config, examples["train"]), tmp_path, examples)
     learned = {id(p) for group in trainer.optimizer.param_groups for p in group["params"]}
     assert learned == {id(p) for p in trainer.captioner.decoder.parameters()}
-    images = trainer.batches.dataset[Draw(3, (0,), 0)][1]
+    images = trainer.batches.dataset[BatchRow(3, (0,), 0)][1]
     trainer.prepare_data()
-    name, features, captions = trainer.batches.dataset[Draw(3, (0, 1), 0)]
+    name, features, captions = trainer.batches.dataset[BatchRow(3, (0, 1), 0)]
     assert (name, captions) == (examples["train"][3].name, list(examples["train"][3].captions[:2]))
     trainer.captioner.eval()
     with torch.inference_mode():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from smile.data.batches import CaptionDataset, Draw
+from smile.data.batches import BatchRow, CaptionDataset
 from smile.data.picture_cache import PictureCache, cached, make_cache
 from smile.errors import UserError
 from smile.model.images import EvalTransform, Photo
@@ -34,7 +34,7 @@ def make(examples, path, **options) -> list[str]:
 
 def batches(examples) -> list[torch.Tensor]:
     dataset = CaptionDataset(examples, EvalTransform(16))
-    return [dataset[Draw(i, (0,), 0)][1] for i in range(len(examples))]
+    return [dataset[BatchRow(i, (0,), 0)][1] for i in range(len(examples))]
 
 
 def test_cached_pictures_give_the_same_tensors(photos, tmp_path):

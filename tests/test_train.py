@@ -175,10 +175,10 @@ def make_trainer(tmp_path):
 @pytest.mark.slow
 def test_accumulated_batches_are_one_large_batch(make_trainer):
     trainer = make_trainer("train.grad_clip=0.0")
-    draws = next(iter(trainer.batches.batch_sampler))
+    rows = next(iter(trainer.batches.batch_sampler))
     dataset, collate = trainer.batches.dataset, trainer.batches.collate_fn
-    whole = collate([dataset[draw] for draw in draws])
-    parts = [collate([dataset[draw] for draw in part]) for part in (draws[:3], draws[3:])]
+    whole = collate([dataset[row] for row in rows])
+    parts = [collate([dataset[row] for row in part]) for part in (rows[:3], rows[3:])]
     phase = Phase("smile", 0, 1, lr=1e-2, warmup_steps=0)
     results = []
     for batches in ([whole], parts):

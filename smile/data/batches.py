@@ -45,7 +45,7 @@ class Example(Protocol):
     def read(self) -> Image.Image: ...
 
 
-class Draw(NamedTuple):
+class BatchRow(NamedTuple):
     """One row of a batch: which example, which of its captions, in which epoch."""
 
     example: int
@@ -161,7 +161,7 @@ def read_picture(example: Example, *, skip_broken: bool = False) -> Image.Image 
         ) from error
 
 
-class EpochBatches(Sampler[list[Draw]]):
+class EpochBatches(Sampler[list[BatchRow]]):
     """A batch sampler that deals every caption of every image exactly once an epoch.
 
     Each image's captions are shuffled and dealt in groups of `captions_per_image`, of which the
@@ -208,28 +208,28 @@ class EpochBatches(Sampler[list[Draw]]):
         """Batches of a whole epoch."""
         return -(-self.num_groups // self.batch_size)
 
-    def __iter__(self) -> Iterator[list[Draw]]:
-        draws = self._draws(random.Random(f"{self.seed} {self.epoch}"))
-        for start in range(self.first * self.batch_size, len(draws), self.batch_size):
-            batch = draws[start : start + self.batch_size]
+    def __iter__(self) -> Iterator[list[BatchRow]]:
+        rows = self._rows(random.Random(f"{self.seed} {self.epoch}"))
+        for start in range(self.first * self.batch_size, len(rows), self.batch_size):
+            batch = rows[start : start + self.batch_size]
             yield batch[self.world.rank :: self.world.size]
 
-    def _draws(self, rng: random.Random) -> list[Draw]:
-        draws = []
+    def _rows(self, rng: random.Random) -> list[BatchRow]:
+        rows = []
         for example, count in enumerate(self.num_captions):
             order = list(range(count))
             if self.shuffle:
                 rng.shuffle(order)
             for start in range(0, count, self.captions_per_image):
                 captions = tuple(order[start : start + self.captions_per_image])
-                draws.append(Draw(example, captions, self.epoch))
+                rows.append(BatchRow(example, captions, self.epoch))
         if self.shuffle:
-            rng.shuffle(draws)
-        return draws
+            rng.shuffle(rows)
+        return rows
 
 
 class CaptionDataset(Dataset):
-    """Reads what a `Draw` asks for: (name, image tensor, captions).
+    """Reads what a `BatchRow` asks for: (name, image tensor, captions).
 
     With `features` (by the examples' indices), an image is not read: its features replace its
     tensor.
@@ -256,24 +256,24 @@ class CaptionDataset(Dataset):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, draw: Draw) -> tuple[str, Tensor, list[str]] | Broken:
-        example = self.examples[draw.example]
-        captions = [example.captions[index] for index in draw.captions]
+    def __getitem__(self, row: BatchRow) -> tuple[str, Tensor, list[str]] | Broken:
+        example = self.examples[row.example]
+        captions = [example.captions[index] for index in row.captions]
         if self.features is not None:
-            known = self.features[draw.example]
+            known = self.features[row.example]
             return known if isinstance(known, Broken) else (example.name, known, captions)
         image = read_picture(example, skip_broken=self.skip_broken)
         if isinstance(image, Broken):
             return image
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: it would also reseed the GPU, which fork_rng does not restore.
-            torch.default_generator.manual_seed(self._augmentation_seed(draw))
+            torch.default_generator.manual_seed(self._augmentation_seed(row))
             pixels = self.transform(image)
         return example.name, pixels, captions
 
-    def _augmentation_seed(self, draw: Draw) -> int:
-        """One seed per draw, unrelated between draws; the first caption tells an image's apart."""
-        key = f"{self.seed} {draw.epoch} {draw.example} {draw.captions[0]}"
+    def _augmentation_seed(self, row: BatchRow) -> int:
+        """One seed per row, unrelated between rows; the first caption tells an image's apart."""
+        key = f"{self.seed} {row.epoch} {row.example} {row.captions[0]}"
         return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=7).digest())
 
 

@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 from smile.config import DataConfig
 from smile.data import flickr8k, folder, karpathy
-from smile.data.batches import Example
+from smile.data.batches import (
+    Example,
+)
 from smile.data.shapes import make_scenes
 from smile.data.splits import SPLITS, EmptySplit
 from smile.errors import UserError

@@ -18,7 +18,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from smile.data.batches import Broken, CaptionDataset, Draw, Example, batches_of, readers_may_die
+from smile.data.batches import (
+    BatchRow,
+    Broken,
+    CaptionDataset,
+    Example,
+    batches_of,
+    readers_may_die,
+)
 from smile.errors import UserError, counted
 from smile.model.captioner import Captioner
 from smile.system.distributed import World
@@ -121,7 +128,7 @@ def _local_share(
     batches = list(batches_of(local, size))
     loader = DataLoader(
         CaptionDataset(examples, captioner.transform, skip_broken=config.data.skip_broken),
-        batch_sampler=[[Draw(index, (0,), 0) for index in batch] for batch in batches],
+        batch_sampler=[[BatchRow(index, (0,), 0) for index in batch] for batch in batches],
         collate_fn=_pictures,
         num_workers=config.train.workers,
         worker_init_fn=leave_signals_to_the_parent,
