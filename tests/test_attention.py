@@ -9,7 +9,6 @@ from torch.testing import assert_close
 from smile.captioning.explain import cross_attention, explain, word_maps
 from smile.errors import UserError
 from smile.model.captioner import Caption
-from smile.model.layers import Attention
 from smile.model.tokenizer import Tokenizer
 
 
@@ -21,15 +20,19 @@ def captioner():
     return captioner
 
 
-def test_weights_are_those_that_attend_uses():
-    """Weights times values is what `attend` gives."""
-    torch.manual_seed(0)
-    attention = Attention(dim=12, num_heads=3, source_dim=7)
-    keys, values = attention.keys_values(torch.randn(2, 6, 7))
-    queries = torch.randn(2, 3, 5, 4)
-    weights = attention.weights(queries, keys)
-    assert_close(weights.sum(dim=-1), torch.ones(2, 3, 5))
-    assert_close(weights @ values, attention.attend(queries, (keys, values)))
+def test_weights_are_those_that_the_decoder_uses(captioner):
+    """Weights times values, through the output layer, is what cross-attention gives."""
+    calls = []
+    blocks = captioner.decoder.blocks
+    for block in blocks:
+        block.cross_attention.register_forward_hook(lambda *call: calls.append(call))
+    weights = cross_attention(captioner, torch.randn(1, 3, 64, 64), torch.tensor([[5, 6, 7]]))
+    assert_close(weights.sum(dim=-1), torch.ones(2, 4, 3))
+    assert len(calls) == len(blocks)
+    with torch.inference_mode():
+        for (attention, (_, (_, values)), found), seen in zip(calls, weights, strict=True):
+            expected = attention.out(attention.merge_heads(seen[None] @ values))
+            assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_map_is_what_the_position_before_the_word_looked_at(captioner):

@@ -11,17 +11,19 @@ from golden_fixtures import load_golden
 from torch import nn
 from torch.testing import assert_close
 
+from smile.captioning import options
+from smile.captioning.packed import AttentionByViews
 from smile.config import Config, DecoderConfig, ViTConfig, override
 from smile.data.batches import Batch
 from smile.errors import UserError
 from smile.loss import IGNORE
 from smile.model.captioner import Captioner
-from smile.model.layers import PreNormBlock
+from smile.model.layers import Attention, PreNormBlock
 from smile.training.head_loss import caption_loss
 from smile.training.objective import Objective
 from smile.training.onednn import OneDNNLinear, use_mkl, use_onednn
 from smile.training.precision import Precision
-from smile.training.speed import checkpoint_activations
+from smile.training.speed import CheckpointedBlock, checkpoint_activations, prepare
 
 OBJECTIVES = ("smile", "mle", "reverse")
 
@@ -155,6 +157,18 @@ def test_checkpointed_blocks_have_the_same_gradients(count):
     again, plain = results
     for name in plain:
         assert torch.equal(again[name], plain[name]), name
+
+
+def test_training_and_captioning_have_the_layers_they_ask_for():
+    captioner = small()
+    captioner.config = override(captioner.config, "train", {"checkpoint_blocks": 2})
+    prepare(captioner)
+    kinds = [type(block) for block in captioner.vit.blocks]
+    assert kinds == [PreNormBlock, CheckpointedBlock, CheckpointedBlock]
+    speed = SimpleNamespace(compile=False, precision="bfloat16")
+    for model in (captioner, options.prepare(small(), speed)):
+        attentions = [module for module in model.modules() if isinstance(module, Attention)]
+        assert {type(attention) for attention in attentions} == {AttentionByViews}
 
 
 # oneDNN -------------------------------------------------------------------------------------------
