@@ -41,7 +41,7 @@ from smile.evaluation.image_set import ImageSet, lies_outside, same_images
 from smile.evaluation.models import NONE, ClipJudge, Gpt2Judge, RetrievalJudge, Weights
 from smile.evaluation.report import FILES, write_report
 from smile.evaluation.rows import System, make_rows
-from smile.evaluation.scoring import Family, Trial, human_outcomes, score
+from smile.evaluation.scoring import Family, Submission, human_outcomes, score
 from smile.evaluation.table import published_table, table
 from smile.metrics.bootstrap import Bootstrap
 from smile.metrics.models.clip import load_clip
@@ -461,7 +461,7 @@ def score_all(
             outcomes = human_outcomes(images)
         else:
             outcomes = score(
-                Trial(
+                Submission(
                     images=images,
                     captions=captions,
                     references=images.references,

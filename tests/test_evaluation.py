@@ -19,7 +19,7 @@ from smile.evaluation.image_set import ImageIndex, ImageSet
 from smile.evaluation.java import meteor_from_statistics
 from smile.evaluation.measured import Averaged, LeftOut, Missing, average
 from smile.evaluation.models import ClipJudge, Gpt2Judge, Weights
-from smile.evaluation.scoring import Trial, human_outcomes, score, true_share_by_kind
+from smile.evaluation.scoring import Submission, human_outcomes, score, true_share_by_kind
 from smile.metrics.bootstrap import Bootstrap
 from smile.metrics.text.bleu import bleu_from_counts
 
@@ -219,7 +219,7 @@ def test_karpathys_numbers_name_his_images(tmp_path):
 
 
 def test_references_without_a_data_set(refs):
-    outcomes = score(Trial(images=refs, captions=SAID, references=refs.references))
+    outcomes = score(Submission(images=refs, captions=SAID, references=refs.references))
     assert outcomes["length"].statistics.tolist() == [1, 0, 1]
     assert outcomes["empty"].note == "1 of 3"
     assert outcomes["rouge_l"].per_image[1] == 0  # the empty caption scores, and counts
@@ -234,11 +234,13 @@ def test_references_without_a_data_set(refs):
 @pytest.mark.parametrize("references", [[["a dog"]], [["a dog"], ["a dog"]], [["a"], ["a"]]])
 def test_cider_cannot_weigh_words_that_all_images_share(refs, references):
     images = refs.part(range(len(references)))
-    outcomes = score(Trial(images=images, captions=["a dog"] * len(references),
+    outcomes = score(Submission(images=images, captions=["a dog"] * len(references),
                            references=references))  # fmt: skip
     assert "at least two images" in outcomes["cider_d"].reason == outcomes["cider"].reason
     assert isinstance(outcomes["rouge_l"], Averaged)
-    two = Trial(images=refs.part([0, 1]), captions=["a dog"] * 2, references=[["a dog"], ["a cat"]])
+    two = Submission(
+        images=refs.part([0, 1]), captions=["a dog"] * 2, references=[["a dog"], ["a cat"]]
+    )
     assert score(two)["cider_d"].per_image[0] > 0
 
 
@@ -363,7 +365,9 @@ def test_clip_scores_by_hand(refs):
     judge = ClipJudge(refs, SimpleNamespace(load=lambda load: FakeClip()))
     captions = ["it is 0", "it is 2", "it is 2"]
     found = score(
-        Trial(images=refs, captions=captions, references=refs.references, models={"clip": judge})
+        Submission(
+            images=refs, captions=captions, references=refs.references, models={"clip": judge}
+        )
     )
     assert found["clip_score"].per_image.tolist() == [2.5, 0, 2.5]
     assert found["clip_rank"].per_image.tolist() == [1, 2.5, 1]
@@ -377,7 +381,9 @@ def test_perplexity_leaves_empty_captions_out(refs, monkeypatch):
         lambda model, captions: np.array([10.0, np.nan, 30.0]),
     )
     judge = Gpt2Judge(SimpleNamespace(load=lambda load: None))
-    trial = Trial(images=refs, captions=SAID, references=refs.references, models={"gpt2": judge})
-    ppl = score(trial)["ppl"]
+    submission = Submission(
+        images=refs, captions=SAID, references=refs.references, models={"gpt2": judge}
+    )
+    ppl = score(submission)["ppl"]
     assert ppl.interval(Bootstrap(num_images=3, draws=20)).value == 20
     assert ppl.note == "without 1 empty captions"

@@ -17,7 +17,7 @@ from smile.data.captions import clean_caption
 from smile.errors import UserError
 from smile.evaluation.image_set import ImageSet
 from smile.evaluation.measured import Averaged, Outcome, ratio
-from smile.evaluation.scoring import Trial
+from smile.evaluation.scoring import Submission
 from smile.metrics.clip_score import PREFIX, clip_scores, ref_clip_scores, self_retrieval
 from smile.metrics.models.clip import Clip, load_clip
 from smile.metrics.models.gpt2 import GPT2, load_gpt2
@@ -91,12 +91,12 @@ class ClipJudge:
         self.images = images
         self.weights = weights
 
-    def __call__(self, trial: Trial) -> dict[str, Outcome]:
+    def __call__(self, submission: Submission) -> dict[str, Outcome]:
         _need_pictures(self.images)
-        texts = self.clip.embed_texts(trial.captions, prefix=PREFIX)
+        texts = self.clip.embed_texts(submission.captions, prefix=PREFIX)
         scores = clip_scores(self.pictures, texts)
         with_references = ref_clip_scores(scores, texts, self.references)
-        found = self_retrieval(self.pictures, self.clip.embed_texts(trial.captions))
+        found = self_retrieval(self.pictures, self.clip.embed_texts(submission.captions))
         return {
             "clip_score": Averaged(scores, per_image=scores),
             "ref_clip_score": Averaged(with_references, per_image=with_references),
@@ -126,8 +126,8 @@ class Gpt2Judge:
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
 
-    def __call__(self, trial: Trial) -> dict[str, Outcome]:
-        per_image = perplexities(self.model, trial.captions)
+    def __call__(self, submission: Submission) -> dict[str, Outcome]:
+        per_image = perplexities(self.model, submission.captions)
         scored = ~np.isnan(per_image)
         if not scored.any():
             raise UserError("every caption is empty")
@@ -148,12 +148,12 @@ class RetrievalJudge:
         self.judge = judge
         self.name = name
 
-    def __call__(self, trial: Trial) -> dict[str, Outcome]:
+    def __call__(self, submission: Submission) -> dict[str, Outcome]:
         if self.judge is None:
             raise UserError("--judge RUN, which needs no download")
         _need_pictures(self.images)
         examples = self.images.at_size(self.judge.config.vit.image_size)
-        captions = [clean_caption(caption) for caption in trial.captions]
+        captions = [clean_caption(caption) for caption in submission.captions]
         pictures = (example.read() for example in examples)
         # A GPU is as fast for large blocks as for small ones; a CPU is fastest within its caches.
         blocks = {"image_block": 64, "caption_block": 32}

@@ -1,6 +1,6 @@
 """Computes every metric of the catalogue for one system's captions, or says why it is missing.
 
-A family is a function that computes some of the metrics together. It takes a `Trial` and returns
+A family is a function that computes some of the metrics together. It takes a `Submission` and returns
 one outcome for each of its keys; if it raises UserError, all of them are missing for that reason.
 """
 
@@ -22,11 +22,11 @@ from smile.metrics.text.ptb import tokenize, tokenize_all
 from smile.metrics.text.rouge import rouge_l
 from smile.metrics.text.statistics import caption_statistics
 
-__all__ = ["FAMILIES", "Family", "Trial", "human_outcomes", "score", "true_share_by_kind"]
+__all__ = ["FAMILIES", "Family", "Submission", "human_outcomes", "score", "true_share_by_kind"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class Submission:
     """One system's captions of a set of images, and what they are compared with.
 
     captions: one per image. references: for each image, the captions to compare with.
@@ -47,15 +47,15 @@ class Trial:
         return Candidates(self.tokens, References([tokenize_all(r) for r in self.references]))
 
 
-Family = Callable[[Trial], dict[str, Outcome]]
+Family = Callable[[Submission], dict[str, Outcome]]
 
 
-def score(trial: Trial) -> dict[str, Outcome]:
+def score(submission: Submission) -> dict[str, Outcome]:
     """Every metric of the catalogue."""
     outcomes: dict[str, Outcome] = {}
     for keys, family in FAMILIES:
         try:
-            found = family(trial)
+            found = family(submission)
         except UserError as error:
             found = {key: Missing(str(error)) for key in keys}
         outcomes |= {key: found[key] for key in keys}
@@ -78,15 +78,15 @@ def human_outcomes(images: ImageSet) -> dict[str, Outcome]:
     for turn in range(min(len(captions) for captions in images.references)):
         others = [[*texts[:turn], *texts[turn + 1 :]] for texts in images.references]
         captions = [texts[turn] for texts in images.references]
-        rounds.append(score(Trial(images=images, captions=captions, references=others)))
+        rounds.append(score(Submission(images=images, captions=captions, references=others)))
     return {key: average([outcomes[key] for outcomes in rounds]) for key in rounds[0]}
 
 
 # The captions alone, and with their references ------------------------------------------------
 
 
-def _statistics(trial: Trial) -> dict[str, Outcome]:
-    stats = caption_statistics(trial.tokens)
+def _statistics(submission: Submission) -> dict[str, Outcome]:
+    stats = caption_statistics(submission.tokens)
     empty = stats.lengths == 0
     return {
         "length": Averaged(stats.lengths, per_image=stats.lengths),
@@ -99,9 +99,9 @@ def _statistics(trial: Trial) -> dict[str, Outcome]:
     }
 
 
-def _novelty(trial: Trial) -> dict[str, Outcome]:
-    training = map(tokenize, trial.images.training_captions())
-    novel = caption_statistics(trial.tokens, training=training).novel
+def _novelty(submission: Submission) -> dict[str, Outcome]:
+    training = map(tokenize, submission.images.training_captions())
+    novel = caption_statistics(submission.tokens, training=training).novel
     return {"novel": Averaged(novel, per_image=novel)}
 
 
@@ -109,27 +109,27 @@ def _bleu_of(order: int, sums: np.ndarray) -> np.ndarray:
     return bleu_from_counts(sums)[..., order - 1]
 
 
-def _text_scores(trial: Trial) -> dict[str, Outcome]:
-    found = bleu(trial.candidates)
+def _text_scores(submission: Submission) -> dict[str, Outcome]:
+    found = bleu(submission.candidates)
     outcomes: dict[str, Outcome] = {
         f"bleu_{order}": Averaged(found.counts, partial(_bleu_of, order), one.per_image)
         for order, one in enumerate(found.scores, start=1)
     }
     metrics = {"rouge_l": rouge_l}
-    if can_weigh(trial.candidates.references):
+    if can_weigh(submission.candidates.references):
         metrics |= {"cider_d": cider_d, "cider": cider}
     else:
         why = Missing("needs at least two images that are described in different words")
         outcomes |= {"cider_d": why, "cider": why}
     for key, metric in metrics.items():
-        per_image = metric(trial.candidates).per_image
+        per_image = metric(submission.candidates).per_image
         outcomes[key] = Averaged(per_image, per_image=per_image)
     return outcomes
 
 
-def _java(key: str, trial: Trial) -> dict[str, Outcome]:
+def _java(key: str, submission: Submission) -> dict[str, Outcome]:
     metric = {"meteor": java.meteor, "spice": java.spice}[key]
-    return {key: metric(trial.tokens, trial.candidates.references.captions)}
+    return {key: metric(submission.tokens, submission.candidates.references.captions)}
 
 
 # By a model -----------------------------------------------------------------------------------
@@ -138,11 +138,11 @@ CLIP_KEYS = ("clip_score", "ref_clip_score", "clip_r1", "clip_r5", "clip_r10", "
 JUDGE_KEYS = ("judge_r1", "judge_r5", "judge_r10", "judge_rank")
 
 
-def _model(name: str, trial: Trial) -> dict[str, Outcome]:
+def _model(name: str, submission: Submission) -> dict[str, Outcome]:
     """The outcomes of the model called `name`, if there is one."""
-    if name not in trial.models:
+    if name not in submission.models:
         raise UserError("not computed with --human")
-    return trial.models[name](trial)
+    return submission.models[name](submission)
 
 
 # The drawn scene --------------------------------------------------------------------------------
@@ -150,11 +150,11 @@ def _model(name: str, trial: Trial) -> dict[str, Outcome]:
 TRUTH_KEYS = ("true_share", "statements", *(f"true_{k}" for k in STATEMENT_KINDS), "unparsed")
 
 
-def _truth(trial: Trial) -> dict[str, Outcome]:
-    if not trial.images.are_scenes:
+def _truth(submission: Submission) -> dict[str, Outcome]:
+    if not submission.images.are_scenes:
         why = "only for drawn scenes (data.format shapes), whose content is known"
         return dict.fromkeys(TRUTH_KEYS, Missing(why, applies=False))
-    return true_share_by_kind(trial.captions, trial.images.examples)
+    return true_share_by_kind(submission.captions, submission.images.examples)
 
 
 def true_share_by_kind(captions: Sequence[str], scenes: Sequence) -> dict[str, Outcome]:
