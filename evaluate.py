@@ -310,23 +310,25 @@ def out_folder(options: EvaluateOptions, sources: Sequence[str], names: list[str
 
 
 @dataclass(frozen=True)
-class Said:
+class SystemCaptions:
     """Captions by the number of their image, and what is known of who wrote them."""
 
     captions: dict[int, str]
     record: dict
 
 
-def read(options: EvaluateOptions, source: str, images: ImageSet) -> Said:
+def read(options: EvaluateOptions, source: str, images: ImageSet) -> SystemCaptions:
     """What a file says of each image, or the first of the people who did."""
     if options.human:
         first = {n: texts[0] for n, texts in zip(images.numbers, images.references, strict=True)}
-        return Said(first, {"source": HUMAN, "note": HUMAN_NOTE})
+        return SystemCaptions(first, {"source": HUMAN, "note": HUMAN_NOTE})
     captions = read_captions(source, images, some_may_lack=options.only_captioned)
-    return Said(captions, {"source": source, "sha256": sha256(source)})
+    return SystemCaptions(captions, {"source": source, "sha256": sha256(source)})
 
 
-def only_captioned(options: EvaluateOptions, images: ImageSet, said: dict[str, Said]) -> ImageSet:
+def only_captioned(
+    options: EvaluateOptions, images: ImageSet, said: dict[str, SystemCaptions]
+) -> ImageSet:
     """With that option the images of which every file has a caption, else all."""
     if not options.only_captioned:
         return images
@@ -335,7 +337,7 @@ def only_captioned(options: EvaluateOptions, images: ImageSet, said: dict[str, S
     return images.part(known_of_all(said))
 
 
-def known_of_all(said: dict[str, Said]) -> list[int]:
+def known_of_all(said: dict[str, SystemCaptions]) -> list[int]:
     """The numbers of the images that everybody captioned."""
     common = set.intersection(*(set(one.captions) for one in said.values()))
     if not common:
@@ -385,7 +387,9 @@ def skip_or_refuse(images: ImageSet, reasons: list[str], world: World) -> None:
         print(f"evaluate.py: {problem}: left out (data.skip_broken)", file=sys.stderr)
 
 
-def describe(options: EvaluateOptions, model: Model, images: ImageSet, world: World) -> Said:
+def describe(
+    options: EvaluateOptions, model: Model, images: ImageSet, world: World
+) -> SystemCaptions:
     """The captioner's best caption of each image; each process writes its share, all know all."""
     captioner = prepare(model.captioner, options)
     examples = images.at_size(captioner.config.vit.image_size)
@@ -409,7 +413,9 @@ def describe(options: EvaluateOptions, model: Model, images: ImageSet, world: Wo
     precision = "bfloat16" if wants_bfloat16(options, captioner) else "float32"
     record = model.record(seed=options.seed) | {"precision": precision}
     names = zip(images.numbers, images.names, strict=True)
-    return Said({number: captions[name] for number, name in names if name in captions}, record)
+    return SystemCaptions(
+        {number: captions[name] for number, name in names if name in captions}, record
+    )
 
 
 # Scores -------------------------------------------------------------------------------------------
@@ -450,7 +456,7 @@ def find_judges(options: EvaluateOptions) -> Judges:
 def score_all(
     options: EvaluateOptions,
     images: ImageSet,
-    said: dict[str, Said],
+    said: dict[str, SystemCaptions],
     models: dict[str, Family],
 ) -> list[System]:
     """Every metric of every system."""
