@@ -17,7 +17,7 @@ from smile.errors import UserError
 from smile.evaluation.caption_files import read_captions
 from smile.evaluation.image_set import ImageIndex, ImageSet
 from smile.evaluation.java import meteor_from_statistics
-from smile.evaluation.measured import Averaged, LeftOut, Missing, average
+from smile.evaluation.measured import Averaged, Jackknifed, Missing, average
 from smile.evaluation.models import ClipJudge, Gpt2Judge, Weights
 from smile.evaluation.scoring import Submission, human_outcomes, score, true_share_by_kind
 from smile.metrics.bootstrap import Bootstrap
@@ -305,7 +305,7 @@ def test_the_average_of_rounds_is_the_mean_of_their_scores():
     means = average([Averaged(c[:, 0], per_image=c[:, 0]) for c in counts])
     assert means.interval(bootstrap).value == pytest.approx(np.mean([c[:, 0] for c in counts]))
     assert means.per_image == pytest.approx(np.mean([c[:, 0] for c in counts], axis=0))
-    left = average([LeftOut(v, np.full(20, v)) for v in (1.0, 2.0)])
+    left = average([Jackknifed(v, np.full(20, v)) for v in (1.0, 2.0)])
     assert left.value == 1.5 and left.without_each.tolist() == [1.5] * 20
     assert average([Missing("why"), Missing("why")]) == Missing("why")
 

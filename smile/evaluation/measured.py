@@ -14,7 +14,7 @@ from smile.metrics.bootstrap import (
     mean,
 )
 
-__all__ = ["Averaged", "LeftOut", "Measured", "Missing", "Outcome", "average", "ratio"]
+__all__ = ["Averaged", "Jackknifed", "Measured", "Missing", "Outcome", "average", "ratio"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Averaged:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class Jackknifed:
     """A score that resampling with repeats would bias; its interval comes from the jackknife.
 
     without_each: (N,) the score with each image left out. share: whether it is between 0 and 1.
@@ -73,12 +73,12 @@ class LeftOut:
     def interval(self, bootstrap: Bootstrap) -> Interval:
         return jackknife(self.value, self.without_each, share=self.share)
 
-    def compare(self, second: "LeftOut", bootstrap: Bootstrap) -> Comparison:
+    def compare(self, second: "Jackknifed", bootstrap: Bootstrap) -> Comparison:
         scores = (self.value, self.without_each, second.value, second.without_each)
         return jackknife_compare(*scores, share=self.share)
 
 
-Measured = Averaged | LeftOut
+Measured = Averaged | Jackknifed
 Outcome = Measured | Missing
 
 
@@ -106,10 +106,10 @@ def average(rounds: Sequence[Outcome]) -> Outcome:
     per_image = None
     if first.per_image is not None:
         per_image = np.mean([measured.per_image for measured in rounds], axis=0)
-    if isinstance(first, LeftOut):
+    if isinstance(first, Jackknifed):
         value = float(np.mean([measured.value for measured in rounds]))
         without_each = np.mean([measured.without_each for measured in rounds], axis=0)
-        return LeftOut(value, without_each, per_image, first.note, first.share)
+        return Jackknifed(value, without_each, per_image, first.note, first.share)
 
     width, score = first.sums.shape[1], first.score or mean
 

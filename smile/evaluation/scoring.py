@@ -14,7 +14,15 @@ from smile.data.shapes import STATEMENT_KINDS, check_caption
 from smile.errors import UserError
 from smile.evaluation import java
 from smile.evaluation.image_set import ImageSet
-from smile.evaluation.measured import Averaged, LeftOut, Measured, Missing, Outcome, average, ratio
+from smile.evaluation.measured import (
+    Averaged,
+    Jackknifed,
+    Measured,
+    Missing,
+    Outcome,
+    average,
+    ratio,
+)
 from smile.metrics.text.bleu import bleu, bleu_from_counts
 from smile.metrics.text.cider import can_weigh, cider, cider_d
 from smile.metrics.text.ngrams import Candidates, References
@@ -90,8 +98,8 @@ def _statistics(submission: Submission) -> dict[str, Outcome]:
     empty = stats.lengths == 0
     return {
         "length": Averaged(stats.lengths, per_image=stats.lengths),
-        "distinct_words": LeftOut(stats.distinct_words, stats.distinct_words_without_each()),
-        "distinct_ratio": LeftOut(
+        "distinct_words": Jackknifed(stats.distinct_words, stats.distinct_words_without_each()),
+        "distinct_ratio": Jackknifed(
             stats.distinct_ratio, stats.distinct_ratio_without_each(), share=True
         ),
         "tail_repeats": Averaged(stats.tail_repeats, per_image=stats.tail_repeats),
