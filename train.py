@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from smile.training.checkpointing.manager import CheckpointManager
 from torch import Tensor, nn
 
 from smile.config import Config, describe_config, load_config
@@ -37,7 +38,6 @@ from smile.system.files import json_line, write_atomically
 from smile.system.lock import ProcessLock
 from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.training.checkpointing.folder import claim, leave, resume_command, run_folder
-from smile.training.checkpointing.keeper import Keeper
 from smile.training.checkpointing.resume import find_run, identity
 from smile.training.checkpointing.signals import Stopped
 from smile.training.checkpointing.state import Progress, RunState, seed_process, seeded
@@ -142,8 +142,8 @@ def train(
             raise UserError(f"{folder}: not seen from here; all machines of a run need one disk")
         if trainer is not None:
             trainer.prepare_data()
-            trainer.keeper.go_on = resume_command(source, out, folder, world)
-            with trainer.keeper.watching(out_of_memory(config.train, trainer.device)):
+            trainer.manager.go_on = resume_command(source, out, folder, world)
+            with trainer.manager.watching(out_of_memory(config.train, trainer.device)):
                 trainer.run()
     finally:
         leave(folder, lock)
@@ -157,7 +157,7 @@ def start(config: Config, folder: Path, examples: dict[str, list], world: World)
     trainer.choose_shown()
     if line := accents_line(captioner, examples["train"]):
         trainer.say(line)
-    trainer.keeper.save()
+    trainer.manager.save()
     return trainer
 
 
@@ -229,7 +229,7 @@ class Trainer:
             progress=self.progress,
             world=self.world,
         )
-        self.keeper = Keeper(
+        self.manager = CheckpointManager(
             self.state,
             folder,
             world=self.world,
@@ -260,7 +260,7 @@ class Trainer:
         if phase.first_epoch > 0:
             folder = self.folder / MLE_FOLDER
             with self.average.shown():
-                self.keeper.write(lambda: save_run(folder, self.captioner))
+                self.manager.write(lambda: save_run(folder, self.captioner))
             self.average.restart()
             self.say(f"switch to {phase.objective}: the MLE captioner is kept in {folder}")
 
@@ -283,7 +283,7 @@ class Trainer:
                 progress.seconds += time.perf_counter() - clock
                 shown.set_postfix(loss=f"{loss / max(tokens, 1):.3f}", lr=f"{lr:.1e}")
                 shown.update()
-                self.keeper.pause()
+                self.manager.between_steps()
                 clock = time.perf_counter()
 
     def step(self, batches: list[Batch], phase: Phase, lr: float) -> tuple[float, int, int]:
@@ -336,11 +336,11 @@ class Trainer:
 
         Whatever fails or kills the run in between: it resumes with the validation.
         """
-        self.keeper.save()
+        self.manager.save()
         self.captioner.eval()
         with self.average.shown():
             self.validate(phase)
-        self.keeper.save()
+        self.manager.save()
         give_back_freed_memory()
 
     def validate(self, phase: Phase) -> None:
@@ -354,7 +354,7 @@ class Trainer:
         record = epoch_record(self.progress, phase, config, lr=lr, val_loss=val_loss)
         best = self.progress.best if val_loss is None else min(self.progress.best, val_loss)
         is_best = val_loss is None or val_loss < self.progress.best
-        self.keeper.write(lambda: self.write_captioners(is_best=is_best))
+        self.manager.write(lambda: self.write_captioners(is_best=is_best))
         with uncompiled(self.captioner):
             captions = self.describe(self.captioner, self.shown["val"])
         record |= summarise(captions, self.shown["val"]) | {"captions": captions}
@@ -365,7 +365,7 @@ class Trainer:
             self.say(f"    {name}: {caption}")
         self.progress.best = best
         self.progress.next_epoch(record)
-        self.keeper.write(lambda: self.write_log(captions))
+        self.manager.write(lambda: self.write_log(captions))
 
     @torch.inference_mode()
     def validation_loss(self, phase: Phase) -> float:
@@ -381,7 +381,7 @@ class Trainer:
                 with seeded(self.config.train.seed + number, self.device):
                     total += self.loss(self.objective, batch, phase)
                 count += self.objective.num_targets(batch)
-            self.keeper.pause()
+            self.manager.between_steps()
         total, count = self.world.sums([total.item(), count])
         return total / max(count, 1)
 
@@ -396,7 +396,7 @@ class Trainer:
                 columns[label] = captions = self.describe(captioner.to(self.device), shown)
                 self.say(f"  {label:<6} {summary_line(summarise(captions, shown))}")
             path = self.folder / COMPARISON
-            self.keeper.write(
+            self.manager.write(
                 lambda: draw_comparison(path, shown, columns, skip_broken=skip_broken)
             )
         example = [*shown, *self.shown["val"], *self.examples["train"][:1]][0]
@@ -422,7 +422,7 @@ class Trainer:
 
     def describe(self, captioner: Captioner, examples: list[Example]) -> dict[str, str]:
         """A caption for each example whose picture can be read, by the example's name."""
-        skip_broken, pause = self.config.data.skip_broken, self.keeper.pause
+        skip_broken, pause = self.config.data.skip_broken, self.manager.between_steps
         captions, broken = describe(
             captioner, examples, world=self.world, pause=pause, skip_broken=skip_broken
         )
@@ -446,7 +446,7 @@ class Trainer:
         """Raises UserError where training has gone wrong, before anything of it is saved."""
         if not math.isfinite(loss) or self.precision.failed(norm):
             during = f"epoch {self.progress.epoch + 1}, {during}"
-            self.keeper.give_up(divergence(during, loss, norm, lr, self.config.train))
+            self.manager.give_up(divergence(during, loss, norm, lr, self.config.train))
 
     def note_broken(self, images: Iterable[Broken]) -> None:
         """Says of each image that cannot be read, once, that it is skipped."""

@@ -62,16 +62,16 @@ def trainer_of(config: Config, folder: Path, world: World, *, resume: bool = Fal
 
 def stop_after(trainer, pauses: int) -> None:
     """Lets a signal come to the last process, once it has paused so many times."""
-    keeper, pause = trainer.keeper, trainer.keeper.pause
+    keeper, pause = trainer.manager, trainer.manager.between_steps
 
     def counting() -> None:
         nonlocal pauses
         pauses -= 1
-        if pauses == 0 and keeper.world.rank == keeper.world.size - 1:
-            keeper.signals.number = signal.SIGTERM
+        if pauses == 0 and manager.world.rank == manager.world.size - 1:
+            manager.signals.number = signal.SIGTERM
         pause()
 
-    keeper.pause = counting
+    manager.between_steps = counting
 
 
 def train_in_bits(config: Config, folder: Path, world: World, pauses: Iterable[int]) -> int:

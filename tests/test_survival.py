@@ -391,20 +391,20 @@ def fail_to_save(monkeypatch) -> None:
 
 def test_a_full_disk_in_mid_epoch_does_not_stop_the_run(tmp_path, monkeypatch, capsys):
     trainer = trainer_of(config_of(*RANDOM, "train.save_minutes=1e-9"), tmp_path, World())
-    number = trainer.keeper.checkpoints.number
+    number = trainer.manager.checkpoints.number
     with monkeypatch.context() as patch:
         fail_to_save(patch)
-        trainer.keeper.pause()
+        trainer.manager.between_steps()
         said = capsys.readouterr().out
         assert said.count("\n") == 1 and "no space left on device" in said
         assert f"{number:06}.pt; training continues, next try" in said
-        trainer.keeper.signals.number = signal.SIGTERM
+        trainer.manager.signals.number = signal.SIGTERM
         with pytest.raises(UserError, match=r"no space left.*the last good checkpoint is .*000001"):
-            trainer.keeper.pause()
-        trainer.keeper.signals.number = 0
+            trainer.manager.between_steps()
+        trainer.manager.signals.number = 0
     assert trainer_of(config_of(*RANDOM), tmp_path, World(), resume=True) is not None
-    trainer.keeper.pause()  # there is room again
-    assert trainer.keeper.checkpoints.number == number + 1
+    trainer.manager.between_steps()  # there is room again
+    assert trainer.manager.checkpoints.number == number + 1
 
 
 @pytest.mark.slow

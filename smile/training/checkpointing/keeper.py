@@ -18,7 +18,7 @@ from smile.training.console import say
 from smile.training.loader import NoNextBatch
 
 
-class Keeper:
+class CheckpointManager:
     """Writes the checkpoints and everything else of a run's folder.
 
     Args:
@@ -66,7 +66,7 @@ class Keeper:
             except torch.OutOfMemoryError as error:  # in the middle of a step: not to be saved
                 raise UserError(f"{out_of_memory}; {self.last_good()}") from error
 
-    def pause(self) -> None:
+    def between_steps(self) -> None:
         """Saves if it is time to; saves and stops if any process received a signal.
 
         Raises:
