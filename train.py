@@ -303,7 +303,7 @@ class Trainer:
             return 0.0, 0, images
         total = torch.zeros((), device=self.device)
         for number, batch in enumerate(batches, start=1):
-            with self.world.exchanging(self.model, now=number == len(batches)):
+            with self.world.sync_gradients(self.model, enabled=number == len(batches)):
                 loss = self.loss(self.model, batch, phase)
                 # Gradients are averaged over the processes, where they should be added up.
                 self.precision.backward(loss / (targets / self.world.size))

@@ -15,8 +15,8 @@ from smile.system.files import (
     UNFINISHED,
     check_writable,
     expect,
-    half_pairs,
     json_line,
+    lone_surrogate,
     parse_json,
     read_json,
     read_text,
@@ -209,8 +209,8 @@ def test_expect(value, kind, fits):
 
 
 def test_half_a_surrogate_pair_is_found():
-    assert half_pairs(parse_json('"a \\ud83d b"', "here")) == "\\ud83d"
-    assert half_pairs(parse_json('"a \\ud83d\\ude00 b"', "here")) == ""
+    assert lone_surrogate(parse_json('"a \\ud83d b"', "here")) == "\\ud83d"
+    assert lone_surrogate(parse_json('"a \\ud83d\\ude00 b"', "here")) == ""
     assert json.loads('"\\ud83d\\ude00"') == "\N{GRINNING FACE}"
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from smile.errors import UserError, brief, first_few
-from smile.system.files import expect, half_pairs, parse_json, read_text, show
+from smile.system.files import expect, lone_surrogate, parse_json, read_text, show
 
 __all__ = ["FORMS", "LONGEST_CAPTION", "Row", "is_csv", "read_table", "text_of"]
 
@@ -87,7 +87,7 @@ def text_of(value: Any, where: str) -> str:
             f"{where}: a caption of {len(text)} characters, expected at most {LONGEST_CAPTION}: "
             "is a quote left open, or is this not a caption?"
         )
-    if half := half_pairs(text):
+    if half := lone_surrogate(text):
         raise UserError(
             f"{where}: not UTF-8 text: {half} in {text[:60]!r} is half a surrogate pair or a byte "
             "of another encoding: save the file as UTF-8"
@@ -287,7 +287,7 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     text = read_text(path, keep_bytes=True)
     header = _first_line(text)
-    if half_pairs(header):
+    if lone_surrogate(header):
         raise UserError(f"{path}: not UTF-8 text: save it as UTF-8")
     delimiter = _delimiter(header)
     if delimiter is None:

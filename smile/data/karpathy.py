@@ -19,7 +19,7 @@ from smile.data.places import Places
 from smile.data.splits import EmptySplit, split_of
 from smile.errors import UserError, first_few
 from smile.model.images import Photo
-from smile.system.files import expect, half_pairs, parse_json, read_text, show
+from smile.system.files import expect, lone_surrogate, parse_json, read_text, show
 
 _JSON = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 LAYOUT = Layout(
@@ -137,7 +137,7 @@ def _entries(path: Path) -> Iterator[_Entry]:
 def _name(item: dict[str, Any], where: str) -> str:
     folder = expect(item.get("filepath", ""), str, where=f"{where}, filepath")
     name = os.path.join(folder, _need(item, "filename", str, where))
-    if half := half_pairs(name):
+    if half := lone_surrogate(name):
         raise UserError(f"{where}, filename: {half} in {name!r} is not a character")
     return name
 

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer as WordPieceTokenizer
 
 from smile.config import LARGEST_VOCAB
 from smile.errors import UserError
-from smile.system.files import half_pairs, read_text, show
+from smile.system.files import lone_surrogate, read_text, show
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ADDED = ["[DEC]", "[ENC]"]
@@ -130,7 +130,7 @@ class Tokenizer:
         return [self.bos_id, *self._ids(prompt)]
 
     def _ids(self, text: str) -> list[int]:
-        if half := half_pairs(text):
+        if half := lone_surrogate(text):
             raise UserError(f"{show(text)} holds {half}, half of a pair: no character in UTF-8")
         return self._pieces.encode(text, add_special_tokens=False).ids
 

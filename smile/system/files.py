@@ -22,7 +22,7 @@ UNFINISHED = ".unfinished-"  # how the names of temporary files begin
 LONGEST_SUFFIX = 16  # bytes; temporary files keep their suffix, which some writers look at
 LARGEST_TEXT = 2**30  # bytes; far more than any text file that this project reads
 SHOWN = 80  # characters of a wrong value that an error quotes
-_HALF_PAIR = re.compile("[\ud800-\udfff]")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 # Writing ------------------------------------------------------------------------------------------
@@ -153,7 +153,7 @@ def read_text(path: str | Path, *, largest: int = LARGEST_TEXT, keep_bytes: bool
 
     Args:
         keep_bytes: keep bytes that are not UTF-8 as surrogate escapes, as Python does in file
-            names; the caller finds them with `half_pairs`.
+            names; the caller finds them with `lone_surrogate`.
 
     Raises:
         UserError: there is no such file, it has more than `largest` bytes, or is not UTF-8.
@@ -191,7 +191,7 @@ def sha256(path: str | Path) -> str:
 def json_line(value: Any) -> bytes:
     """One line of UTF-8 JSON; control characters and lone surrogates become JSON escapes."""
     text = json.dumps(value, ensure_ascii=False)
-    if printable(text) != text or half_pairs(text):
+    if printable(text) != text or lone_surrogate(text):
         text = json.dumps(value)
     return text.encode() + b"\n"
 
@@ -274,11 +274,11 @@ def show(value: Any) -> str:
     return text if len(text) <= SHOWN else text[: SHOWN - 1] + "…"
 
 
-def half_pairs(text: str) -> str:
+def lone_surrogate(text: str) -> str:
     r"""The first lone surrogate in `text` as "\ud83d", "" if there is none.
 
     JSON can express it, but it is not a character: neither a UTF-8 file nor a tokenizer takes it.
     In a file name it stands for a byte that is not UTF-8, and is valid.
     """
-    found = None if text.isascii() else _HALF_PAIR.search(text)
+    found = None if text.isascii() else _LONE_SURROGATE.search(text)
     return ascii(found[0])[1:-1] if found else ""

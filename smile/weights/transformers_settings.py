@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from smile.config import GenerateConfig, check_setting
 from smile.errors import UserError
 from smile.model.images import MEAN, STD
-from smile.system.files import expect, half_pairs, show
+from smile.system.files import expect, lone_surrogate, show
 from smile.weights.transformers_folder import find_json
 from smile.weights.vocabulary import TokenIds
 
@@ -141,7 +141,7 @@ def _of_config(config: dict[str, Any], path: Path) -> dict[str, Any]:
     for key in OWN_SETTINGS.keys() & own.keys():
         ours = OWN_SETTINGS[key]
         value = check_setting(ours, own[key], place=path, called=f"{OWN}.{key}")
-        if half := half_pairs(value):
+        if half := lone_surrogate(value):
             raise UserError(f"{path}: {OWN}.{key} holds {half}, a lone surrogate: no character")
         found[ours] = value
     return found

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from smile.errors import UserError
 from smile.model.tokenizer import ADDED, LARGEST_FILE, Tokenizer, read_vocab
-from smile.system.files import expect, half_pairs, read_json, show
+from smile.system.files import expect, lone_surrogate, read_json, show
 
 VOCAB, ADDED_TOKENS, TOKENIZER = "vocab.txt", "added_tokens.json", "tokenizer.json"
 PADDED_TO = range(8, 1025)  # embeddings are padded to a multiple of such a power of two
@@ -142,7 +142,7 @@ def _add(names: dict[int, str], number: Any, piece: str, *, where: str) -> None:
     expect(number, int, where=where)
     if number < 0 or names.get(number, piece) != piece:
         raise UserError(f"{where}: found {number}, expected a row of its own")
-    if "\n" in piece or "\r" in piece or half_pairs(piece):
+    if "\n" in piece or "\r" in piece or lone_surrogate(piece):
         raise UserError(f"{where}: the piece {piece!a} cannot be a line of a vocab.txt")
     names[number] = piece
 
