@@ -17,7 +17,7 @@ from smile.system.distributed import World
 from smile.system.files import expect, show, write_text, writing
 from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.training.checkpointing.folder import check_captioners
-from smile.training.checkpointing.state import Progress, RunState, captioner_of, taking_up
+from smile.training.checkpointing.state import Progress, RunState, captioner_of, restoring
 from smile.training.comparison import COMPARISON
 from smile.training.console import say
 from smile.training.schedule import Phase
@@ -58,7 +58,7 @@ class FoundRun:
 
     def restore(self, to: RunState, *, steps: int) -> None:
         """Brings `to` where the run was. `steps`: in an epoch."""
-        with taking_up(self.source):
+        with restoring(self.source):
             to.restore(self.state)
             to.progress.check(epochs=self.captioner.config.train.epochs, steps=steps)
 
@@ -91,7 +91,7 @@ def find_run(
     world.first(lambda: check_same(about["run"], now))
     world.first(lambda: check_captioners(folder))
     state, source = checkpoints.load(number), checkpoints.path(number)
-    with taking_up(source):
+    with restoring(source):
         captioner = captioner_of(state, config, source=source)
         progress = Progress(**state["progress"])
         world.first(lambda: check_epochs(progress, config.train.epochs))

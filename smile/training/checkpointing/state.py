@@ -133,7 +133,7 @@ class RunState:
 
 
 @contextlib.contextmanager
-def taking_up(source: object) -> Iterator[None]:
+def restoring(source: object) -> Iterator[None]:
     """Turns errors while restoring into one line: `source` is whole, but not a state of the run."""
     try:
         yield
