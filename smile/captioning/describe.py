@@ -267,7 +267,7 @@ class TextFiles:
         """Whether this image is done: it has a .txt, which is to be kept."""
         return os.path.isfile(_text_path(name)) and not self.overwrite
 
-    def hindrance(self, name: str) -> str:
+    def conflict(self, name: str) -> str:
         """Why an image cannot have a .txt of its own, "" if it can. Ask in the images' order."""
         text = _text_path(name)
         if text == Path(name):
@@ -290,7 +290,7 @@ class TextFiles:
         """
         broken = []
         for result in results:
-            path, reason = _text_path(result.name), self.hindrance(result.name)
+            path, reason = _text_path(result.name), self.conflict(result.name)
             if not reason and not self.has(result.name):
                 text = "".join(line + "\n" for line in result.lines())
                 try:
@@ -336,9 +336,9 @@ class Todo:
         self.num_done, self.in_order = 0, True
         anything_new = False
         for index, name in enumerate(self.names):
-            hindrance = ""
+            conflict = ""
             if self.texts is not None and isinstance(name, str):  # for all: it remembers names
-                hindrance = self.texts.hindrance(name)
+                conflict = self.texts.conflict(name)
             if index % self.world.size != self.world.rank:
                 continue
             if isinstance(name, Broken):
@@ -349,9 +349,9 @@ class Todo:
             anything_new |= is_new
             has_text = self.texts is None or self.texts.has(name)
             nothing_asked = self.done is None and self.texts is None
-            if is_new or nothing_asked or not (has_text or hindrance):
+            if is_new or nothing_asked or not (has_text or conflict):
                 yield name
-            elif hindrance:
-                yield Broken(name, hindrance)
+            elif conflict:
+                yield Broken(name, conflict)
             else:
                 self.num_done += 1
