@@ -141,23 +141,23 @@ class Reader(Dataset):
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageBatch:
     """A batch: B names, their (B, 3, size, size) pixels by size, and the unreadable images."""
 
     names: list[str]
     pixels: dict[int, Tensor]
     broken: list[Broken]
 
-    def pin_memory(self) -> "Pictures":
+    def pin_memory(self) -> "ImageBatch":
         """Called by DataLoader where it pins memory."""
         pixels = {size: pixels.pin_memory() for size, pixels in self.pixels.items()}
-        return Pictures(self.names, pixels, self.broken)
+        return ImageBatch(self.names, pixels, self.broken)
 
 
-def _stack(rows: Sequence[tuple[str, dict[int, Tensor]] | Broken]) -> Pictures:
+def _stack(rows: Sequence[tuple[str, dict[int, Tensor]] | Broken]) -> ImageBatch:
     whole = [row for row in rows if not isinstance(row, Broken)]
     sizes = whole[0][1] if whole else ()
-    return Pictures(
+    return ImageBatch(
         names=[name for name, _ in whole],
         pixels={size: torch.stack([pixels[size] for _, pixels in whole]) for size in sizes},
         broken=[row for row in rows if isinstance(row, Broken)],
@@ -171,7 +171,7 @@ def read_ahead(
     batch_size: int,
     workers: int = 0,
     pin_memory: bool = False,
-) -> Iterator[Pictures]:
+) -> Iterator[ImageBatch]:
     """Batches of pictures in the order of `names`, decoded and transformed by `workers` processes.
 
     A single batch is read in this process: starting a worker would take longer. A `Broken` among
