@@ -15,8 +15,8 @@ from smile.data.batches import (
     CaptionDataset,
     Collate,
     EpochBatches,
-    ReaderKilled,
-    readers_may_die,
+    WorkerKilled,
+    catching_dead_workers,
 )
 from smile.errors import UserError
 from smile.model.images import EvalTransform, Photo
@@ -268,9 +268,9 @@ def test_a_batch_moves_as_a_whole(examples):
     ],
 )
 def test_a_reader_s_death_is_told_from_other_errors(error, said):
-    expected = ReaderKilled if said else type(error)
+    expected = WorkerKilled if said else type(error)
     words = f"{said}.*; use less" if said else None
-    with pytest.raises(expected, match=words), readers_may_die(1, "use less"):
+    with pytest.raises(expected, match=words), catching_dead_workers(1, "use less"):
         raise error
-    with pytest.raises(type(error)), readers_may_die(0, "use less"):
+    with pytest.raises(type(error)), catching_dead_workers(0, "use less"):
         raise error

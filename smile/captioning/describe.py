@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from smile.captioning.caption_file import Result
 from smile.config import DecoderConfig, GenerateConfig, ViTConfig
-from smile.data.batches import Broken, Example, batches_of, readers_may_die
+from smile.data.batches import Broken, Example, batches_of, catching_dead_workers
 from smile.errors import UserError, printable
 from smile.model.captioner import Caption, Captioner
 from smile.model.generate import asked_options, check_options
@@ -178,7 +178,7 @@ def read_ahead(
     `names` is passed on in its place.
 
     Raises:
-        ReaderKilled: a worker died.
+        WorkerKilled: a worker died.
     """
     names = iter(names)
     first = list(itertools.islice(names, batch_size + 1))
@@ -192,7 +192,7 @@ def read_ahead(
         prefetch_factor=PREFETCH if workers else None,
         pin_memory=pin_memory,
     )
-    with readers_may_die(workers, "--workers 0 and a smaller --batch-size need less"):
+    with catching_dead_workers(workers, "--workers 0 and a smaller --batch-size need less"):
         yield from loader
 
 

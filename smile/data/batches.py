@@ -75,13 +75,13 @@ class BrokenImage(UserError):
 _DEATH = re.compile(r"DataLoader worker \(pid|Pin memory thread")
 
 
-class ReaderKilled(UserError):
+class WorkerKilled(UserError):
     """A process that reads images was killed or could not be started."""
 
 
 @contextlib.contextmanager
-def readers_may_die(workers: int, remedy: str) -> Iterator[None]:
-    """Turns DataLoader's errors about workers that died or did not start into `ReaderKilled`.
+def catching_dead_workers(workers: int, remedy: str) -> Iterator[None]:
+    """Turns DataLoader's errors about workers that died or did not start into `WorkerKilled`.
 
     Args:
         workers: how many worker processes there are; with 0 nothing is changed.
@@ -99,7 +99,7 @@ def readers_may_die(workers: int, remedy: str) -> Iterator[None]:
         what += "crashed its decoder"
         if not_started:
             what = "a process that reads images could not be started"
-        raise ReaderKilled(f"{what}; {remedy} ({error})") from error
+        raise WorkerKilled(f"{what}; {remedy} ({error})") from error
 
 
 @dataclass(frozen=True, kw_only=True)

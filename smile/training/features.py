@@ -24,7 +24,7 @@ from smile.data.batches import (
     CaptionDataset,
     Example,
     batches_of,
-    readers_may_die,
+    catching_dead_workers,
 )
 from smile.errors import UserError, counted
 from smile.model.captioner import Captioner
@@ -135,7 +135,7 @@ def _local_share(
         generator=torch.Generator(),
     )
     pictures = bar(loader, desc="features", unit=" batches", world=world)
-    with readers_may_die(loader.num_workers, NEEDS_LESS):
+    with catching_dead_workers(loader.num_workers, NEEDS_LESS):
         yield from zip(batches, pictures, strict=True)
 
 

@@ -15,8 +15,8 @@ from smile.data.batches import (
     Collate,
     EpochBatches,
     Example,
-    ReaderKilled,
-    readers_may_die,
+    WorkerKilled,
+    catching_dead_workers,
 )
 from smile.data.device_augment import Pixels
 from smile.errors import UserError
@@ -101,12 +101,12 @@ def read(loader: DataLoader, world: World) -> Iterator[Batch]:
     while True:
         batch, failure = None, None
         try:
-            with readers_may_die(loader.num_workers, NEEDS_LESS):
+            with catching_dead_workers(loader.num_workers, NEEDS_LESS):
                 if batches is None:
                     batches = iter(loader)
                     _notice_deaths_while_waiting()
                 batch = next(batches, None)
-        except (BrokenImage, ReaderKilled) as error:
+        except (BrokenImage, WorkerKilled) as error:
             failure = error
         if any(world.largest([failure is not None])):
             reasons = world.gather("" if failure is None else str(failure))
