@@ -84,11 +84,11 @@ def photos(
         Photo(image.path, cleaned[name], outside=places.is_outside(image.path))
         for name, image in images.items()
     ]
-    remark_outside(found, annotations)
+    warn_outside(found, annotations)
     return found
 
 
-def remark_outside(found: Iterable[Photo], annotations: str | Path) -> None:
+def warn_outside(found: Iterable[Photo], annotations: str | Path) -> None:
     """Says, once per file of captions, that some of its pictures are outside its folder."""
     if first := next((photo for photo in found if photo.outside), None):
         say_once(

@@ -13,7 +13,7 @@ from smile.config import DataConfig
 from smile.data.batches import Example
 from smile.data.caption_table import read_table
 from smile.data.karpathy import karpathy_ids
-from smile.data.layouts import image_folder, remark_outside
+from smile.data.layouts import image_folder, warn_outside
 from smile.data.load import load_examples
 from smile.data.places import Places, nfc
 from smile.data.shapes import Scene
@@ -243,5 +243,5 @@ def _read_references(path: Path) -> tuple[list[Photo], dict[str | int, str]]:
         Photo(name, tuple(texts), outside=outside.get(name, False))
         for name, texts in references.items()
     ]
-    remark_outside(photos, path)
+    warn_outside(photos, path)
     return photos, ids
