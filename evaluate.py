@@ -322,7 +322,7 @@ def read(options: EvaluateOptions, source: str, images: ImageSet) -> SystemCapti
     if options.human:
         first = {n: texts[0] for n, texts in zip(images.numbers, images.references, strict=True)}
         return SystemCaptions(first, {"source": HUMAN, "note": HUMAN_NOTE})
-    captions = read_captions(source, images, some_may_lack=options.only_captioned)
+    captions = read_captions(source, images, allow_missing=options.only_captioned)
     return SystemCaptions(captions, {"source": source, "sha256": sha256(source)})
 
 

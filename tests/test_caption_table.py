@@ -166,7 +166,7 @@ READINGS = (
     lambda path: flickr8k.load(path.parent, "train"),
     lambda path: karpathy.load(path.parent, "train", annotations=path.name),
     lambda path: karpathy.karpathy_ids(path.parent, annotations=path.name),
-    lambda path: read_captions(path, ImageSet.from_references(path), some_may_lack=True),
+    lambda path: read_captions(path, ImageSet.from_references(path), allow_missing=True),
 )
 KARPATHYS = {
     "images": [

@@ -21,7 +21,7 @@ def is_caption_file(source: str | Path) -> bool:
 
 
 def read_captions(
-    path: str | Path, images: ImageSet, *, some_may_lack: bool = False
+    path: str | Path, images: ImageSet, *, allow_missing: bool = False
 ) -> dict[int, str]:
     """A caption for each image of the set, by the image's number; captions may be empty.
 
@@ -30,12 +30,12 @@ def read_captions(
     Raises:
         UserError: the file has the wrong form, names an image that is not in the split, has
             several captions of one image without log-probabilities, or has none for an image
-            (unless `some_may_lack`).
+            (unless `allow_missing`).
     """
     found = _find_captions(path, images)
     names = dict(zip(images.numbers, images.names, strict=True))
     missing = [name for number, name in names.items() if number not in found]
-    if missing and not some_may_lack:
+    if missing and not allow_missing:
         raise UserError(
             f"{path}: {len(missing)} of {len(names)} images of {images.title} have no caption: "
             f"{first_few(missing)}; add them (they may be empty), or score only the others with "
