@@ -99,7 +99,7 @@ def find_run(
         for complaint in complaints:
             print(f"{complaint}: taking the one before", file=sys.stderr)
     compares = bool(examples["test"])
-    if not world.first(lambda: something_left(folder, config, progress, compares=compares)):
+    if not world.first(lambda: has_work_left(folder, config, progress, compares=compares)):
         if world.is_first:
             epochs = counted(progress.epoch, "epoch")
             say(f"{folder} is finished: {progress.epoch} of {epochs} done")
@@ -193,7 +193,7 @@ def change_of_epochs(old: int, config: Config, progress: Progress, *, steps: int
     )
 
 
-def something_left(folder: Path, config: Config, progress: Progress, *, compares: bool) -> bool:
+def has_work_left(folder: Path, config: Config, progress: Progress, *, compares: bool) -> bool:
     """Whether a resumed run has anything left to do: epochs, or its comparison.
 
     Its captioners get the current `[generate]`. If that changed, or epochs were added, the
