@@ -62,14 +62,14 @@ def trainer_of(config: Config, folder: Path, world: World, *, resume: bool = Fal
 
 def stop_after(trainer, pauses: int) -> None:
     """Lets a signal come to the last process, once it has paused so many times."""
-    keeper, pause = trainer.manager, trainer.manager.between_steps
+    manager, between_steps = trainer.manager, trainer.manager.between_steps
 
     def counting() -> None:
         nonlocal pauses
         pauses -= 1
         if pauses == 0 and manager.world.rank == manager.world.size - 1:
             manager.signals.number = signal.SIGTERM
-        pause()
+        between_steps()
 
     manager.between_steps = counting
 

@@ -297,12 +297,12 @@ def _splits_of(
     test_fraction: float,
 ) -> dict[str, str]:
     """Each image's split: from its table, else its subfolder, else a hash of its name."""
-    unsaid = [key for key, entry in entries.items() if not entry.split]
-    if len(unsaid) < len(entries):
-        if unsaid:
+    undecided = [key for key, entry in entries.items() if not entry.split]
+    if len(undecided) < len(entries):
+        if undecided:
             raise UserError(
-                f"{root}: {len(unsaid)} of {len(entries)} images have no split where others do: "
-                f"{first_few(unsaid)}; give every row one of {', '.join(SPLITS)}, or none"
+                f"{root}: {len(undecided)} of {len(entries)} images have no split where others do: "
+                f"{first_few(undecided)}; give every row one of {', '.join(SPLITS)}, or none"
             )
         return {key: entry.split for key, entry in entries.items()}
     if not subfolders:

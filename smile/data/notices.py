@@ -5,7 +5,7 @@ import sys
 
 from smile.errors import printable
 
-_said: set[str] = set()
+_printed: set[str] = set()
 
 
 def say_once(text: str, *, topic: str) -> None:
@@ -13,8 +13,8 @@ def say_once(text: str, *, topic: str) -> None:
 
     A data set is read once for each split and would repeat its notices.
     """
-    if topic in _said or os.environ.get("RANK", "0") != "0":
+    if topic in _printed or os.environ.get("RANK", "0") != "0":
         return
-    _said.add(topic)
+    _printed.add(topic)
     script = os.path.basename(sys.argv[0]) or "smile"
     print(f"{script}: {printable(text)}", file=sys.stderr)

@@ -1,7 +1,8 @@
 """Computes every metric of the catalogue for one system's captions, or says why it is missing.
 
-A family is a function that computes some of the metrics together. It takes a `Submission` and returns
-one outcome for each of its keys; if it raises UserError, all of them are missing for that reason.
+A family is a function that computes some of the metrics together. It takes a `Submission` and
+returns one outcome for each of its keys; if it raises UserError, all of them are missing for that
+reason.
 """
 
 from collections.abc import Callable, Sequence

@@ -109,9 +109,11 @@ class World:
             return module
         return nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
 
-    def exchanging(self, module: nn.Module, now: bool) -> contextlib.AbstractContextManager:
+    def sync_gradients(
+        self, module: nn.Module, *, enabled: bool
+    ) -> contextlib.AbstractContextManager:
         """Averages gradients over the processes in this pass, or else accumulates them locally."""
-        return contextlib.nullcontext() if self.size == 1 or now else module.no_sync()
+        return contextlib.nullcontext() if self.size == 1 or enabled else module.no_sync()
 
     def gather(self, value: Any) -> list:
         """Every process's value, by rank."""

@@ -28,8 +28,10 @@ class Exchanging(World):
     def parallel(self, module: nn.Module) -> nn.Module:
         return nn.parallel.DistributedDataParallel(module, gradient_as_bucket_view=True)
 
-    def exchanging(self, module: nn.Module, now: bool) -> contextlib.AbstractContextManager:
-        return contextlib.nullcontext() if now else module.no_sync()
+    def sync_gradients(
+        self, module: nn.Module, *, enabled: bool
+    ) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext() if enabled else module.no_sync()
 
 
 def main() -> None:

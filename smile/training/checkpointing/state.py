@@ -114,7 +114,7 @@ class RunState:
     def restore(self, state: dict[str, Any]) -> None:
         """Restores a `state_dict`, except the weights, which `captioner_of` has already loaded.
 
-        A process without a saved random state, because there were fewer, is seeded anew.
+        A process without a saved random state, because there were fewer, is seeded from `train.seed` and its rank.
         """
         # Checkpoints from before the moving average have none.
         self.average.load_state_dict(state.get("average", {"average": [], "steps": 0}))
