@@ -5,5 +5,5 @@ checkpoints  that state on disk: whole files, of which the last two are kept
 resume       what must not change between a run and its --resume
 folder       where a run lives, alone
 signals      being asked to stop
-keeper       when to save, when to stop, what to say then
+manager      when to save, when to stop, what to say then
 """
