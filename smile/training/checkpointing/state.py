@@ -114,7 +114,8 @@ class RunState:
     def restore(self, state: dict[str, Any]) -> None:
         """Restores a `state_dict`, except the weights, which `captioner_of` has already loaded.
 
-        A process without a saved random state, because there were fewer, is seeded from `train.seed` and its rank.
+        If the run now has more processes, those without a saved random state are seeded from
+        `train.seed` and their rank.
         """
         # Checkpoints from before the moving average have none.
         self.average.load_state_dict(state.get("average", {"average": [], "steps": 0}))
