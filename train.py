@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from smile.training.checkpointing.manager import CheckpointManager
 from torch import Tensor, nn
 
 from smile.config import Config, describe_config, load_config
@@ -38,6 +37,7 @@ from smile.system.files import json_line, write_atomically
 from smile.system.lock import ProcessLock
 from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.training.checkpointing.folder import claim, leave, resume_command, run_folder
+from smile.training.checkpointing.manager import CheckpointManager
 from smile.training.checkpointing.resume import find_run, identity
 from smile.training.checkpointing.signals import Stopped
 from smile.training.checkpointing.state import Progress, RunState, seed_process, seeded
@@ -142,7 +142,7 @@ def train(
             raise UserError(f"{folder}: not seen from here; all machines of a run need one disk")
         if trainer is not None:
             trainer.prepare_data()
-            trainer.manager.go_on = resume_command(source, out, folder, world)
+            trainer.manager.resume_command = resume_command(source, out, folder, world)
             with trainer.manager.watching(out_of_memory(config.train, trainer.device)):
                 trainer.run()
     finally:
@@ -422,9 +422,13 @@ class Trainer:
 
     def describe(self, captioner: Captioner, examples: list[Example]) -> dict[str, str]:
         """A caption for each example whose picture can be read, by the example's name."""
-        skip_broken, pause = self.config.data.skip_broken, self.manager.between_steps
+        skip_broken, between_batches = self.config.data.skip_broken, self.manager.between_steps
         captions, broken = describe(
-            captioner, examples, world=self.world, pause=pause, skip_broken=skip_broken
+            captioner,
+            examples,
+            world=self.world,
+            between_batches=between_batches,
+            skip_broken=skip_broken,
         )
         self.note_broken(broken if self.world.is_first else [])
         return captions

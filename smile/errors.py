@@ -27,7 +27,7 @@ def printable(text: str) -> str:
 
 
 def reason_of(error: OSError) -> str:
-    """What the system says, as the end of a message: "no space left on device"."""
+    """The system's reason for an error, as the end of a message: "no space left on device"."""
     return (error.strerror or str(error)).lower()
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import train
 from smile.config import Config, load_config
-from smile.data.batches import Batch, Draw
+from smile.data.batches import Batch, BatchRow
 from smile.data.shapes import check_caption
 from smile.loss import IGNORE, mle_loss, random_loss, reverse_loss, smile_loss
 from smile.model.captioner import Captioner
@@ -274,7 +274,7 @@ def test_the_seed_decides_order_and_augmentation(tmp_path):
         config = load_config(CONFIG, settings)
         examples = load_splits(config)
         trainer = train.Trainer(make_captioner(config, examples["train"]), tmp_path, examples)
-        picture = trainer.batches.dataset[Draw(example=0, captions=(0,), epoch=0)][1]
+        picture = trainer.batches.dataset[BatchRow(example=0, captions=(0,), epoch=0)][1]
         return list(trainer.batches.batch_sampler), picture
 
     (order, picture), (same_order, same_picture), (other_order, other_picture) = map(

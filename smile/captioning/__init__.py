@@ -1,10 +1,10 @@
-"""Captions for folders of pictures: what `sample.py` is made of.
+"""Captions for folders of pictures: the parts of `sample.py`.
 
-find_images   which pictures a command line means
-options       what `sample.py` and `evaluate.py` both ask
+find_images   the images that a command line names
+options       the options that `sample.py` and `evaluate.py` share
 packed        the captioner's layers packed for the CPU
-describe      read ahead, describe batch by batch, in order
+describe      captions many images: read ahead, batch by batch, in order
 caption_file  captions on disk, which survive a kill
 pictures      contact sheets and other pictures of captions
-explain       which part of the image made which word
+explain       where the model looked for each word
 """

@@ -27,7 +27,7 @@ from smile.system.distributed import World
 
 
 def batches_of(items: Iterable, size: int) -> Iterator[list]:
-    """Lists of up to `size` successive items; nothing is read before it is needed."""
+    """Lists of up to `size` successive items; each item is read only when needed."""
     items = iter(items)
     while batch := list(islice(items, size)):
         yield batch

@@ -87,10 +87,10 @@ def text_of(value: Any, where: str) -> str:
             f"{where}: a caption of {len(text)} characters, expected at most {LONGEST_CAPTION}: "
             "is a quote left open, or is this not a caption?"
         )
-    if half := lone_surrogate(text):
+    if surrogate := lone_surrogate(text):
         raise UserError(
-            f"{where}: not UTF-8 text: {half} in {text[:60]!r} is half a surrogate pair or a byte "
-            "of another encoding: save the file as UTF-8"
+            f"{where}: not UTF-8 text: {surrogate} in {text[:60]!r} is half a surrogate pair or a "
+            "byte of another encoding: save the file as UTF-8"
         )
     return text
 

@@ -137,8 +137,8 @@ def _entries(path: Path) -> Iterator[_Entry]:
 def _name(item: dict[str, Any], where: str) -> str:
     folder = expect(item.get("filepath", ""), str, where=f"{where}, filepath")
     name = os.path.join(folder, _need(item, "filename", str, where))
-    if half := lone_surrogate(name):
-        raise UserError(f"{where}, filename: {half} in {name!r} is not a character")
+    if surrogate := lone_surrogate(name):
+        raise UserError(f"{where}, filename: {surrogate} in {name!r} is not a character")
     return name
 
 

@@ -1,14 +1,14 @@
-"""From captions to a report: what is scored on what, every metric, intervals, tests, tables.
+"""From captions to a report: images and references, metrics, intervals, tests, tables.
 
 catalogue      every metric in one list
-measured       how a number knows its interval
+measured       the result of a metric, with what its interval needs
 image_set      the images that captions are scored on, with their references
-caption_files  captions made elsewhere
-java           METEOR and SPICE by way of Java
+caption_files  captions read from files
+java           METEOR and SPICE, which need Java
 scoring        captions in, numbers out
-models         metrics that ask a model
+models         metrics that need a model
 rows           what tables and reports show
-published      published numbers to stand beside
+published      published numbers to compare with
 table          the table on the terminal
 report         report.json and report.html
 """

@@ -2,8 +2,8 @@
 
 text         BLEU, ROUGE-L, CIDEr, statistics: text against text, no model
 models       CLIP and GPT-2, from scratch
-bootstrap    how sure a score is: intervals, and a paired test
-retrieval    which image makes a caption likeliest, for the captioner itself
+bootstrap    confidence intervals of scores, and a paired test
+retrieval    ranks images by the likelihood of a caption, by a captioner
 clip_score   CLIPScore, RefCLIPScore, self-retrieval
 perplexity   of captions under GPT-2
 """

@@ -85,11 +85,11 @@ def check_options(options: GenerateConfig, *, prompt_length: int) -> None:
 
 
 def asked_options(config: Config, settings: Mapping[str, Any]) -> GenerateConfig:
-    """A captioner's `[generate]`, with the settings that somebody gave in place of its own.
+    """A captioner's `[generate]` settings, overridden by `settings`.
 
     Raises:
-        UserError: a setting is unknown or impossible, or of the search while another one samples,
-            so that it would be ignored.
+        UserError: a setting is unknown or impossible, or one for beam search is given although the
+            options sample, so that it would be ignored.
     """
     options = override(config, "generate", dict(settings)).generate
     asked = [

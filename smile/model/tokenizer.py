@@ -130,8 +130,10 @@ class Tokenizer:
         return [self.bos_id, *self._ids(prompt)]
 
     def _ids(self, text: str) -> list[int]:
-        if half := lone_surrogate(text):
-            raise UserError(f"{show(text)} holds {half}, half of a pair: no character in UTF-8")
+        if surrogate := lone_surrogate(text):
+            raise UserError(
+                f"{show(text)} holds {surrogate}, half of a pair: no character in UTF-8"
+            )
         return self._pieces.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -1,8 +1,8 @@
-"""The operating system: what differs between machines, and what all the rest leans on.
+"""The operating system: what differs between machines, for use by all other folders.
 
-device         where to compute: CPU, CUDA or MPS
+device         chooses among CPU, CUDA and MPS
 distributed    several processes that work together, as torchrun starts them
-files          files read and written with care, and the one-line errors of both
+files          files read and written safely, with one-line errors
 lock           one run at a time in a folder
 picture_files  which files are pictures, by their suffix or first bytes
 """

@@ -26,14 +26,14 @@ def describe(
     examples: Sequence[Example],
     *,
     world: World | None = None,
-    pause: Callable[[], None] = lambda: None,
+    between_batches: Callable[[], None] = lambda: None,
     skip_broken: bool = False,
     batch_size: int = 64,
 ) -> tuple[dict[str, str], list[Broken]]:
     """A caption for each example by its name, by the run's own search settings.
 
-    The processes of `world` share the work, and all have its outcome. `pause` is called between
-    batches. Pictures that cannot be read come second, with the reasons.
+    The processes of `world` share the work, and all have its outcome. `between_batches` is called
+    between batches. Pictures that cannot be read come second, with the reasons.
 
     Raises:
         BrokenImage: a picture cannot be read, without `skip_broken`.
@@ -52,7 +52,7 @@ def describe(
         said = dict(zip(whole, texts, strict=True))
         shares = world.gather([said.get(r, p) for r, p in zip(own, pictures, strict=True)])
         captions += [shares[i % world.size][i // world.size] for i in range(len(rows))]
-        pause()
+        between_batches()
     broken = [caption for caption in captions if isinstance(caption, Broken)]
     pairs = zip(examples, captions, strict=True)
     return {ex.name: text for ex, text in pairs if not isinstance(text, Broken)}, broken

@@ -141,8 +141,10 @@ def _of_config(config: dict[str, Any], path: Path) -> dict[str, Any]:
     for key in OWN_SETTINGS.keys() & own.keys():
         ours = OWN_SETTINGS[key]
         value = check_setting(ours, own[key], place=path, called=f"{OWN}.{key}")
-        if half := lone_surrogate(value):
-            raise UserError(f"{path}: {OWN}.{key} holds {half}, a lone surrogate: no character")
+        if surrogate := lone_surrogate(value):
+            raise UserError(
+                f"{path}: {OWN}.{key} holds {surrogate}, a lone surrogate: no character"
+            )
         found[ours] = value
     return found
 

@@ -29,7 +29,7 @@ class CheckpointManager:
         checkpoints: the folder's checkpoints, if the run was resumed from one of them.
 
     Every process must call every method; the first process writes. Steps are made inside
-    `watching`. `go_on` is the command that resumes the run, for messages.
+    `watching`. `resume_command` is the command that resumes the run, for messages.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class CheckpointManager:
         self.checkpoints = checkpoints or Checkpoints(folder)
         self.saved_at = time.monotonic()
         self.signals = StopSignals()
-        self.go_on = "--resume"
+        self.resume_command = "--resume"
 
     @contextlib.contextmanager
     def watching(self, out_of_memory: str) -> Iterator[None]:
@@ -97,7 +97,7 @@ class CheckpointManager:
         if self.world.is_first:
             say(
                 f"stopped by {stopped_by} after {self.state.progress}, all saved; "
-                f"resume with:\n  {self.go_on}"
+                f"resume with:\n  {self.resume_command}"
             )
 
     def save(self, *, may_fail: bool = False) -> None:
