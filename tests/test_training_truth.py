@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from several_processes import walks_by_chance
+from helpers import walks_by_chance
 from torch import Tensor
 
 import train
