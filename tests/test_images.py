@@ -334,6 +334,14 @@ def test_only_torchvisions_missing_operators_are_forgiven(monkeypatch):
         augment._import_transforms()
 
 
+def test_pixels_are_normalised_as_for_clip():
+    """BLIP's weights expect CLIP's mean and deviation, not ImageNet's."""
+    pixels = EvalTransform(4)(Image.new("RGB", (8, 8), (51, 102, 204)))
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    expected = [(value - m) / s for value, m, s in zip((0.2, 0.4, 0.8), mean, std, strict=True)]
+    assert pixels[:, 0, 0].tolist() == pytest.approx(expected, rel=1e-5)
+
+
 @pytest.mark.slow
 def test_train_transform_varies_and_repeats_with_the_seed(picture):
     transform = TrainTransform(40)

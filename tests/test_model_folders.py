@@ -108,7 +108,7 @@ def test_tokens_added_to_a_vocabulary_are_words_like_any_other(captioner, folder
     resize(folder, size + 1)
     message = refusal(folder)
     assert message == (
-        f"vocab.txt: {size} entries with [DEC] and [ENC], but the weights in FOLDER know "
+        f"vocab.txt: {size} entries with [DEC] and [ENC], but the weights in FOLDER have "
         f"{size + 1}; name the right one with vocab=… (--vocab)"
     )
     tokenizer.save_pretrained(folder)  # beside vocab.txt, as transformers 4 did

@@ -268,26 +268,35 @@ def test_each_epoch_deals_every_caption_once_in_an_order_of_its_own(watch):
     assert len(set(map(tuple, epochs))) == 4
 
 
+def trainer_of(folder: Path, *settings: str) -> train.Trainer:
+    config = load_config(CONFIG, (*SETTINGS, *settings))
+    examples = load_splits(config)
+    return train.Trainer(make_captioner(config, examples["train"]), folder, examples)
+
+
 def test_the_seed_decides_order_and_augmentation(tmp_path):
     def dealt(seed: int) -> tuple[list, Tensor]:
-        settings = (*SETTINGS, f"train.seed={seed}", "data.augment=true")
-        config = load_config(CONFIG, settings)
-        examples = load_splits(config)
-        trainer = train.Trainer(make_captioner(config, examples["train"]), tmp_path, examples)
-        picture = trainer.batches.dataset[BatchRow(example=0, captions=(0,), epoch=0)][1]
-        return list(trainer.batches.batch_sampler), picture
+        batches = trainer_of(tmp_path, f"train.seed={seed}", "data.augment=true").batches
+        picture = batches.dataset[BatchRow(example=0, captions=(0,), epoch=0)][1]
+        return list(batches.batch_sampler), picture
 
-    (order, picture), (same_order, same_picture), (other_order, other_picture) = map(
-        dealt, (5, 5, 6)
-    )
-    assert order == same_order != other_order
-    assert torch.equal(picture, same_picture) and not torch.equal(picture, other_picture)
+    (order, picture), (again, same), (another, other) = map(dealt, (5, 5, 6))
+    assert order == again != another
+    assert torch.equal(picture, same) and not torch.equal(picture, other)
+
+
+def test_validation_takes_pictures_as_they_are(tmp_path):
+    trainer = trainer_of(tmp_path, "data.augment=true")
+    examples = trainer.examples["val"]
+    batch = next(iter(trainer.make_loader("val")))
+    for name, pixels in zip(batch.names, batch.images, strict=True):
+        [picture] = [example.read() for example in examples if example.name == name]
+        assert torch.equal(pixels, trainer.captioner.transform(picture))
 
 
 def test_the_log_says_what_the_saved_captioner_does(watch):
-    """Its loss on pictures as they are, without dropout, its captions, and how true they are."""
-    by_chance = ("decoder.dropout=0.5", "vit.drop_path=0.5", "vit.depth=2", "data.augment=true")
-    run = watch(*by_chance, "data.num_val=4")
+    """Its loss on the validation images without dropout, its captions, and how true they are."""
+    run = watch("decoder.dropout=0.5", "vit.drop_path=0.5", "vit.depth=2", "data.num_val=4")
     examples, captioner = run.examples["val"], run.last
     total = tokens = 0
     for example in examples:
