@@ -19,7 +19,7 @@ SETTINGS = (
     "vit.image_size=24", "vit.patch_size=6", "vit.dim=64", "vit.depth=1", "vit.mlp_dim=128",
     "decoder.dim=64", "decoder.depth=1", "decoder.mlp_dim=128", "train.epochs=4",
     "loss.mle_epochs=3", "train.lr=5e-3", "train.warmup_steps=20", "train.device=cpu",
-    "train.caption_images=48", "generate.num_beams=1",
+    "train.val_every=3", "train.caption_images=48", "generate.num_beams=1",
 )  # fmt: skip
 
 
@@ -33,9 +33,9 @@ def of_one_object() -> dict[str, list[Scene]]:
 
 
 def test_a_small_captioner_learns_what_is_there(of_one_object, quick_runs, tmp_path):
-    """Usual: 54 % of its statements true, 37 % if each is held beside the next picture.
+    """What is usual: 52 to 56 % of its statements true, and 35 % if said of the next picture.
 
-    What it says after MLE is short; SMILE makes it longer.
+    Captions have 3 to 5 words after MLE, and 14 after SMILE.
     """
     config = load_config(CONFIG, SETTINGS)
     torch.manual_seed(config.train.seed)
@@ -48,14 +48,6 @@ def test_a_small_captioner_learns_what_is_there(of_one_object, quick_runs, tmp_p
         summarise(dict(zip((scene.name for scene in val), said, strict=True)), val)["true_share"]
         for said in (captions, [*captions[1:], captions[0]])
     )
-    print(
-        own,
-        others,
-        after_mle["caption_words"],
-        after_smile["caption_words"],
-        after_mle["true_share"],
-        after_mle["statements"],
-    )
-    assert own == after_smile["true_share"] > 0.45
-    assert own > others + 0.05
+    assert own == after_smile["true_share"] > 0.44
+    assert own > others + 0.08
     assert after_smile["caption_words"] > 1.5 * after_mle["caption_words"]
