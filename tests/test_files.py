@@ -43,6 +43,21 @@ def test_a_new_file_heeds_the_umask(tmp_path, umask_077):
     assert mode(tmp_path / "a") == 0o600
 
 
+def test_a_new_file_heeds_the_umask_though_its_writer_replaces_it(tmp_path):
+    """As safetensors does, by a file that only its owner can read."""
+
+    def write(path: Path) -> None:
+        path.unlink()
+        os.close(os.open(path, os.O_CREAT, 0o600))
+
+    before = os.umask(0o022)
+    try:
+        write_atomically(tmp_path / "a", write)
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "a") == 0o644
+
+
 def test_a_replaced_file_keeps_its_permissions(tmp_path):
     path = tmp_path / "a"
     path.write_text("old")

@@ -41,10 +41,12 @@ def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
     path = Path(os.path.realpath(path))
     temporary = _new_file(path)
     try:
+        mode = temporary.stat().st_mode
+        with contextlib.suppress(FileNotFoundError):
+            mode = path.stat().st_mode
         write(temporary)
         flush(temporary)
-        with contextlib.suppress(FileNotFoundError):
-            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+        temporary.chmod(stat.S_IMODE(mode))  # safetensors writes a file that its owner alone reads
         temporary.replace(path)
         flush(path.parent)  # without this, the new name may not survive a loss of power
     finally:
