@@ -288,7 +288,7 @@ def test_the_seed_decides_order_and_augmentation(tmp_path):
 def test_validation_takes_pictures_as_they_are(tmp_path):
     trainer = trainer_of(tmp_path, "data.augment=true")
     examples = trainer.examples["val"]
-    batch = next(iter(trainer.make_loader("val")))
+    batch = next(iter(trainer.data.loader("val")))
     for name, pixels in zip(batch.names, batch.images, strict=True):
         [picture] = [example.read() for example in examples if example.name == name]
         assert torch.equal(pixels, trainer.captioner.transform(picture))
