@@ -3,7 +3,7 @@
     python tests/kill_bulk.py --kills 25
     python tests/kill_bulk.py --kills 25 --processes 2
 
-`tests/test_sample.py` runs a short version.
+`tests/captioning/test_sample.py` runs a short version.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 
 A run left alone and one killed at random moments (in steps, while a checkpoint or weights are being
 written, in validation, while captioning) have to end with the same weights, bit for bit, and the
-same log.jsonl but for the times. `tests/test_survival.py` runs a short version.
+same log.jsonl but for the times. `tests/training/test_survival.py` runs a short version.
 """
 
 import argparse

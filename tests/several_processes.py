@@ -1,4 +1,4 @@
-"""What `tests/test_several_processes.py` has two processes do together.
+"""What `tests/training/test_several_processes.py` has two processes do together.
 
     torchrun --nproc-per-node 2 tests/several_processes.py FOLDER
 

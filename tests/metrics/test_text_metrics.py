@@ -15,7 +15,7 @@ from smile.metrics.text.ngrams import Candidates, References
 from smile.metrics.text.ptb import tokenize_all
 from smile.metrics.text.rouge import common_subsequence_length, rouge_l
 
-GOLDEN = Path(__file__).parent / "golden" / "coco_metrics.json"
+GOLDEN = Path(__file__).parents[1] / "golden" / "coco_metrics.json"
 
 
 def cook(candidates: list[str], references: list[list[str]]) -> Candidates:

@@ -25,7 +25,7 @@ from smile.training.setup import make_captioner
 from smile.training.splits import load_splits
 from smile.weights.run_folder import save_run
 
-CONFIG = Path(__file__).parent.parent / "configs" / "shapes.toml"
+CONFIG = Path(__file__).parents[2] / "configs" / "shapes.toml"
 SMALLEST = (
     "vit.image_size=8", "vit.patch_size=4", "vit.dim=8", "vit.depth=1", "vit.num_heads=2",
     "vit.mlp_dim=8", "decoder.dim=8", "decoder.depth=1", "decoder.num_heads=2",

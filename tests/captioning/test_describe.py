@@ -26,7 +26,7 @@ from smile.model.captioner import Caption
 from smile.system.distributed import World
 from smile.weights.run_folder import load_run
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from smile.metrics.text import ptb
 from smile.metrics.text.ptb import tokenize, tokenize_all
 
-GOLDEN = Path(__file__).parent / "golden" / "coco_metrics.json"
+GOLDEN = Path(__file__).parents[1] / "golden" / "coco_metrics.json"
 
 
 def test_golden_captions():

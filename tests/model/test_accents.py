@@ -98,5 +98,5 @@ def test_it_is_said_how_many_captions_lose_something(vocab):
 
 
 def test_the_shipped_configs_leave_it_to_the_vocabulary():
-    for path in (Path(__file__).parent.parent / "configs").glob("*.toml"):
+    for path in (Path(__file__).parents[2] / "configs").glob("*.toml"):
         assert load_config(path).tokenizer.strip_accents is None

@@ -16,7 +16,7 @@ from smile.model.captioner import Caption
 from smile.system import files
 from smile.system.files import write_text
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RUN = {"models": [{"weights": "abc", "source": "here", "num_beams": 3}], "precision": "float32"}
 NAMES = [
     "a.jpg",

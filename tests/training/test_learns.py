@@ -13,7 +13,7 @@ from smile.system.distributed import World
 from smile.training.report import summarise
 from smile.weights.run_folder import load_run
 
-CONFIG = Path(__file__).parent.parent / "configs" / "shapes.toml"
+CONFIG = Path(__file__).parents[2] / "configs" / "shapes.toml"
 # 150 steps of MLE and 50 of SMILE on scenes of one object: seconds.
 SETTINGS = (
     "vit.image_size=24", "vit.patch_size=6", "vit.dim=64", "vit.depth=1", "vit.mlp_dim=128",

@@ -19,7 +19,7 @@ from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.training.splits import load_splits
 from smile.weights.load import load
 
-CONFIG = Path(__file__).parent.parent / "configs" / "shapes.toml"
+CONFIG = Path(__file__).parents[2] / "configs" / "shapes.toml"
 TINY = (
     *SMALL, "data.format=folder", "data.augment=false", "generate.num_beams=1",
     "generate.max_length=8", "train.epochs=1", "loss.mle_epochs=0",
