@@ -3,7 +3,8 @@
     python tests/fuzz_images.py --count 5000
 
 Files of six formats get bytes flipped, their ends cut off, their headers swapped or made to claim
-other sizes. Each has to give either pixels or a reason. `tests/captioning/test_describe.py` runs a short version.
+other sizes. Each has to give either pixels or a reason. `tests/captioning/test_describe.py` runs a
+short version.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """One process at a time, by POSIX's locks and by those of `filelock`.
 
-That a killed parent's lock is free although its children live: tests/captioning/test_caption_file.py.
+That a killed parent's lock is free although its children live is tested in
+tests/captioning/test_caption_file.py.
 """
 
 import errno
