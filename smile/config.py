@@ -27,7 +27,15 @@ LARGEST_SEED = 2**32 - 1  # what every random number generator takes
 MOST_WEIGHTS, LARGEST_VOCAB = 4_000_000_000, 1_000_000
 
 
-def setting(default: Any, meaning: str, *, minimum=None, above=None, maximum=None, below=None):
+def setting(
+    default: Any,
+    meaning: str,
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+    maximum: float | None = None,
+    below: float | None = None,
+) -> Any:
     """Declare a dataclass field with its meaning and limits (of each element, for a list)."""
     limits = {">=": minimum, ">": above, "<=": maximum, "<": below}
     given = {sign: limit for sign, limit in limits.items() if limit is not None}
@@ -324,7 +332,7 @@ RELATIONS = (
 )
 
 _RETURNED = ("generate.num_return", "generate.num_beams")
-SECTIONS = {section.name: section.type for section in fields(Config)}
+SECTIONS: dict[str, type[Any]] = {section.name: type(section.default) for section in fields(Config)}
 SETTINGS = {f"{name}.{key.name}": key for name, cls in SECTIONS.items() for key in fields(cls)}
 TYPES = {  # without the None of an unset setting, which no file can express
     f"{name}.{key}": get_args(kind)[0] if get_origin(kind) is UnionType else kind
@@ -374,7 +382,7 @@ def load_config(
 
 def with_settings(config: Config, values: dict[str, Any]) -> Config:
     """The config with values that `check_setting` returned, named as in "train.lr"."""
-    sections = {section: {} for section in SECTIONS}
+    sections: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for name, value in values.items():
         section, key = name.split(".")
         sections[section][key] = value

@@ -28,6 +28,8 @@ The functions here take any language model's `(logits, labels)` and read like th
 Training computes the same numbers faster, in `head_loss.py`.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -53,16 +55,16 @@ def mle_loss(
         reduction: "mean" over all predicted tokens, or their "sum".
     """
     logits, labels = logits.flatten(0, 1).float(), labels.flatten()
-    settings = {"ignore_index": IGNORE, "label_smoothing": label_smoothing}
+    cross_entropy = partial(F.cross_entropy, ignore_index=IGNORE, label_smoothing=label_smoothing)
     if end_id is None:
-        return F.cross_entropy(logits, labels, **settings, reduction=reduction)
+        return cross_entropy(logits, labels, reduction=reduction)
     ends = labels == end_id
-    at_end = F.cross_entropy(logits[ends], labels[ends], **settings, reduction="sum")
+    at_end = cross_entropy(logits[ends], labels[ends], reduction="sum")
     # Elsewhere the vocabulary has no end token: the ids after it move down by one.
     logits, labels = logits[~ends], labels[~ends]
     logits = torch.cat([logits[:, :end_id], logits[:, end_id + 1 :]], dim=1)
     labels = labels - (labels > end_id).long()
-    loss = at_end + F.cross_entropy(logits, labels, **settings, reduction="sum")
+    loss = at_end + cross_entropy(logits, labels, reduction="sum")
     return loss / (ends.sum() + (labels != IGNORE).sum()) if reduction == "mean" else loss
 
 

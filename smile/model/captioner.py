@@ -12,6 +12,7 @@ A captioner has its tokenizer and its settings with it: `captioner.caption(photo
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class Captioner(nn.Module):
                 f"but the tokenizer has {tokenizer.vocab_size} entries"
             )
         self.config = config
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.transform = EvalTransform(vit.image_size)
         self.pad_id = tokenizer.pad_id if tokenizer else 0
         self.vit = ViT(config=vit)
@@ -82,7 +83,8 @@ class Captioner(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) → (B, P + 1, D) features: class token first, then the P patches."""
-        return self.vit(images)
+        features: Tensor = self.vit(images)
+        return features
 
     def decode(
         self,
@@ -96,7 +98,8 @@ class Captioner(nn.Module):
         With a cache (from `new_cache`), `ids` are only the new words and `features` are not read;
         without, they may also be what `decoder.keys_values` made of them.
         """
-        return self.decoder(ids, features, cache)
+        states: Tensor = self.decoder(ids, features, cache)
+        return states
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., D) states → (..., V) scores of every word as the next one."""
@@ -119,11 +122,22 @@ class Captioner(nn.Module):
             for module in tower.modules():
                 if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
                     nn.init.trunc_normal_(module.weight, std=std)
-                if isinstance(module, nn.Linear | nn.Conv2d):
+                if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.trunc_normal_(self.vit.class_token, std=0.02)
         nn.init.trunc_normal_(self.vit.positions, std=0.5)
         return self
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Raises ValueError for a captioner that was made without one."""
+        if self._tokenizer is None:
+            raise ValueError("this captioner was made without a tokenizer, so it reads ids only")
+        return self._tokenizer
+
+    @tokenizer.setter
+    def tokenizer(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
 
     @property
     def device(self) -> torch.device:
@@ -135,7 +149,7 @@ class Captioner(nn.Module):
         *,
         prompt: str | None = None,
         seeds: Sequence[int] | None = None,
-        **settings,
+        **settings: Any,
     ) -> str | list[str] | list[list[str]]:
         """The best caption of one picture, a string, or of a list of pictures, a list of strings.
 
@@ -159,6 +173,26 @@ class Captioner(nn.Module):
         asked = asked_options(self.config, settings).num_return
         return texts if asked > 1 else [best for best, *_ in texts]
 
+    @overload
+    def describe(
+        self,
+        images: Picture,
+        *,
+        prompts: str | Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> list[Caption]: ...
+
+    @overload
+    def describe(
+        self,
+        images: Sequence[Picture] | Tensor,
+        *,
+        prompts: str | Sequence[str] | None = None,
+        seeds: Sequence[int] | None = None,
+        **settings: Any,
+    ) -> list[list[Caption]]: ...
+
     @torch.inference_mode()
     def describe(
         self,
@@ -166,7 +200,7 @@ class Captioner(nn.Module):
         *,
         prompts: str | Sequence[str] | None = None,
         seeds: Sequence[int] | None = None,
-        **settings,
+        **settings: Any,
     ) -> list[Caption] | list[list[Caption]]:
         """The `num_return` best captions of one picture, or of each of several, best first.
 
@@ -180,7 +214,7 @@ class Captioner(nn.Module):
             TypeError: a picture is none of these, or prompts or seeds are not one for each.
             UserError: a picture cannot be read, or a setting is unknown or impossible.
         """
-        if not isinstance(images, Tensor) and not are_several(images):
+        if not (isinstance(images, Tensor) or are_several(images)):
             return self.describe([picture_of(images)], prompts=prompts, seeds=seeds, **settings)[0]
         options = asked_options(self.config, settings)
         pixels = self._pixels(images)
@@ -226,7 +260,7 @@ class Captioner(nn.Module):
         return Caption(self.tokenizer.decode(found.ids), sum(found.logprobs), tokens)
 
 
-def _one_each(name: str, given: object, kind: type, *, count: int) -> list:
+def _one_each(name: str, given: object, kind: type, *, count: int) -> list[Any]:
     """What was given for each of `count` pictures, as a list of `kind`."""
     values = list(given) if isinstance(given, Iterable) else [given]
     if len(values) != count or not all(isinstance(value, kind) for value in values):

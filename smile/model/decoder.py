@@ -7,6 +7,9 @@ normalised.
 During generation it reads one word at a time; a `DecoderCache` holds what was computed before.
 """
 
+from collections.abc import Iterator, Sequence
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,10 +24,12 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, *, config: DecoderConfig):
         super().__init__()
-        shared = {"dim": config.dim, "num_heads": config.num_heads, "dropout": config.dropout}
-        self.self_attention = Attention(**shared)
+        dim, num_heads, dropout = config.dim, config.num_heads, config.dropout
+        self.self_attention = Attention(dim=dim, num_heads=num_heads, dropout=dropout)
         self.self_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
-        self.cross_attention = Attention(**shared, source_dim=config.features_dim)
+        self.cross_attention = Attention(
+            dim=dim, num_heads=num_heads, source_dim=config.features_dim, dropout=dropout
+        )
         self.cross_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
         self.mlp = MLP(dim=config.dim, hidden_dim=config.mlp_dim)
         self.mlp_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
@@ -35,7 +40,8 @@ class DecoderBlock(nn.Module):
         attended = self.self_attention.self_attend(x, causal=True, past=past)
         x = self.self_norm(x + self.dropout(attended))
         x = self.cross_norm(x + self.dropout(self.cross_attention(x, image)))
-        return self.mlp_norm(x + self.dropout(self.mlp(x)))
+        x = self.mlp_norm(x + self.dropout(self.mlp(x)))
+        return x
 
 
 class TiedHead(nn.Module):
@@ -85,9 +91,12 @@ class Decoder(nn.Module):
                 word of each row.
 
         Raises:
-            ValueError: `ids` do not fit the images, the cache or `max_positions`.
+            ValueError: `ids` do not fit the images, the cache or `max_positions`, or there are
+                neither features nor a cache.
         """
         image = cache.image if cache else features
+        if image is None:
+            raise ValueError("expected features of the images, or a cache")
         if isinstance(image, Tensor):
             image = self.keys_values(image)
         start = cache.length if cache else 0
@@ -95,18 +104,20 @@ class Decoder(nn.Module):
         positions = torch.arange(start, start + ids.size(1), device=ids.device)
         x = self.embed_norm(self.word_embed(ids) + self.position_embed(positions))
         x = self.dropout(x)
-        pasts = cache.past if cache else [None] * len(self.blocks)
+        pasts: Sequence[PastCache | None] = cache.past if cache else [None] * len(self.blocks)
         for block, keys_values, past in zip(self.blocks, image, pasts, strict=True):
             x = block(x, keys_values, past)
-        return self.head_norm(F.gelu(self.head_dense(x)))
+        states: Tensor = self.head_norm(F.gelu(self.head_dense(x)))
+        return states
 
     def logits(self, states: Tensor) -> Tensor:
         """(..., D) states → (..., V) scores of every word as the next one."""
-        return self.head(states, self.word_embed.weight, self.head_bias)
+        scores: Tensor = self.head(states, self.word_embed.weight, self.head_bias)
+        return scores
 
     def keys_values(self, features: Tensor) -> list[KeysValues]:
         """(B, P, D_image) → each block's keys and values of the images, for `forward`."""
-        return [block.cross_attention.keys_values(features) for block in self.blocks]
+        return [attention.keys_values(features) for attention in self._cross_attentions()]
 
     def new_cache(self, features: Tensor, *, max_length: int, copies: int = 1) -> DecoderCache:
         """Computes the images' keys and values and makes room for `max_length` words.
@@ -117,13 +128,17 @@ class Decoder(nn.Module):
         """
         rows = features.size(0) * copies
         image, past = [], []
-        for block in self.blocks:
+        for attention in self._cross_attentions():
             # Every step reads them, so they are copied to contiguous memory: one block at a time,
             # so that only one block's are in memory twice.
-            keys, values = block.cross_attention.keys_values(features)
+            keys, values = attention.keys_values(features)
             image.append((keys.contiguous(), values.contiguous()))
             past.append(PastCache(rows=rows, max_length=max_length, like=keys))
         return DecoderCache(image=image, past=past, copies=copies)
+
+    def _cross_attentions(self) -> Iterator[Attention]:
+        for block in self.blocks:
+            yield cast(DecoderBlock, block).cross_attention
 
     def _check(self, ids: Tensor, *, num_images: int, start: int) -> None:
         if ids.dim() != 2:

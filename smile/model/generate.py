@@ -4,22 +4,22 @@ BLIP uses `transformers` 4.15 to 4.24, whose rules differ from today's. Lengths 
 `[SEP]` has probability 0 before `min_length`. A beam's score is its sum of log-probabilities
 divided by length ** length_penalty, where the length counts the prompt but not `[SEP]`.
 
-The model can be anything with the methods `decode(ids, features, cache=…)`, `logits(states)` and
-`new_cache(features, max_length=…, copies=…)`. The prompt is read once per image and its cache is
-then copied for each beam; all beams share the image's keys and values. Only the last position goes
-through the head, and finished images leave the batch.
+The model can be anything with the methods of `Model`. The prompt is read once per image and its
+cache is then copied for each beam; all beams share the image's keys and values. Only the last
+position goes through the head, and finished images leave the batch.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from smile.config import Config, GenerateConfig, override
 from smile.errors import UserError
+from smile.model.cache import DecoderCache
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,18 @@ class Hypothesis:
     logprobs: list[float]
 
 
+class Model(Protocol):
+    """What can be captioned with: a `Captioner`, or anything with its three methods."""
+
+    def decode(self, ids: Tensor, features: None, *, cache: DecoderCache) -> Tensor: ...
+
+    def logits(self, states: Tensor, /) -> Tensor: ...
+
+    def new_cache(self, features: Tensor, *, max_length: int, copies: int) -> DecoderCache: ...
+
+
 def generate(
-    model,
+    model: Model,
     features: Tensor,
     prompts: Tensor,
     *,
@@ -120,7 +130,7 @@ def _in_words(name: str, value: Any) -> str:
 
 
 def greedy_search(
-    model, features: Tensor, prompts: Tensor, *, sep_id: int, options: GenerateConfig
+    model: Model, features: Tensor, prompts: Tensor, *, sep_id: int, options: GenerateConfig
 ) -> list[list[Hypothesis]]:
     """Always takes the most likely next word. Arguments as for `generate`."""
 
@@ -132,7 +142,7 @@ def greedy_search(
 
 
 def sample(
-    model,
+    model: Model,
     features: Tensor,
     prompts: Tensor,
     *,
@@ -189,7 +199,14 @@ def sampling_probabilities(logits: Tensor, options: GenerateConfig) -> Tensor:
 
 
 def _extend(
-    model, features, prompts: Tensor, pick, *, sep_id: int, options: GenerateConfig, copies: int = 1
+    model: Model,
+    features: Tensor,
+    prompts: Tensor,
+    pick: Callable[[Tensor, list[int]], Tensor],
+    *,
+    sep_id: int,
+    options: GenerateConfig,
+    copies: int = 1,
 ) -> list[Hypothesis]:
     """Continues `copies` captions of each image; `pick(logits, rows)` chooses each next word."""
     state = _Rows(model, features, prompts, copies=copies, max_length=options.max_length)
@@ -222,7 +239,7 @@ def _extend(
 
 
 def beam_search(
-    model, features: Tensor, prompts: Tensor, *, sep_id: int, options: GenerateConfig
+    model: Model, features: Tensor, prompts: Tensor, *, sep_id: int, options: GenerateConfig
 ) -> list[list[Hypothesis]]:
     """Keeps the `num_beams` best unfinished captions in each step. Arguments as for `generate`.
 
@@ -334,7 +351,8 @@ class _Finished:
         return sorted(self.kept, key=lambda h: h.score, reverse=True)[: self.options.num_return]
 
     def _score(self, total: float, length: int) -> float:
-        return total / length**self.options.length_penalty
+        penalty: float = length**self.options.length_penalty
+        return total / penalty
 
     def _worst(self) -> float:
         return min(h.score for h in self.kept)
@@ -353,7 +371,9 @@ class _Rows:
     need not wait for the device to read them.
     """
 
-    def __init__(self, model, features: Tensor, prompts: Tensor, *, copies: int, max_length: int):
+    def __init__(
+        self, model: Model, features: Tensor, prompts: Tensor, *, copies: int, max_length: int
+    ):
         self.model = model
         self.cache = model.new_cache(features, max_length=max_length, copies=copies)
         logits = model.logits(model.decode(prompts, None, cache=self.cache)[:, -1])

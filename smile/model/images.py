@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 # What the Python interface takes as a picture, and its description.
-Picture = str | os.PathLike | Image.Image | np.ndarray
+Picture = str | os.PathLike[str] | Image.Image | np.ndarray
 _PICTURE = "a path, a Pillow image, or an (H, W, 3) or (H, W) array of uint8"
 
 # The formats that are read, by content. Not all of Pillow's: EPS, for one, would start Ghostscript.
@@ -123,7 +123,7 @@ def _refuse_what_is_no_file(path: str | os.PathLike[str]) -> None:
 
 def _refuse_huge(image: Image.Image) -> None:
     """Raises, before decoding, if the size in the header is too large."""
-    form = "JPEG" if image.format == "MPO" else image.format
+    form = "JPEG" if image.format == "MPO" else image.format or ""
     most = MAX_PIXELS if image.info.get("progressive") else MAX_PIXELS_OF.get(form, MAX_PIXELS)
     if image.width * image.height > most or max(image.size) > MAX_SIDE:
         raise ValueError(
@@ -147,12 +147,12 @@ def _reason(path: str | os.PathLike[str], error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def are_several(given: object) -> bool:
+def are_several(given: object) -> TypeGuard[Sequence[Picture]]:
     """Whether `given` is a list of pictures rather than one."""
     return isinstance(given, Sequence) and not isinstance(given, str | bytes | bytearray)
 
 
-def pictures_of(given: Iterable[Picture]) -> Iterator[Image.Image]:
+def pictures_of(given: Iterable[object]) -> Iterator[Image.Image]:
     """`picture_of` each; a TypeError names the number of the picture."""
     for number, one in enumerate(given):
         try:
@@ -161,7 +161,7 @@ def pictures_of(given: Iterable[Picture]) -> Iterator[Image.Image]:
             raise TypeError(f"picture {number}: {error}") from None
 
 
-def picture_of(given: Picture) -> Image.Image:
+def picture_of(given: object) -> Image.Image:
     """A picture of any accepted type, converted as `open_image` does.
 
     Args:
@@ -205,7 +205,10 @@ def to_rgb(image: Image.Image, *, in_place: bool = False) -> Image.Image:
         image, in_place = _halved(image), True
     # Metadata may be damaged while the pixels are sound; viewers show such a picture unrotated.
     with contextlib.suppress(Exception):
-        image = ImageOps.exif_transpose(image, in_place=in_place) or image
+        if in_place:
+            ImageOps.exif_transpose(image, in_place=True)
+        else:
+            image = ImageOps.exif_transpose(image)
     return _to_rgb(image)
 
 
@@ -231,9 +234,9 @@ def _to_rgb(image: Image.Image, *, white: float | None = None) -> Image.Image:
         return _to_8_bit(image, _white(image) if white is None else white).convert("RGB")
     if image.has_transparency_data:
         image = image if image.mode == "RGBA" else image.convert("RGBA")
-        white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=image)
-        return white
+        on_white = Image.new("RGB", image.size, "white")
+        on_white.paste(image, mask=image)
+        return on_white
     return image.convert("RGB")
 
 

@@ -53,7 +53,9 @@ class Attention(nn.Module):
         if past is not None:
             keys_values = past.append(keys_values)
         causal = causal and x.size(1) > 1  # a single position is the last: it may see all others
-        return self.out(self.merge_heads(self.attend(queries, keys_values, causal=causal)))
+        mixed = self.merge_heads(self.attend(queries, keys_values, causal=causal))
+        out: Tensor = self.out(mixed)
+        return out
 
     def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
         """Cross-attention: (B·K, T, D), keys and values of B sources → (B·K, T, D).
@@ -63,7 +65,8 @@ class Attention(nn.Module):
         """
         copies = x.size(0) // keys_values[0].size(0)
         queries = self.split_heads(self.query(x), copies)
-        return self.out(self.merge_heads(self.attend(queries, keys_values), copies))
+        out: Tensor = self.out(self.merge_heads(self.attend(queries, keys_values), copies))
+        return out
 
     def project(self, x: Tensor) -> tuple[Tensor, KeysValues]:
         """(B, T, D) → queries, and keys and values, each (B, heads, T, D / heads)."""
@@ -89,7 +92,8 @@ class Attention(nn.Module):
 
         Where each query looks. `attend` uses the same weights, but never holds all of them.
         """
-        return (queries * keys.size(-1) ** -0.5 @ keys.transpose(-2, -1)).softmax(dim=-1)
+        scale: float = keys.size(-1) ** -0.5
+        return (queries * scale @ keys.transpose(-2, -1)).softmax(dim=-1)
 
     def split_heads(self, x: Tensor, copies: int = 1) -> Tensor:
         """(B·K, T, D) → (B, heads, K·T, D / heads), for K `copies` of each source."""
@@ -111,7 +115,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) → (..., D)."""
-        return self.fc2(self.activation(self.fc1(x)))
+        out: Tensor = self.fc2(self.activation(self.fc1(x)))
+        return out
 
 
 class DropPath(nn.Module):
@@ -160,7 +165,8 @@ class PreNormBlock(nn.Module):
     def forward(self, x: Tensor, *, causal: bool = False) -> Tensor:
         """(B, T, D) → (B, T, D); with `causal`, position t attends to positions up to t only."""
         x = x + self.drop_path(self.attention.self_attend(self.norm1(x), causal=causal))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return x
 
 
 def embedding(entries: int, dim: int) -> nn.Embedding:
@@ -169,4 +175,7 @@ def embedding(entries: int, dim: int) -> nn.Embedding:
     `nn.Embedding` would fill it with random numbers first. On the meta device, where models are
     made before their weights are loaded, that imports torch's compiler: more than a second.
     """
-    return nn.Embedding.from_pretrained(torch.empty(entries, dim), freeze=False)
+    made: nn.Embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]  # torch's
+        torch.empty(entries, dim), freeze=False
+    )
+    return made

@@ -100,7 +100,7 @@ class Tokenizer:
         )
         learner.train_from_iterator(captions, trainer)
         ids = learner.get_vocab(with_added_tokens=True)
-        return cls(sorted(ids, key=ids.get), strip_accents=strip_accents)
+        return cls(sorted(ids, key=ids.__getitem__), strip_accents=strip_accents)
 
     def save(self, path: str | Path) -> None:
         """Writes a `vocab.txt`, which is enough to load the tokenizer here or in `transformers`."""

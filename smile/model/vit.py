@@ -96,7 +96,8 @@ class ViT(nn.Module):
         x = self.embed_norm(torch.cat([class_token, patches], dim=1) + self.positions)
         for block in self.blocks:
             x = block(x)
-        return self.norm(x)
+        features: Tensor = self.norm(x)
+        return features
 
 
 def interpolate_positions(positions: Tensor, *, grid: int) -> Tensor:

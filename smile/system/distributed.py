@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -25,6 +25,8 @@ from smile.errors import UserError
 # One process may be hours behind another (slow images, a slow disk), so the others wait long. A
 # process that died is noticed at once, because its connection breaks.
 PATIENCE = timedelta(days=30)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -111,18 +113,20 @@ class World:
 
     def sync_gradients(
         self, module: nn.Module, *, enabled: bool
-    ) -> contextlib.AbstractContextManager:
+    ) -> contextlib.AbstractContextManager[None]:
         """Averages gradients over the processes in this pass, or else accumulates them locally."""
-        return contextlib.nullcontext() if self.size == 1 or enabled else module.no_sync()
+        if enabled or not isinstance(module, nn.parallel.DistributedDataParallel):
+            return contextlib.nullcontext()
+        return module.no_sync()
 
-    def gather(self, value: Any) -> list:
+    def gather(self, value: T) -> list[T]:
         """Every process's value, by rank."""
         values = [value] * self.size
         if self.size > 1:
             torch.distributed.all_gather_object(values, value)
         return values
 
-    def first(self, action: Callable[[], Any]) -> Any:
+    def first(self, action: Callable[[], T]) -> T:
         """Runs `action` in the first process; every process returns its result.
 
         Raises:
@@ -131,18 +135,19 @@ class World:
         """
         if self.size == 1:
             return action()
-        result = failure = None
+        result: T | None = None
+        failure: UserError | None = None
         if self.is_first:
             try:
                 result = action()
             except UserError as error:
                 failure = error
-        news = [result, failure is not None]
+        news: list[Any] = [result, failure is not None]
         torch.distributed.broadcast_object_list(news, src=0, device=torch.device("cpu"))
-        result, failed = news
-        if failed:
+        shared: T = news[0]
+        if news[1]:
             raise failure or SystemExit(2)
-        return result
+        return shared
 
 
 def _check_device(device: torch.device) -> None:

@@ -28,7 +28,7 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 # Writing ------------------------------------------------------------------------------------------
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """Calls `write(temporary)`, flushes that file to disk and renames it to `path`.
 
     A replaced file keeps its permissions; a new one follows the process's umask. A symbolic link
@@ -109,7 +109,7 @@ def writing(path: str | Path) -> Iterator[None]:
     except OSError as error:
         name = os.fsdecode(error.filename or path)
         if UNFINISHED in name:  # the user does not know that name
-            name = path
+            name = str(path)
         raise UserError(f"{name}: cannot write: {reason_of(error)}") from error
 
 

@@ -18,7 +18,7 @@ from typing import Protocol
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # no type says "a module, if it is there"
 
 POLL = 0.1  # seconds between two tries of `wait`
 _held: set[tuple[int, str]] = set()  # (process, path); a forked process holds none of them
