@@ -1,6 +1,7 @@
 """The one exception that means "the user can fix this"."""
 
 import difflib
+import io
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -37,7 +38,7 @@ def take_any_name() -> None:
     Scripts call this first: a pipe on Windows or an old terminal may have an encoding without the
     letters of a caption, a file's name or a help text.
     """
-    if sys.stdout is not None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
         utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
         sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
 

@@ -35,8 +35,11 @@ def _import_transforms() -> ModuleType:
     return v2
 
 
+_operators: torch.library.Library | None = None  # what it declares lasts only as long as it does
+
+
 def _declare_missing_operators() -> None:
-    global _operators  # the declarations last only as long as this object does
+    global _operators
     _operators = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         _operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

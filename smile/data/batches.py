@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from typing import NamedTuple, Protocol, Self
 
@@ -135,7 +136,7 @@ class Batch:
         slots, longest = self.ids.shape[1:]
         lengths = (self.ids != 0).sum(dim=2).amax(dim=0).tolist()  # of each slot's longest caption
         sizes = {cut: cut * lengths[cut - 1] + (slots - cut) * longest for cut in range(1, slots)}
-        cut = min(sizes, key=sizes.get, default=0)
+        cut = min(sizes, key=sizes.__getitem__, default=0)
         if not cut or lengths[cut - 1] == longest:
             return [self.ids]
         return [self.ids[:, :cut, : lengths[cut - 1]], self.ids[:, cut:]]
@@ -288,7 +289,9 @@ class Collate:
         self, tokenizer: Tokenizer, *, prompt: str, max_tokens: int, shift_first: bool = False
     ) -> None:
         self.tokenizer = tokenizer
-        self.options = {"prompt": prompt, "max_tokens": max_tokens, "shift_first": shift_first}
+        self.encode = partial(
+            tokenizer.encode, prompt=prompt, max_tokens=max_tokens, shift_first=shift_first
+        )
 
     def __call__(self, rows: Sequence[tuple[str, Tensor, list[str]] | Broken]) -> Batch:
         broken = [row for row in rows if isinstance(row, Broken)]
@@ -303,7 +306,7 @@ class Collate:
 
     def _encode(self, captions: list[str]) -> list[list[int]]:
         """Token ids of an image's captions, the shortest first."""
-        return sorted((self.tokenizer.encode(text, **self.options) for text in captions), key=len)
+        return sorted(map(self.encode, captions), key=len)
 
     @staticmethod
     def _pad(images: list[list[list[int]]]) -> Tensor:

@@ -9,17 +9,19 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TextIO
 
 from smile.errors import UserError
 from smile.system.files import json_line, reading
 
-TEXT = {"encoding": "utf-8", "errors": "surrogateescape", "newline": "\n"}
+
+def _open(path: Path, mode: Literal["r", "w"]) -> TextIO:
+    return open(path, mode, encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
 def write_csv(lines: Iterable[bytes], path: Path, *, with_model: bool) -> None:
     """Writes the captions in `lines` of JSON as a CSV file at `path`."""
-    with open(path, "w", **TEXT) as file:
+    with _open(path, "w") as file:
         plain = csv.writer(file, lineterminator="\n")
         quoted = csv.writer(file, lineterminator="\n", quoting=csv.QUOTE_ALL)
         plain.writerow(_header(with_model))
@@ -42,7 +44,7 @@ def read_csv(path: Path, *, with_model: bool, captions_per_image: int) -> Iterat
         UserError: it is no such file.
     """
     header = _header(with_model)
-    with reading(path), open(path, **TEXT) as file:
+    with reading(path), _open(path, "r") as file:
         rows = csv.reader((line for line in file if line.endswith("\n")), strict=True)
         try:
             if (first := next(rows, header)) != header:

@@ -240,9 +240,9 @@ def _coco(content: dict[str, Any], path: Path) -> Iterator[Row]:
         if number not in images:
             raise UserError(f"{where}: no image has the id {show(number)}")
         images[number].captions.append(text_of(_need(annotation, "caption", where), where))
-    for image in images.values():
-        row = image.row
-        yield Row(row.where, row.image, tuple(image.captions), row.number)
+    for captioned in images.values():
+        row = captioned.row
+        yield Row(row.where, row.image, tuple(captioned.captions), row.number)
 
 
 def _objects(content: dict[str, Any], key: str, path: Path) -> Iterator[tuple[str, dict]]:

@@ -114,7 +114,7 @@ def _account_lines(book: Account, theirs: dict[str, Tensor], convention: Convent
     return lines + [f"  {key:<75} MISSING" for key in book.missing]
 
 
-def _convert(*, source: str, folder: Path, **options: str | None) -> None:
+def _convert(*, source: str, folder: Path, **options: Any) -> None:
     check_empty(folder)
     captioner = load(source, **options)
     with writing(folder):
@@ -125,7 +125,7 @@ def _convert(*, source: str, folder: Path, **options: str | None) -> None:
 EXPORTS = {"transformers": export_transformers, "blip": export_blip}
 
 
-def _export(*, source: str, folder: Path, format: str, **options: str | None) -> None:
+def _export(*, source: str, folder: Path, format: str, **options: Any) -> None:
     check_empty(folder)
     captioner = load(source, **options)
     with writing(folder):

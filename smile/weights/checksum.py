@@ -57,9 +57,10 @@ def check_sum(path: str | Path) -> None:
     """
     path = Path(path)
     for _ in range(TRIES):
-        expected = _read(path)
-        if expected is None:
+        written = _read(path)
+        if written is None:
             return
+        expected = written
         with reading(path):
             found = sha256(path)
         if found == expected:

@@ -14,7 +14,7 @@ import string
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from smile.errors import UserError
@@ -177,9 +177,9 @@ class _Watch:
     @contextlib.contextmanager
     def naming_problems(self) -> Iterator[None]:
         """Turns what can go wrong with a connection into Broken, Unreachable or UserError."""
+        problem: BaseException | None = None
         try:
             yield
-            problem = None
         except PROBLEMS as error:
             problem = error
         if self.gave_up:
@@ -187,12 +187,11 @@ class _Watch:
                 f"{shown(self.url)} cannot be downloaded, the server sends less than "
                 f"{LEAST / PATIENCE / 1000:.0f} kB a second: try again later; the part is kept"
             ) from problem
-        if isinstance(getattr(problem, "reason", None), UNREACHABLE):
-            raise Unreachable(one_line(problem)) from problem
         if problem is not None:
-            raise Broken(one_line(problem)) from problem
+            unreachable = isinstance(getattr(problem, "reason", None), UNREACHABLE)
+            raise (Unreachable if unreachable else Broken)(one_line(problem)) from problem
 
-    def connecting(self, kind: type) -> type:
+    def connecting(self, kind: type) -> Callable[..., http.client.HTTPConnection]:
         """A subclass of `kind` that records its socket, so that `_look` can shut it down."""
 
         class Watched(kind):

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import sleep as wait
+from typing import TypedDict
 from urllib.parse import quote, urlsplit
 
 from tqdm import tqdm
@@ -77,6 +78,15 @@ class NotInRepository(UserError):
     """A repository of the hub has no file of that name."""
 
 
+class _HubFile(TypedDict):
+    """Which file of the hub, by huggingface_hub's names."""
+
+    repo_id: str
+    filename: str
+    repo_type: str
+    revision: str | None
+
+
 def hub_file(
     repo_id: str, filename: str, *, repo_type: str = "model", revision: str | None = None
 ) -> Path:
@@ -96,7 +106,12 @@ def hub_file(
     import huggingface_hub as hub  # here, because it takes 0.3 s and most commands need no hub
     from huggingface_hub import constants, errors
 
-    where = {"repo_id": repo_id, "filename": filename, "repo_type": repo_type, "revision": revision}
+    where: _HubFile = {
+        "repo_id": repo_id,
+        "filename": filename,
+        "repo_type": repo_type,
+        "revision": revision,
+    }
     try:
         cached = hub.try_to_load_from_cache(**where)
         if isinstance(cached, str):
@@ -125,7 +140,7 @@ def in_hub_cache(repo_id: str, filename: str) -> bool:
 # --- the hub's errors in one line ------------------------------------------------------------
 
 
-def _hub_problem(error: Exception, where: dict) -> str:
+def _hub_problem(error: Exception, where: _HubFile) -> str:
     """What went wrong with a file of the hub, and what to do."""
     from huggingface_hub import constants, errors, hf_hub_url
 

@@ -114,7 +114,8 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
 
 def _layer(name: str) -> str:
     """The layer that a weight belongs to: its name up to the first number."""
-    return re.match(r".*?\.\d+\.|.*", name, re.DOTALL)[0]
+    numbered = re.match(r".*?\.\d+\.", name, re.DOTALL)
+    return numbered[0] if numbered else name
 
 
 @contextlib.contextmanager

@@ -147,14 +147,14 @@ def rows(convention: Convention, depths: dict[str, int]) -> Iterator[Row]:
         transposed = theirs.endswith("^T")
         for layer in range(depth):
             for parameter in ("weight", "bias") if ours.endswith("*") else [""]:
-                sides = (
+                own, other = (
                     tuple(
                         name.replace(".N.", f".{layer}.").replace("*", parameter)
                         for name in side.split(" + ")
                     )
                     for side in (ours, theirs.removesuffix("^T"))
                 )
-                yield Row(*sides, transposed and parameter != "bias")
+                yield Row(own, other, transposed and parameter != "bias")
 
 
 class Account(NamedTuple):

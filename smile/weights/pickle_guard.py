@@ -10,9 +10,10 @@ What honest files hold passes: tensors, plain values, containers of these, and o
 class, which no reader of ours builds anyway.
 """
 
+import mmap
 import pickletools
 from collections.abc import Callable, Mapping
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import torch
 
@@ -80,7 +81,8 @@ class Node:
     __slots__ = ("depth", "items", "kind", "size")
 
     def __init__(self, kind: str, items: list | tuple = ()):
-        self.kind, self.items, self.size, self.depth = kind, [], 1, 1
+        self.kind, self.size, self.depth = kind, 1, 1
+        self.items: list[Any] = []
         if items:
             self.fill(items)
 
@@ -121,7 +123,7 @@ class PickleGuard:
         self.names: dict[str, Function] = {}
         self.steps = self.num_tuple_keys = 0
 
-    def follow(self, file: BinaryIO) -> Any:
+    def follow(self, file: BinaryIO | mmap.mmap) -> Any:
         """Follows one pickle, leaves the file after it and returns what the guard sees in it.
 
         Raises:
@@ -130,7 +132,8 @@ class PickleGuard:
         self.stack: list = []
         self.outer: list[list] = []  # stacks below each mark
         self.memo: dict[int, Any] = {}
-        for step, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        argument: Any  # what an instruction has depends on the instruction
+        for step, (opcode, argument, _) in enumerate(pickletools.genops(cast(BinaryIO, file))):
             if not step % 1024:
                 self._count(1024)
             name = opcode.name
@@ -267,13 +270,14 @@ class PickleGuard:
 
     def _storage(self, identity: Any) -> Node:
         """Tensor data: ("storage", class, key, device, number of elements), in old files + None."""
-        parts = identity.items if _kind(identity) == "tuple" else []
+        parts: list[Any] = identity.items if _kind(identity) == "tuple" else []
         if parts[:1] == ["module"]:
             raise WholeModel("it holds a whole model")
         kinds = ["str", "Function", "str", "str", "int", *["NoneType"] * (self.records is None)]
         if [_kind(part) for part in parts] != kinds:
             raise ValueError("it names tensor data in an unknown way")
-        title, (kind, key, _, count) = parts[0], (parts[1].name, *parts[2:5])
+        title, named, key, _, count = parts[:5]
+        kind = named.name
         if title != "storage" or kind not in STORAGES or not key.isascii():
             raise ValueError(f"it names tensor data {key!r} of the unknown kind {kind}")
         num_bytes = count * STORAGES[kind]
@@ -313,7 +317,7 @@ class PickleGuard:
 
     def _numbers(self, value: Any) -> list[int]:
         """The items of a tuple of whole numbers, one a dimension."""
-        items = value.items if _kind(value) in ("tuple", "list") else [None]
+        items: list[Any] = value.items if _kind(value) in ("tuple", "list") else [None]
         if len(items) > MOST_DIMENSIONS or not all(
             type(item) is int and 0 <= item < 2**63 for item in items
         ):

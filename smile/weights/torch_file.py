@@ -63,8 +63,8 @@ def read_torch_file(path: str | Path) -> dict:
         raise UserError(f"{path} cannot be read, {reason}; {_AGAIN}") from error
     if not isinstance(contents, dict):
         strange = isinstance(contents, Placeholder | _PlaceholderClass)
-        found = contents if strange else type(contents).__name__
-        raise UserError(f"{path} holds {found}, {_STATE_DICT}")
+        what = contents if strange else type(contents).__name__
+        raise UserError(f"{path} holds {what}, {_STATE_DICT}")
     return contents
 
 

@@ -15,6 +15,7 @@ from smile.errors import UserError
 from smile.system.files import expect, read_json, show
 from smile.weights.download import NotInRepository, hub_file, in_hub_cache
 from smile.weights.file import MERGE, read_file
+from smile.weights.torch_file import Placeholder
 
 LARGEST_JSON = 100_000_000  # bytes of a config, an index or a tokenizer
 WEIGHT_FILES = (
@@ -88,16 +89,16 @@ def check_type(folder: Path, model_type: str) -> dict:
 
 def _first_there(repo: str, names: tuple[str, ...]) -> Path:
     """The first of several files that a repository, or its cache, has."""
-    problem = None
+    problems: list[UserError] = []
     for name in names:
         try:
             return hub_file(repo, name)
         except UserError as error:
-            problem = problem or error
-    raise problem
+            problems.append(error)
+    raise problems[0]
 
 
-def read_folder(folder: Path) -> dict[str, Tensor]:
+def read_folder(folder: Path) -> dict[str, Tensor | Placeholder]:
     """The weights of a `transformers` folder, whole or in shards."""
     main = next((folder / name for name in WEIGHT_FILES if (folder / name).exists()), None)
     if main is None and (folder / "adapter_config.json").exists():
@@ -107,7 +108,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
             f"{folder} is neither a run folder nor a transformers folder: expected one of "
             f"{', '.join(WEIGHT_FILES)} in it"
         )
-    weights: dict[str, Tensor] = {}
+    weights: dict[str, Tensor | Placeholder] = {}
     for part in _parts(main):
         if not (folder / part).exists():
             raise UserError(f"{folder / part} is missing, but {main.name} names it")

@@ -203,7 +203,9 @@ def _add_blips_tokens(names: dict[int, str], bos_id: int | None) -> None:
     for token in ADDED:
         if token not in names.values():
             row = next(row for row in count(behind) if row not in names)
-            names[bos_id if token == BEGIN and bos_id not in (None, *names) else row] = token
+            if token == BEGIN and bos_id is not None and bos_id not in names:
+                row = bos_id
+            names[row] = token
 
 
 def _call_begin(names: dict[int, str], bos_id: int) -> None:
