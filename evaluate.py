@@ -311,7 +311,7 @@ def out_folder(options: EvaluateOptions, sources: Sequence[str], names: list[str
 
 @dataclass(frozen=True)
 class SystemCaptions:
-    """Captions by the number of their image, and what is known of who wrote them."""
+    """Captions by their image's number, and a record of their source."""
 
     captions: dict[int, str]
     record: dict
@@ -329,7 +329,7 @@ def read(options: EvaluateOptions, source: str, images: ImageSet) -> SystemCapti
 def only_captioned(
     options: EvaluateOptions, images: ImageSet, said: dict[str, SystemCaptions]
 ) -> ImageSet:
-    """With that option the images of which every file has a caption, else all."""
+    """With --only-captioned, the images for which every file has a caption, else all."""
     if not options.only_captioned:
         return images
     if not said:
@@ -346,7 +346,7 @@ def known_of_all(said: dict[str, SystemCaptions]) -> list[int]:
 
 
 def make_model(options: EvaluateOptions, source: str, captioner: Captioner) -> Model:
-    """A captioner and how it is asked. Raises UserError where that does not fit it."""
+    """A captioner and the settings it captions with. Raises UserError if they do not fit it."""
     with option_names():
         return Model(
             captioner=captioner,
@@ -440,7 +440,7 @@ class Judges:
 
 
 def find_judges(options: EvaluateOptions) -> Judges:
-    """Loads the models that were named; CLIP and GPT-2 else when they are first asked."""
+    """Loads the named models; CLIP and GPT-2 otherwise at first use."""
     captioner = None
     if options.judge:
         captioner = prepare(

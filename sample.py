@@ -326,7 +326,7 @@ def check_outputs(options: SampleOptions) -> None:
 
 @contextlib.contextmanager
 def leaving_order(out: CaptionFile | None, sheet: "Sheet | None") -> Iterator[None]:
-    """Keeps what was described so far where a run ends early, by Ctrl-C or a full disk."""
+    """Keeps the captions so far if the run ends early (Ctrl-C, full disk)."""
     try:
         yield
     except BaseException:
@@ -420,7 +420,7 @@ def printing() -> Iterator[None]:
 
 
 def reopen_closed_streams() -> bool:
-    """Gives messages a place to go where a shell closed it (>&-); whether captions have one."""
+    """Redirects closed output (`>&-`); returns whether captions can be printed."""
     is_heard = sys.stdout is not None
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:

@@ -5,9 +5,9 @@
     python train.py configs/shapes.toml --resume
     torchrun --nproc-per-node 8 train.py configs/flickr8k.toml
 
-A run may begin with some epochs of MLE and go on with SMILE, which needs a start that already
-speaks. Each of the two has its own warm-up and cosine; the captioner is kept as it was at the
-switch, and at the end both describe the same test images side by side.
+A run may start with some epochs of MLE and continue with SMILE, which needs a model that can
+already caption. Each of the two has its own warm-up and cosine; the captioner is kept as it was at
+the switch, and at the end both describe the same test images side by side.
 
 Whatever stops a run, --resume goes on with it as if nothing had happened. Several processes share
 out each batch, so that their gradients are those of one process with the whole of it.
@@ -110,7 +110,7 @@ def parse_args() -> argparse.Namespace:
         "--out", type=Path, metavar="DIR", help="the run's folder (default: runs/CONFIG)"
     )
     instead = parser.add_mutually_exclusive_group()
-    instead.add_argument("--resume", action="store_true", help="go on with an interrupted run")
+    instead.add_argument("--resume", action="store_true", help="resume an interrupted run")
     instead.add_argument(
         "--dry-run",
         action="store_true",

@@ -142,7 +142,7 @@ class CaptionFile:
     # Before -----------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raises UserError where the file there is was not made by the same model and settings."""
+        """Raises UserError if the existing file was made by another model or settings."""
         written = [path for path in self._all_files() if path.stat().st_size]
         if not written:
             return
@@ -161,7 +161,7 @@ class CaptionFile:
             )
 
     def prepare(self, *, overwrite: bool = False) -> None:
-        """Locks the file and cuts off what a killed run left torn, or with `overwrite` everything.
+        """Locks the file and removes a half-written last line, or with `overwrite` everything.
 
         Raises:
             UserError: another run is writing the file, it cannot be written, or it holds something
@@ -286,7 +286,7 @@ class CaptionFile:
                 self.finish(())
 
     def finish(self, names: Iterable[str], *, in_order: bool = True) -> None:
-        """Gathers everything in one file in the order of `names`, and lets go of it.
+        """Gathers everything in one file in the order of `names`, and releases the lock.
 
         Images that are not among `names`, of an earlier run over another folder, come last. One
         process that wrote `in_order` has nothing to gather.

@@ -17,7 +17,7 @@ from smile.model.captioner import Captioner
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What both scripts are asked; each adds its own options in a subclass.
+    """The options of both scripts; each adds more in a subclass.
 
     `settings` are the settings of `[generate]` that were given; None elsewhere: not given.
     """
@@ -164,7 +164,7 @@ def wants_bfloat16(options: Options, captioner: Captioner) -> bool:
 
 
 def labels(sources: Sequence[str]) -> list[str]:
-    """Short names to tell what is compared apart by.
+    """Short names that tell the compared models apart.
 
     Raises:
         UserError: two of them are the same.

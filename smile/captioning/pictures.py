@@ -247,7 +247,7 @@ def _label_colours(captions: Sequence[Sequence[str]]) -> dict[str, tuple[int, in
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Break a text into lines no wider than `width` pixels, inside a word where it must."""
+    """Wraps a text to `width` pixels, inside a word if necessary."""
     lines = [""]
     for word in text.split():
         joined = f"{lines[-1]} {word}".lstrip()

@@ -1,4 +1,4 @@
-"""What a run's own captioners say of the test images: before, between, after."""
+"""Captions of the test images by a run's captioners: before, between, after."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path

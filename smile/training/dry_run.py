@@ -12,7 +12,10 @@ from smile.training.speed import train_mode, uncompiled
 
 
 def dry_run(trainer: Any) -> None:
-    """Tries a run out, and says what that tells of the whole. `trainer` is train.py's."""
+    """Runs one batch through everything and prints an estimate for the whole run.
+
+    `trainer` is train.py's.
+    """
     trainer.choose_shown()
     trainer.say("\n".join(["dry run: nothing is written", *try_out(trainer).lines()]))
     trainer.advise()

@@ -1,4 +1,4 @@
-"""How a run fares: captions of a few images, what can be said of them, a line and two pictures."""
+"""Reports on a run: captions of a few images, their statistics, log lines and two pictures."""
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
@@ -148,7 +148,7 @@ def divergence(where: str, loss: float, norm: float, lr: float, config: TrainCon
 
 
 def out_of_memory(config: TrainConfig, device: object) -> str:
-    """What to say where the device's memory does not hold a step."""
+    """The message if a step does not fit in the device's memory."""
     return (
         f"{device} has too little memory for train.batch_size = {config.batch_size}: try "
         f"{max(1, config.batch_size // 2)} with train.accumulate = {2 * config.accumulate}, which "
