@@ -125,7 +125,7 @@ def evaluate(options: EvaluateOptions) -> None:
         model.captioner.to(device)
         said[model.source] = describe(options, model, images, world)
     images = images.part(known_of_all(said))
-    if world.rank == 0:
+    if judges is not None:
         labelled = {label: said[source] for label, source in zip(names, sources, strict=True)}
         systems = score_all(options, images, labelled, judges.families(images))
         report(options, images, systems, folder)
@@ -239,8 +239,10 @@ def find_sources(options: EvaluateOptions) -> Sequence[str]:
         raise UserError(
             f"--captions {options.captions}: expected a .json, .jsonl, .csv or .tsv file"
         )
-    if options.captions or options.compare:
-        return options.compare or [options.captions]
+    if options.compare:
+        return options.compare
+    if options.captions:
+        return [options.captions]
     if options.model:
         return [options.model]
     source, why = default_source()
@@ -394,7 +396,8 @@ def describe(
     captioner = prepare(model.captioner, options)
     examples = images.at_size(captioner.config.vit.image_size)
     share = examples[world.rank :: world.size]
-    captions, broken = {}, []
+    captions: dict[str, str] = {}
+    broken: list[str] = []
     bar = tqdm(
         total=len(share),
         desc=f"captions by {model.source}",

@@ -60,7 +60,8 @@ def main() -> None:
     try:
         if not (is_heard or options.out or options.txt or options.sheet or options.explain):
             raise UserError("standard output is closed: say with --out where captions should go")
-        failed = draw_attention(options) if options.explain else describe(options)
+        path = options.explain
+        failed = draw_attention(options, path) if path else describe(options)
     except UserError as error:
         print(f"sample.py: {error}", file=sys.stderr)
         sys.exit(2)
@@ -196,7 +197,7 @@ def find_models(options: SampleOptions) -> list[Model]:
 def find_captioner(options: SampleOptions, source: str | None) -> tuple[str, Captioner]:
     """The captioner named; without a name the newest run, or else blip-base."""
     named = source is not None
-    if not named:
+    if source is None:
         source, why = default_source(for_photos=True)
         print(f"sample.py: no --model given: {source}, {why}", file=sys.stderr)
     try:
@@ -227,8 +228,8 @@ def warn_of_drawn(models: list[Model]) -> None:
 # One image, explained -----------------------------------------------------------------------------
 
 
-def draw_attention(options: SampleOptions) -> int:
-    """Captions one image and draws where the model looked for each word."""
+def draw_attention(options: SampleOptions, path: Path) -> int:
+    """Captions one image and draws to `path` where the model looked for each word."""
     names = list(islice(ImageNames(options.images), 2))
     if len(names) != 1:
         raise UserError("--explain: expected one image, not several or none")
@@ -242,7 +243,7 @@ def draw_attention(options: SampleOptions) -> int:
     caption = explain(
         model.captioner,
         image,
-        options.explain,
+        path,
         prompt=options.prompt,
         layer=options.layer,
         seeds=[options.seed],
@@ -268,10 +269,13 @@ def describe(options: SampleOptions) -> int:
     if world.rank == 0:
         warn_of_drawn(models)
     texts = TextFiles(overwrite=options.overwrite) if options.txt else None
-    out = open_out(options, models, world) if options.out else None
+    out = open_out(options, options.out, models, world) if options.out else None
     sheet = Sheet(options.sheet) if options.sheet else None
-    left = {"done": out and out.done, "texts": texts, "world": world}
-    todo, ahead = Todo(names, **left), Todo(ImageNames(options.images), **left)
+    done = None if out is None else out.done
+    todo, ahead = (
+        Todo(some, done=done, texts=texts, world=world)
+        for some in (names, ImageNames(options.images))
+    )
     num_described = num_broken = 0
     start = time.perf_counter()
     bar = Progress(ahead, disable=None if shows_progress(options, world) else True)
@@ -312,8 +316,8 @@ def check_outputs(options: SampleOptions) -> None:
     """
     if options.out:
         check_out(options.out)
-    for path in filter(None, (options.sheet, options.explain)):
-        check_picture(path)
+    for picture in filter(None, (options.sheet, options.explain)):
+        check_picture(picture)
     for path, names in (
         (options.out, options.images),
         (options.sheet or options.explain, ImageNames(options.images)),
@@ -338,14 +342,14 @@ def leaving_order(out: CaptionFile | None, sheet: "Sheet | None") -> Iterator[No
         raise
 
 
-def open_out(options: SampleOptions, models: list[Model], world: World) -> CaptionFile:
-    """The file of `--out`, ready for more."""
+def open_out(options: SampleOptions, path: Path, models: list[Model], world: World) -> CaptionFile:
+    """The file of `--out`, at `path`, ready for more."""
     run = {
         "precision": "bfloat16" if wants_bfloat16(options, models[0].captioner) else "float32",
         "models": [model.record(seed=options.seed) for model in models],
     }
     out = CaptionFile(
-        options.out,
+        path,
         run=run,
         captions_per_image=sum(model.options.num_return for model in models),
         labels=[model.label for model in models],
@@ -384,7 +388,8 @@ class Progress(tqdm):
 
 def shows_progress(options: SampleOptions, world: World) -> bool:
     """Whether a bar would be of use: not between captions on the same terminal."""
-    return world.rank == 0 and (options.out or options.txt or not sys.stdout.isatty())
+    to_files = bool(options.out or options.txt)
+    return world.rank == 0 and (to_files or not sys.stdout.isatty())
 
 
 def show(results: list[Result], options: SampleOptions) -> None:

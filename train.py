@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from smile.config import Config, describe_config, load_config
-from smile.data.batches import Batch, Broken, Example, batches_of
+from smile.data.batches import Batch, Broken, EpochBatches, Example, batches_of
 from smile.data.device_augment import augment_batch
 from smile.errors import UserError, counted, take_any_name
 from smile.model.captioner import Captioner
@@ -65,7 +65,7 @@ from smile.training.report import (
 from smile.training.schedule import Phase
 from smile.training.setup import accents_line, make_captioner, make_optimizer, recorded
 from smile.training.speed import give_back_freed_memory, prepare, train_mode, uncompiled
-from smile.training.splits import choose_shown, load_splits
+from smile.training.splits import Splits, choose_shown, load_splits
 from smile.version import __version__
 from smile.weights.run_folder import LAST_FOLDER, LOG, MLE_FOLDER, save_run
 
@@ -149,7 +149,7 @@ def train(
         leave(folder, lock)
 
 
-def start(config: Config, folder: Path, examples: dict[str, list], world: World) -> "Trainer":
+def start(config: Config, folder: Path, examples: Splits, world: World) -> "Trainer":
     """A new run, with a first checkpoint: if the disk is too small, that shows now."""
     captioner = make_captioner(config, examples["train"])
     seed_process(config.train.seed, world)
@@ -161,9 +161,7 @@ def start(config: Config, folder: Path, examples: dict[str, list], world: World)
     return trainer
 
 
-def resume(
-    config: Config, folder: Path, examples: dict[str, list], world: World
-) -> "Trainer | None":
+def resume(config: Config, folder: Path, examples: Splits, world: World) -> "Trainer | None":
     """The run in `folder` as its last good checkpoint has it; None if nothing is left to do."""
     found = find_run(config, folder, examples, world)
     if found is None:
@@ -196,7 +194,7 @@ class Trainer:
         self,
         captioner: Captioner,
         folder: Path,
-        examples: dict[str, list],
+        examples: Splits,
         *,
         world: World | None = None,
         identity: dict[str, Any] | None = None,
@@ -268,8 +266,8 @@ class Trainer:
         """One pass over every caption, from the step where `progress` is."""
         config, progress = self.config.train, self.progress
         train_mode(self.captioner)
-        sampler, steps = self.batches.batch_sampler, self.num_steps
-        sampler.set_epoch(progress.epoch, first=progress.step * config.accumulate)
+        steps = self.num_steps
+        self.sampler.set_epoch(progress.epoch, first=progress.step * config.accumulate)
         title = f"epoch {progress.epoch + 1}/{config.epochs} {phase.objective}"
         steps_done = {"initial": progress.step, "total": steps, "unit": " steps"}
         with bar(desc=title, **steps_done, world=self.world) as shown:
@@ -304,16 +302,16 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         for number, batch in enumerate(batches, start=1):
             with self.world.sync_gradients(self.model, enabled=number == len(batches)):
-                loss = self.loss(self.model, batch, phase)
+                batch_loss = self.loss(self.model, batch, phase)
                 # Gradients are averaged over the processes, where they should be added up.
-                self.precision.backward(loss / (targets / self.world.size))
-            total += loss.detach()
-        norm = self.precision.step(
+                self.precision.backward(batch_loss / (targets / self.world.size))
+            total += batch_loss.detach()
+        norms = self.precision.step(
             self.optimizer, self.captioner.parameters(), self.config.train.grad_clip
         )
         self.average.update()
         self.optimizer.zero_grad(set_to_none=True)
-        own_loss, norm = torch.stack([total, norm]).tolist()
+        own_loss, norm = torch.stack([total, norms]).tolist()
         [loss] = self.world.sums([own_loss])
         self.check_finite(loss, norm, lr, during=f"step {self.progress.step + 1}")
         return loss, targets, images
@@ -327,9 +325,16 @@ class Trainer:
             return model(batch, phase.objective)
 
     @property
+    def sampler(self) -> EpochBatches:
+        """The order of the training batches."""
+        sampler = self.batches.batch_sampler
+        assert isinstance(sampler, EpochBatches)  # as make_loader made it
+        return sampler
+
+    @property
     def num_steps(self) -> int:
         """Optimiser steps in an epoch."""
-        return math.ceil(len(self.batches.batch_sampler) / self.config.train.accumulate)
+        return math.ceil(len(self.sampler) / self.config.train.accumulate)
 
     def finish_epoch(self, phase: Phase) -> None:
         """Saves what was learned, then validates, and saves what came of that.
@@ -372,8 +377,9 @@ class Trainer:
         """Mean loss per token over all validation captions, under the phase's objective."""
         total, count = torch.zeros((), device=self.device), 0
         loader = self.data.loader("val")
-        title = {"total": len(loader), "desc": "validation", "world": self.world}
-        for number, batch in enumerate(bar(read(loader, self.world), **title)):
+        batches = read(loader, self.world)
+        shown = bar(batches, total=len(loader), desc="validation", world=self.world)
+        for number, batch in enumerate(shown):
             self.note_broken(batch.broken)
             if batch.names:
                 # The objective "random" draws words: the same ones in each epoch, and without
@@ -382,8 +388,8 @@ class Trainer:
                     total += self.loss(self.objective, batch, phase)
                 count += self.objective.num_targets(batch)
             self.manager.between_steps()
-        total, count = self.world.sums([total.item(), count])
-        return total / max(count, 1)
+        loss, tokens = self.world.sums([total.item(), count])
+        return loss / max(tokens, 1)
 
     def compare(self) -> None:
         """Describes test images by the captioners before and after: a line each, and a picture."""

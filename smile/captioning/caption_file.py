@@ -16,8 +16,9 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +129,7 @@ class CaptionFile:
         self.path = Path(os.path.realpath(path) if os.path.islink(path) else path)
         self.is_csv = self.path.suffix.lower() == ".csv"
         self.lines = beside(self.path, ".jsonl") if self.is_csv else self.path
-        self.csv_form = {"with_model": any(labels), "captions_per_image": captions_per_image}
+        self.with_model, self.captions_per_image = any(labels), captions_per_image
         self.run = json.loads(json.dumps({"version": VERSION} | run))
         self.tokens = tokens and not self.is_csv
         part = f".part-{rank}-of-{world}" if world > 1 else ""
@@ -200,7 +201,7 @@ class CaptionFile:
         elif files:
             found: dict[str, bytes] = {}
             for path in files:
-                for line in read_csv(path, **self.csv_form):
+                for line in self._csv_lines(path):
                     found.setdefault(image_of(line, str(path)), line)
             write_atomically(self.lines, lambda path: path.write_bytes(b"".join(found.values())))
             self.lines.chmod(stat.S_IMODE(files[0].stat().st_mode))
@@ -208,15 +209,20 @@ class CaptionFile:
             if path != self.path:
                 path.unlink()
 
+    def _csv_lines(self, path: Path) -> Iterator[bytes]:
+        return read_csv(
+            path, with_model=self.with_model, captions_per_image=self.captions_per_image
+        )
+
     def _check_csv(self) -> None:
         """Raises UserError if somebody changed the CSV file that the lines are to replace."""
         if not self.path.exists():
             return
-        lines = set()
+        lines: set[int] = set()
         for path in parts(self.lines):
             with open(path, "rb") as file:
                 lines.update(hash(line) for line in file)
-        for line in read_csv(self.path, **self.csv_form):
+        for line in self._csv_lines(self.path):
             if hash(line) not in lines:
                 raise UserError(
                     f"{self.path} was changed while captions were not yet in it: move it away, and "
@@ -304,9 +310,10 @@ class CaptionFile:
             self.lock.release()
 
     def _write_csv(self) -> None:
-        form = {"with_model": self.csv_form["with_model"]}
         with open(self.lines, "rb") as lines:
-            write_atomically(self.path, lambda path: write_csv(lines, path, **form))
+            write_atomically(
+                self.path, lambda path: write_csv(lines, path, with_model=self.with_model)
+            )
         self.lines.unlink()
 
     def _all_files(self) -> list[Path]:
@@ -362,7 +369,7 @@ def _flat(record: Any, name: str = "") -> dict[str, Any]:
         items = record
     else:
         return {name: record}
-    flat = {}
+    flat: dict[str, Any] = {}
     for key, value in items.items():
         flat |= _flat(value, f"{name}.{key}" if name else str(key))
     return flat

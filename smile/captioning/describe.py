@@ -134,10 +134,10 @@ class Reader(Dataset):
             return image
         name = image if isinstance(image, str) else image.name
         try:
-            image = open_image(image) if isinstance(image, str) else image.read()
+            picture = open_image(image) if isinstance(image, str) else image.read()
         except UserError as error:
             return Broken(name, str(error).removeprefix(printable(f"{name}: ")))
-        return name, {size: transform(image) for size, transform in self.transforms.items()}
+        return name, {size: transform(picture) for size, transform in self.transforms.items()}
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,10 @@ def cross_attention(captioner: Captioner, pixels: Tensor, ids: Tensor) -> Tensor
         [weights] = attention.weights(attention.split_heads(attention.query(x)), keys)
         seen.append(weights)
 
-    blocks = captioner.decoder.blocks
-    hooks = [block.cross_attention.register_forward_pre_hook(record) for block in blocks]
+    hooks = [
+        block.get_submodule("cross_attention").register_forward_pre_hook(record)
+        for block in captioner.decoder.blocks
+    ]
     try:
         captioner.decode(ids, captioner.encode(pixels.to(captioner.device)))
     finally:

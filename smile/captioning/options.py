@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from smile.captioning.packed import can_pack, pack, use_views
 from smile.config import GenerateConfig, check_setting
@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, kind: type[AnyOptions], words: Sequence[str] | None = None) -> AnyOptions:
         """The command line (or `words`) as a `kind`, whose fields have the options' names."""
-        values = {
+        values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value
             for name, value in vars(self.parse_args(words)).items()
         }
@@ -73,16 +73,14 @@ def add_caption_options(parser: argparse.ArgumentParser) -> None:
         "captions",
         "what is not given is the model's own: its run's [generate], or what BLIP uses",
     )
+    kinds = get_type_hints(GenerateConfig)
     for setting in fields(GenerateConfig):
+        kind: type = kinds[setting.name]
         group.add_argument(
             "--" + setting.name.replace("_", "-"),
-            metavar=None if setting.type is bool else setting.type.__name__.upper(),
+            metavar=None if kind is bool else kind.__name__.upper(),
             help=setting.metadata["meaning"].replace("%", "%%"),
-            **(
-                {"action": argparse.BooleanOptionalAction}
-                if setting.type is bool
-                else {"type": setting.type}
-            ),
+            **({"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}),
         )
     group.add_argument("--prompt", help="what every caption continues; it is not shown itself")
     group.add_argument(
@@ -146,7 +144,8 @@ def prepare(captioner: Captioner, options: Options, *, repack: bool = True) -> C
 def speed(options: Options, captioner: Captioner) -> dict[str, Any]:
     """How `describe_all` is to go about it: what was asked for, or what suits the machine."""
     on_cuda = captioner.device.type == "cuda"
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    has_affinity = hasattr(os, "sched_getaffinity")
+    cpus = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     cpus //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     workers = max(1, min(16, cpus) if on_cuda else min(4, cpus // 2))
     return {

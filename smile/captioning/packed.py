@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from smile.model.cache import KeysValues
 from smile.model.captioner import Captioner
-from smile.model.layers import MLP, Attention
+from smile.model.decoder import DecoderBlock
+from smile.model.layers import MLP, Attention, PreNormBlock
 
 FEW = 32  # the most queries of an image for which `FewQueriesAttention` is faster
 
@@ -42,7 +43,8 @@ class PackedLinear(nn.Module):
 
 def packed(*layers: nn.Linear, repack: bool = True, gelu: bool = False) -> PackedLinear:
     """A packed layer whose output is that of all `layers`, concatenated."""
-    weight, bias = layers[0].weight, layers[0].bias
+    weight: Tensor = layers[0].weight
+    bias: Tensor = layers[0].bias
     if len(layers) > 1:
         weight = torch.cat([layer.weight for layer in layers])
         bias = torch.cat([layer.bias for layer in layers])
@@ -57,9 +59,9 @@ def packed_mlp(mlp: MLP, *, repack: bool) -> nn.Module:
 class PackedHead(PackedLinear):
     """The decoder's head, with the word embeddings and bias of the time of packing."""
 
-    def forward(self, states: Tensor, word_embed: Tensor, bias: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *unread: Tensor) -> Tensor:
         """(..., D) → (..., V). The two weights that the decoder passes are not read."""
-        return super().forward(states)
+        return super().forward(x)
 
 
 class AttentionByViews(Attention):
@@ -97,8 +99,8 @@ class PackedAttention(AttentionByViews):
     def __init__(self, attention: Attention, *, repack: bool):
         nn.Module.__init__(self)
         self.num_heads, self.dropout = attention.num_heads, 0.0
-        for name, layer in attention.named_children():
-            setattr(self, name, packed(layer, repack=repack))
+        for name in ("query", "key", "value", "out"):
+            self.add_module(name, packed(getattr(attention, name), repack=repack))
 
 
 class JointAttention(AttentionByViews):
@@ -108,7 +110,7 @@ class JointAttention(AttentionByViews):
         nn.Module.__init__(self)
         self.num_heads, self.dropout = attention.num_heads, 0.0
         self.joint = packed(attention.query, attention.key, attention.value)
-        self.out = packed(attention.out)
+        self.add_module("out", packed(attention.out))
 
     def project(self, x: Tensor) -> tuple[Tensor, KeysValues]:
         """(B, T, D) → queries, keys and values, (B, heads, T, head_dim)."""
@@ -165,15 +167,18 @@ def pack(captioner: Captioner, *, repack: bool = True) -> Captioner:
             if isinstance(module, nn.LayerNorm):
                 module.weight.data, module.bias.data = module.weight.clone(), module.bias.clone()
         for block in captioner.vit.blocks:
+            assert isinstance(block, PreNormBlock)  # what a ModuleList holds has no type
             block.attention = PackedAttention(block.attention, repack=True)
-            block.mlp = packed_mlp(block.mlp, repack=True)
+            block.add_module("mlp", packed_mlp(block.mlp, repack=True))
     for block in decoder.blocks:
+        assert isinstance(block, DecoderBlock)
         attention = block.self_attention
         block.self_attention = (
             JointAttention(attention) if repack else PackedAttention(attention, repack=False)
         )
         block.cross_attention = FewQueriesAttention(block.cross_attention, repack=repack)
-        block.mlp = packed_mlp(block.mlp, repack=repack)
-    decoder.head_dense = packed(decoder.head_dense, repack=repack)
-    decoder.head = PackedHead(decoder.word_embed.weight, decoder.head_bias, repack=repack)
+        block.add_module("mlp", packed_mlp(block.mlp, repack=repack))
+    decoder.add_module("head_dense", packed(decoder.head_dense, repack=repack))
+    head = PackedHead(decoder.word_embed.weight, decoder.head_bias, repack=repack)
+    decoder.add_module("head", head)
     return captioner.eval()

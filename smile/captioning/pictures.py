@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from smile.errors import UserError
 from smile.system.files import check_writable, write_atomically, writing
 
+Colour = tuple[int, int, int]
+
 PAPER = (255, 255, 255)
 INK = (38, 42, 51)
 FAINT = (125, 132, 145)
@@ -74,7 +76,7 @@ def contact_sheet(
         raise ValueError(f"{len(images)} images and {len(captions)} lists of captions")
     columns = min(columns, len(images))
     font_size = max(13, tile // 16)
-    font = ImageFont.load_default(size=font_size)
+    font = _font(font_size)
     margin, gap, leading = tile // 8, tile // 12, round(font_size * 1.3)
     colours = _label_colours(captions)
     blocks = [[_wrap(text, font, tile) for text in texts] for texts in captions]
@@ -114,8 +116,7 @@ def attention_sheet(
     Each word comes with its log-probability, shown as a probability, and its map: rows of numbers,
     of which only the proportions matter. What was looked at little is darkened.
     """
-    font = ImageFont.load_default(size=max(13, tile // 12))
-    small = ImageFont.load_default(size=max(11, tile // 16))
+    font, small = _font(max(13, tile // 12)), _font(max(11, tile // 16))
     height = max(1, round(tile * image.height / image.width))
     photo = image.convert("RGB").resize((tile, height), Image.Resampling.LANCZOS)
     panels = [(photo, "image", "")]
@@ -174,8 +175,8 @@ def loss_curve(records: Sequence[dict], path: str | Path) -> None:
     with matplotlib.style.context(["default", CHART]):  # not what the user's matplotlibrc says
         figure = Figure(figsize=(9.6, 5.4))
         axes = figure.add_axes((0.08, 0.11, 0.89, 0.77))
-        for name, shade in (("training", light), ("validation", tuple)):
-            key = "train_loss" if name == "training" else "val_loss"
+        for name, key in (("training", "train_loss"), ("validation", "val_loss")):
+            shade = light if name == "training" else full
             axes.plot([], [], "o-", color=_hex(shade(INK)), label=name)  # for the legend
             for phase in phases:
                 colour = _hex(shade(objective_colour(phase[0]["objective"])))
@@ -202,7 +203,7 @@ def _name_phase(axes: Any, phase: Sequence[dict], *, is_last: bool) -> None:
         axes.axvline(last + 0.5, color=_hex(FAINT), linestyle="--", linewidth=1)
 
 
-def _hex(colour: tuple[int, int, int]) -> str:
+def _hex(colour: Colour) -> str:
     return f"#{bytes(colour).hex()}"
 
 
@@ -211,12 +212,18 @@ def _finite(loss: float | None) -> float:
     return math.nan if loss is None or not math.isfinite(loss) else loss
 
 
-def light(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+def full(colour: Colour) -> Colour:
+    """The colour as it is."""
+    return colour
+
+
+def light(colour: Colour) -> Colour:
     """The colour, half faded into the paper."""
-    return tuple((part + paper) // 2 for part, paper in zip(colour, PAPER, strict=True))
+    red, green, blue = ((part + paper) // 2 for part, paper in zip(colour, PAPER, strict=True))
+    return red, green, blue
 
 
-def objective_colour(objective: str) -> tuple[int, int, int]:
+def objective_colour(objective: str) -> Colour:
     """MLE's, or that of SMILE, which its variants share: they take its place."""
     return LABELS[PLACES["mle" if objective == "mle" else "smile"]]
 
@@ -224,12 +231,12 @@ def objective_colour(objective: str) -> tuple[int, int, int]:
 def _fit(image: Image.Image, tile: int) -> Image.Image:
     """The whole image, as large as fits, centred on a square of side `tile`."""
     scale = tile / max(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
+    width, height = (max(1, round(side * scale)) for side in image.size)
     # Tiny images show the very pixels the model sees; others are smoothed.
     method = Image.Resampling.NEAREST if scale >= 3 else Image.Resampling.BICUBIC
     square = Image.new("RGB", (tile, tile), FRAME)
-    resized = image.convert("RGB").resize(size, method)
-    square.paste(resized, ((tile - size[0]) // 2, (tile - size[1]) // 2))
+    resized = image.convert("RGB").resize((width, height), method)
+    square.paste(resized, ((tile - width) // 2, (tile - height) // 2))
     return square
 
 
@@ -239,11 +246,17 @@ def _split_label(text: str) -> tuple[str, str]:
     return (label + colon, rest) if colon else ("", text)
 
 
-def _label_colours(captions: Sequence[Sequence[str]]) -> dict[str, tuple[int, int, int]]:
+def _label_colours(captions: Sequence[Sequence[str]]) -> dict[str, Colour]:
     labels = dict.fromkeys(_split_label(text)[0] for texts in captions for text in texts)
     labels.pop("", None)
     numbers = colour_numbers([label.removesuffix(":") for label in labels])
     return {label: LABELS[number] for label, number in zip(labels, numbers, strict=True)}
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    font = ImageFont.load_default(size=size)
+    assert isinstance(font, ImageFont.FreeTypeFont)  # the other kind comes in one size only
+    return font
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:

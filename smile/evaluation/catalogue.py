@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 from smile.data.shapes import STATEMENT_KINDS
 
@@ -43,7 +44,12 @@ class Metric:
         return text if text.startswith("-") or not text.strip("0.") else f"+{text}"
 
 
-_PERCENT = {"unit": "%", "scale": 100.0}
+class _Unit(TypedDict):
+    unit: str
+    scale: float
+
+
+_PERCENT: _Unit = {"unit": "%", "scale": 100.0}
 
 CAPTIONS, REFERENCES, IMAGE, LANGUAGE, TRUTH = (
     "The captions alone",

@@ -53,8 +53,8 @@ class ImageIndex:
         ends: list[str | int] = [*_ends(str(key))]
         if isinstance(key, str) and key.isdecimal() and len(key) <= _DIGITS:
             ends.insert(0, int(key))
-        found = (self.numbers.get(end) for end in ends)
-        return next((number for number in found if number is not None), None)
+        numbers = (self.numbers.get(end) for end in ends)
+        return next((number for number in numbers if number is not None), None)
 
 
 def _ends(name: str) -> list[str]:

@@ -99,18 +99,24 @@ def _divide(sums: np.ndarray) -> np.ndarray:
 
 def average(rounds: Sequence[Outcome]) -> Outcome:
     """The mean of one metric over several rounds on the same images; missing if one of them is."""
-    first = rounds[0]
-    for measured in rounds:
-        if isinstance(measured, Missing):
-            return measured
-    per_image = None
-    if first.per_image is not None:
-        per_image = np.mean([measured.per_image for measured in rounds], axis=0)
-    if isinstance(first, Jackknifed):
-        value = float(np.mean([measured.value for measured in rounds]))
-        without_each = np.mean([measured.without_each for measured in rounds], axis=0)
-        return Jackknifed(value, without_each, per_image, first.note, first.share)
+    for outcome in rounds:
+        if isinstance(outcome, Missing):
+            return outcome
+    jackknifed = [one for one in rounds if isinstance(one, Jackknifed)]
+    if jackknifed:
+        return _average_jackknifed(jackknifed)
+    return _average_averaged([one for one in rounds if isinstance(one, Averaged)])
 
+
+def _average_jackknifed(rounds: Sequence[Jackknifed]) -> Jackknifed:
+    first = rounds[0]
+    value = float(np.mean([measured.value for measured in rounds]))
+    without_each = np.mean([measured.without_each for measured in rounds], axis=0)
+    return Jackknifed(value, without_each, _mean_per_image(rounds), first.note, first.share)
+
+
+def _average_averaged(rounds: Sequence[Averaged]) -> Averaged:
+    first = rounds[0]
     width, score = first.sums.shape[1], first.score or mean
 
     def score_all(sums: np.ndarray) -> np.ndarray:
@@ -118,4 +124,9 @@ def average(rounds: Sequence[Outcome]) -> Outcome:
         return np.mean([score(sums[..., start : start + width]) for start in starts], axis=0)
 
     statistics = np.concatenate([measured.sums for measured in rounds], axis=1)
-    return Averaged(statistics, score_all, per_image, first.note)
+    return Averaged(statistics, score_all, _mean_per_image(rounds), first.note)
+
+
+def _mean_per_image(rounds: Sequence[Measured]) -> np.ndarray | None:
+    scores = [one.per_image for one in rounds if one.per_image is not None]
+    return np.mean(scores, axis=0) if scores else None

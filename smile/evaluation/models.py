@@ -22,7 +22,7 @@ from smile.metrics.clip_score import PREFIX, clip_scores, ref_clip_scores, self_
 from smile.metrics.models.clip import Clip, load_clip
 from smile.metrics.models.gpt2 import GPT2, load_gpt2
 from smile.metrics.perplexity import perplexities
-from smile.metrics.retrieval import log_likelihoods, ranks, recall
+from smile.metrics.retrieval import BLOCK, log_likelihoods, ranks, recall
 from smile.model.captioner import Captioner
 
 __all__ = ["NONE", "ClipJudge", "Gpt2Judge", "RetrievalJudge", "Weights"]
@@ -156,9 +156,15 @@ class RetrievalJudge:
         captions = [clean_caption(caption) for caption in submission.captions]
         pictures = (example.read() for example in examples)
         # A GPU is as fast for large blocks as for small ones; a CPU is fastest within its caches.
-        blocks = {"image_block": 64, "caption_block": 32}
-        blocks = blocks if self.judge.device.type == "cuda" else {}
-        scores = log_likelihoods(self.judge, pictures, captions, total=len(examples), **blocks)
+        on_cuda = self.judge.device.type == "cuda"
+        scores = log_likelihoods(
+            self.judge,
+            pictures,
+            captions,
+            image_block=64 if on_cuda else BLOCK,
+            caption_block=32 if on_cuda else BLOCK,
+            total=len(examples),
+        )
         found = ranks(scores, np.arange(len(scores)))
         return _retrieval("judge", found, f"pool of {len(found)} images, judge {self.name}")
 

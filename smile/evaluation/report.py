@@ -7,6 +7,7 @@ import math
 import platform
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from importlib import metadata, resources
 from pathlib import Path
 from string import Template
@@ -63,7 +64,7 @@ def write_report(
         for name, text in zip(FILES, texts, strict=True):
             # A lone surrogate (a byte of a file's name) becomes a JSON escape.
             data = text.encode("utf-8", "backslashreplace")
-            write_atomically(folder / name, lambda path, data=data: path.write_bytes(data))
+            write_atomically(folder / name, partial(Path.write_bytes, data=data))
     return [folder / name for name in FILES]
 
 
@@ -96,7 +97,7 @@ def as_json(
 
 
 def _row_as_json(row: Row, labels: Sequence[str]) -> dict[str, Any]:
-    values = {}
+    values: dict[str, dict[str, float | str | None]] = {}
     for label, cell in zip(labels, row.cells, strict=True):
         if cell.interval is None:
             values[label] = {"missing": cell.missing}
@@ -132,9 +133,9 @@ def _image_as_json(
             system.label: {
                 "caption": system.captions[number],
                 "scores": {
-                    row.metric.key: _number(row.cells[column].per_image[number])
+                    row.metric.key: _number(scores[number])
                     for row in rows
-                    if row.cells[column].per_image is not None
+                    if (scores := row.cells[column].per_image) is not None
                 },
             }
             for column, system in enumerate(systems)

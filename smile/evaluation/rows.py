@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from smile.evaluation.catalogue import METRICS, Metric
-from smile.evaluation.measured import Missing, Outcome
+from smile.evaluation.measured import Averaged, Jackknifed, Missing, Outcome
 from smile.metrics.bootstrap import Bootstrap, Comparison, Interval
 
 __all__ = ["Cell", "Row", "System", "make_rows"]
@@ -80,10 +80,12 @@ def _compare(
     metric: Metric, first: Outcome, second: Outcome, bootstrap: Bootstrap
 ) -> Comparison | None:
     """Second minus first; None if one is missing or there is no interval."""
-    if isinstance(first, Missing) or isinstance(second, Missing):
-        return None
-    found = first.compare(second, bootstrap)
-    if math.isnan(found.difference.low):
+    found = None
+    if isinstance(first, Averaged) and isinstance(second, Averaged):
+        found = first.compare(second, bootstrap)
+    if isinstance(first, Jackknifed) and isinstance(second, Jackknifed):
+        found = first.compare(second, bootstrap)
+    if found is None or math.isnan(found.difference.low):
         return None
     return Comparison(_scaled(found.difference, metric.scale), found.p_value)
 

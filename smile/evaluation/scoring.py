@@ -18,7 +18,6 @@ from smile.evaluation.image_set import ImageSet
 from smile.evaluation.measured import (
     Averaged,
     Jackknifed,
-    Measured,
     Missing,
     Outcome,
     average,
@@ -29,6 +28,7 @@ from smile.metrics.text.cider import can_weigh, cider, cider_d
 from smile.metrics.text.ngrams import Candidates, References
 from smile.metrics.text.ptb import tokenize, tokenize_all
 from smile.metrics.text.rouge import rouge_l
+from smile.metrics.text.score import Score
 from smile.metrics.text.statistics import caption_statistics
 
 __all__ = ["FAMILIES", "Family", "Submission", "human_outcomes", "score", "true_share_by_kind"]
@@ -111,6 +111,7 @@ def _statistics(submission: Submission) -> dict[str, Outcome]:
 def _novelty(submission: Submission) -> dict[str, Outcome]:
     training = map(tokenize, submission.images.training_captions())
     novel = caption_statistics(submission.tokens, training=training).novel
+    assert novel is not None  # `training` was given
     return {"novel": Averaged(novel, per_image=novel)}
 
 
@@ -124,7 +125,7 @@ def _text_scores(submission: Submission) -> dict[str, Outcome]:
         f"bleu_{order}": Averaged(found.counts, partial(_bleu_of, order), one.per_image)
         for order, one in enumerate(found.scores, start=1)
     }
-    metrics = {"rouge_l": rouge_l}
+    metrics: dict[str, Callable[[Candidates], Score]] = {"rouge_l": rouge_l}
     if can_weigh(submission.candidates.references):
         metrics |= {"cider_d": cider_d, "cider": cider}
     else:
@@ -183,7 +184,7 @@ def true_share_by_kind(captions: Sequence[str], scenes: Sequence) -> dict[str, O
             dtype=np.float64,
         )
 
-    shares: dict[str, Measured] = {"true_share": ratio(count(true=True), count())}
+    shares: dict[str, Averaged] = {"true_share": ratio(count(true=True), count())}
     shares |= {f"true_{k}": ratio(count(k, true=True), count(k)) for k in STATEMENT_KINDS}
     outcomes: dict[str, Outcome] = {}
     for key, share in shares.items():

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from smile.data.batches import batches_of
 from smile.model.cache import KeysValues
 from smile.model.captioner import Captioner
-from smile.model.decoder import Decoder
+from smile.model.decoder import Decoder, DecoderBlock
 from smile.model.layers import Attention
 
 # Ranks --------------------------------------------------------------------------------------------
@@ -56,6 +56,7 @@ def recall(ranks: np.ndarray, k: int) -> np.ndarray:
 
 # Scores -------------------------------------------------------------------------------------------
 
+BLOCK = 16  # images or captions at a time, unless the caller knows better
 MAX_LOGITS = 1 << 24  # at a time; all of them, with BLIP's vocabulary, would take gigabytes
 
 
@@ -65,8 +66,8 @@ def log_likelihoods(
     images: Iterable[Image.Image],
     captions: Sequence[str],
     *,
-    image_block: int = 16,
-    caption_block: int = 16,
+    image_block: int = BLOCK,
+    caption_block: int = BLOCK,
     progress: bool = True,
     total: int | None = None,
 ) -> np.ndarray:
@@ -134,7 +135,7 @@ def _tree(rows: list[list[int]], *, start: int, device: torch.device) -> _Tree:
     place: dict[tuple[int, ...], int] = {}  # prefix → the place of its last token
     scored, ancestors = [], []
     for caption, ids in enumerate(rows):
-        path = []
+        path: list[int] = []
         for end in range(1, len(ids)):
             prefix = tuple(ids[:end])
             if prefix not in place:
@@ -163,12 +164,12 @@ def _score(
     """(images, captions) float32: log-likelihoods of a tree's captions."""
     states = _states(judge.decoder, tree, image)
     logits_per_image = states.size(1) * judge.config.decoder.vocab_size
-    logprobs = []
+    parts = []
     for part in states.split(max(1, MAX_LOGITS // logits_per_image)):
         logits = judge.logits(part).float()
         of_targets = logits[:, tree.states, tree.targets]
-        logprobs.append(of_targets - logits.logsumexp(dim=2)[:, tree.states])
-    logprobs = torch.cat(logprobs)
+        parts.append(of_targets - logits.logsumexp(dim=2)[:, tree.states])
+    logprobs = torch.cat(parts)
     return logprobs.new_zeros(images, captions).index_add_(1, tree.captions, logprobs)
 
 
@@ -181,6 +182,7 @@ def _states(decoder: Decoder, tree: _Tree, image: list[KeysValues]) -> Tensor:
     x = decoder.word_embed(tree.ids) + decoder.position_embed(tree.positions)
     x = decoder.embed_norm(x)
     for block, keys_values in zip(decoder.blocks, image, strict=True):
+        assert isinstance(block, DecoderBlock)  # what a ModuleList holds has no type
         x = block.self_norm(x + _self_attend(block.self_attention, x, tree.mask))
         x = block.cross_norm(x + _cross_attend(block.cross_attention, x, keys_values))
         x = block.mlp_norm(x + block.mlp(x))

@@ -12,10 +12,8 @@ import torch
 
 from smile.errors import counted
 
-try:
+if sys.platform != "win32":  # which has no such module
     import resource
-except ImportError:  # Windows
-    resource = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +94,7 @@ def peak_memory(device: torch.device) -> float:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if resource is None:
+    if sys.platform == "win32":
         return math.inf
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

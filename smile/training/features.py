@@ -10,7 +10,7 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,16 +38,22 @@ ZEROS = 2**24  # bytes written at a time where the system cannot set room aside
 NEEDS_LESS = "train.workers = 0 and a smaller train.batch_size need less"  # memory
 
 
-class Features:
+class Features(Mapping[int, Tensor | Broken]):
     """Features of all images of a split, by index; `Broken` for an image that cannot be read."""
 
     def __init__(self, values: Tensor, broken: dict[int, Broken]) -> None:
-        self.values = values
+        self.stored = values
         self.broken = broken
 
     def __getitem__(self, index: int) -> Tensor | Broken:
         """(P + 1, D), or why there are none."""
-        return self.broken.get(index, self.values[index])
+        return self.broken.get(index, self.stored[index])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self)))
+
+    def __len__(self) -> int:
+        return len(self.stored)
 
 
 def compute_features(
@@ -70,13 +76,13 @@ def compute_features(
     shape = (len(examples), captioner.vit.positions.size(1), config.vit.dim)
     if world.is_first:
         size = 4 * math.prod(shape) / 1e9
-        images = counted(len(examples), "image")
-        say(f"features of {images}, computed once: {size:.2f} GB")
+        number = counted(len(examples), "image")
+        say(f"features of {number}, computed once: {size:.2f} GB")
     world.first(lambda: _make_room(path, 4 * math.prod(shape)))
     values = torch.from_file(str(path), shared=True, size=math.prod(shape)).view(shape)
     world.wait()
     world.first(lambda: _unname(path))
-    broken = {}
+    broken: dict[int, Broken] = {}
     for indices, pictures in _local_share(captioner, examples, world):
         whole = {i: p for i, p in zip(indices, pictures, strict=True) if not isinstance(p, Broken)}
         broken |= {i: p for i, p in zip(indices, pictures, strict=True) if isinstance(p, Broken)}

@@ -7,6 +7,7 @@ results here are equal to those.
 """
 
 from collections.abc import Callable
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,14 @@ from smile.loss import IGNORE, first_token, random_loss, reverse_loss
 # enough positions for `SCORES` logits, since fewer take it as long. A CPU gains nothing by that,
 # and other block sizes would round differently from earlier runs.
 BLOCK, SCORES = 512, 1 << 22
+
+
+class _Shared(TypedDict):
+    """What the variants of SMILE are told alike."""
+
+    first_token_mle: bool
+    end_id: int | None
+    reduction: str
 
 
 def caption_loss(
@@ -68,7 +77,11 @@ def caption_loss(
 
         def variant(states: Tensor, labels: Tensor) -> Tensor:
             logits = F.linear(states, weight, bias)
-            shared = {"first_token_mle": first_token_mle, "end_id": end_id, "reduction": "sum"}
+            shared: _Shared = {
+                "first_token_mle": first_token_mle,
+                "end_id": end_id,
+                "reduction": "sum",
+            }
             if objective == "reverse":
                 return reverse_loss(logits, labels, **shared)
             return random_loss(logits, labels, num_random=num_random, **shared)
@@ -189,7 +202,8 @@ def _cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """(T, V) scores, (T,) ids → the sum of `mle_loss`, and its gradient, of the scores' dtype."""
     targets, dtype = targets[:, None], scores.dtype
-    scores, words = scores.float(), scores.size(1)  # words: how many are in each softmax
+    words: int | Tensor = scores.size(1)  # how many are in each softmax
+    scores = scores.float()
     if end_id is not None:
         excluded = targets != end_id
         scores[:, end_id : end_id + 1].masked_fill_(excluded, float("-inf"))

@@ -3,9 +3,11 @@
 import multiprocessing
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from PIL import Image
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from smile.data.batches import (
@@ -43,7 +45,7 @@ def make_loader(
     the features instead. Settings are those of `captioner.config`.
     """
     config, data = captioner.config.train, captioner.config.data
-    transform = captioner.transform
+    transform: Callable[[Image.Image], Tensor] = captioner.transform
     # Only a fork has the file of the features mapped; they are in memory, so without it nobody need
     # read ahead.
     forks = multiprocessing.get_start_method() == "fork"

@@ -35,7 +35,8 @@ class Objective(nn.Module):
         A batch without images has loss 0 and gives every weight a gradient of zero.
         """
         if not batch.names:
-            return sum((0.0 * p).sum() for p in self.parameters() if p.requires_grad)
+            zero = torch.zeros((), device=batch.images.device)
+            return sum(((0.0 * p).sum() for p in self.parameters() if p.requires_grad), zero)
         config, decoder = self.captioner.config.loss, self.captioner.decoder
         groups = batch.ids_by_length()
         total = torch.zeros((), device=batch.images.device)

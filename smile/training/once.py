@@ -3,12 +3,11 @@
 Pictures may be decoded once for all epochs, and a frozen encoder's features computed once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from torch.utils.data import DataLoader
 
-from smile.data.batches import Example
 from smile.data.picture_cache import cached, make_cache
 from smile.model.captioner import Captioner
 from smile.system.distributed import World
@@ -17,8 +16,7 @@ from smile.training.features import Features, compute_features, on_one_machine
 from smile.training.loader import make_loader
 from smile.training.precision import Precision
 from smile.training.speed import is_frozen
-
-Splits = dict[str, Sequence[Example]]
+from smile.training.splits import Splits
 
 
 class TrainingData:
@@ -35,10 +33,14 @@ class TrainingData:
         Raises:
             UserError: as `decode_once` and `compute_features` do.
         """
-        said = {"world": self.world, "say": say}
-        self.splits = decode_once(self.captioner, self.splits, **said)
+        self.splits = decode_once(self.captioner, self.splits, world=self.world, say=say)
         self.features = encode_once(
-            self.captioner, self.splits, folder=folder, precision=precision, **said
+            self.captioner,
+            self.splits,
+            folder=folder,
+            precision=precision,
+            world=self.world,
+            say=say,
         )
 
     def loader(self, split: str) -> DataLoader:
@@ -77,8 +79,8 @@ def decode_once(
         )
 
     world.first(make)
-    both = cached(both, data.cache, size=size)
-    return {"train": both[: len(train)], "val": both[len(train) :]}
+    decoded = cached(both, data.cache, size=size)
+    return {"train": decoded[: len(train)], "val": decoded[len(train) :]}
 
 
 def encode_once(

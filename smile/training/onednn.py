@@ -42,9 +42,9 @@ def use_onednn(model: nn.Module, *, smallest: int = LARGE) -> nn.Module:
 
 def use_mkl(model: nn.Module) -> nn.Module:
     """Turns every `OneDNNLinear` into an `nn.Linear` again, in place."""
-    for module in model.modules():
-        if type(module) is OneDNNLinear:
-            module.__class__ = nn.Linear
+    packed: list[nn.Module] = [part for part in model.modules() if type(part) is OneDNNLinear]
+    for module in packed:
+        module.__class__ = nn.Linear
     return model
 
 

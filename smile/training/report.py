@@ -12,7 +12,7 @@ from smile.config import TrainConfig
 from smile.data.batches import Broken, Example, read_picture
 from smile.data.shapes import Scene, check_caption
 from smile.errors import counted
-from smile.model.captioner import Captioner
+from smile.model.captioner import Caption, Captioner
 from smile.system.distributed import World
 from smile.training.checkpointing.state import Progress
 from smile.training.console import bar
@@ -46,10 +46,10 @@ def describe(
         own = rows[world.rank :: world.size]
         pictures = [read_picture(examples[row], skip_broken=skip_broken) for row in own]
         whole = {r: p for r, p in zip(own, pictures, strict=True) if not isinstance(p, Broken)}
-        texts = []
+        found: list[list[Caption]] = []
         if whole:
-            texts = captioner.caption(list(whole.values()), seeds=list(whole), num_return=1)
-        said = dict(zip(whole, texts, strict=True))
+            found = captioner.describe(list(whole.values()), seeds=list(whole), num_return=1)
+        said = {row: best.text for row, [best, *_] in zip(whole, found, strict=True)}
         shares = world.gather([said.get(r, p) for r, p in zip(own, pictures, strict=True)])
         captions += [shares[i % world.size][i // world.size] for i in range(len(rows))]
         between_batches()
@@ -198,7 +198,8 @@ def _draw(
     skip_broken: bool,
 ) -> None:
     """A sheet of the first images that can be read and have all their captions, by name."""
-    images, texts = [], []
+    images: list[Image.Image] = []
+    texts: list[list[str]] = []
     for example in examples:
         picture = None
         if len(images) < SHEET and all(example.name in captions for captions in columns.values()):

@@ -3,6 +3,7 @@
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 
@@ -17,7 +18,9 @@ from smile.weights.load import load
 
 def recorded(config: Config) -> Config:
     """The config with `trained_on` set to this run's images, whatever weights it starts from."""
-    trained_on = "shapes" if config.data.format == "shapes" else "photos"
+    trained_on: Literal["shapes", "photos"] = (
+        "shapes" if config.data.format == "shapes" else "photos"
+    )
     return replace(config, model=replace(config.model, trained_on=trained_on))
 
 

@@ -105,12 +105,12 @@ def keep_freed_memory() -> None:
     glibc returns large blocks to the system at once, and the system zeroes them page by page when
     they are allocated again: on two cores about 5 % of a step. Other C libraries are not changed.
     """
-    if hasattr(C, "mallopt"):
+    if C is not None and hasattr(C, "mallopt"):
         C.mallopt(M_MMAP_MAX, 0)
         C.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def give_back_freed_memory() -> None:
     """Returns unused heap to the system; otherwise fragmentation grows over many epochs."""
-    if hasattr(C, "malloc_trim"):
+    if C is not None and hasattr(C, "malloc_trim"):
         C.malloc_trim(0)

@@ -12,14 +12,16 @@ from smile.errors import UserError, first_few
 from smile.system.distributed import World
 from smile.training.console import bar
 
+Splits = dict[str, Sequence[Example]]
 
-def load_splits(config: Config) -> dict[str, Sequence[Example]]:
+
+def load_splits(config: Config) -> Splits:
     """The examples of each split; those for validation and test may be empty.
 
     Raises:
         UserError: data are missing or wrong.
     """
-    splits: dict[str, Sequence[Example]] = {}
+    splits: Splits = {}
     for split in SPLITS:
         try:
             splits[split] = load_examples(config.data, split, image_size=config.vit.image_size)
@@ -31,7 +33,7 @@ def load_splits(config: Config) -> dict[str, Sequence[Example]]:
 
 
 def choose_shown(
-    config: Config, splits: dict[str, Sequence[Example]], *, world: World
+    config: Config, splits: Splits, *, world: World
 ) -> tuple[dict[str, list[Example]], list[Broken]]:
     """The images of "val" and "test" to caption and draw, and those that cannot be read.
 

@@ -93,15 +93,15 @@ def read_byte_pairs(folder: str | Path) -> tuple[dict[str, int], Merges]:
     if (vocab := find_json(folder / "vocab.json")) is not None and merges_file.is_file():
         source = merges_file
         lines = read_text(source).split("\n")
-        merges = lines[lines[0].startswith("#version") :]
-        merges = [tuple(line.split(" ")) for line in merges if line]
+        lines = lines[lines[0].startswith("#version") :]
+        merges = [line.split(" ") for line in lines if line]
     elif (whole := find_json(source := folder / "tokenizer.json")) is not None:
         model = expect(whole.get("model", {}), dict, where=f"{source}: model")
         vocab = model.get("vocab")
         merges = expect(model.get("merges") or [], list, where=f"{source}: model.merges")
         # Older files have "a b", newer ones ["a", "b"].
         merges = [m.split(" ") if isinstance(m, str) else m for m in merges]
-        merges = [tuple(m) if isinstance(m, list) else () for m in merges]
+        merges = [m if isinstance(m, list) else [] for m in merges]
     else:
         raise UserError(
             f"no tokenizer in {folder}: expected vocab.json and merges.txt, or tokenizer.json, "
@@ -112,7 +112,7 @@ def read_byte_pairs(folder: str | Path) -> tuple[dict[str, int], Merges]:
         len(merge) != 2 or not all(isinstance(part, str) for part in merge) for merge in merges
     ):
         raise UserError(f"{source}: expected pieces and pairs of pieces (byte-pair encoding)")
-    return vocab, merges
+    return vocab, [(first, second) for first, second in merges]
 
 
 def _byte_pairs(vocab: dict[str, int], merges: Merges, **options) -> Tokenizer:

@@ -64,13 +64,20 @@ class Clip(nn.Module):
     def __init__(self, *, config: ClipConfig, tokenizer: ClipTokenizer | None = None):
         super().__init__()
         self.config = config
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.transform = ClipTransform(config.image.image_size)
         act = ACTIVATIONS[config.image_activation]
         self.vit = ViT(config=config.image, clip=True, activation=act)
         self.text = TextTransformer(config=config.text)
         self.image_projection = nn.Linear(config.image.dim, config.embed_dim, bias=False)
         self.text_projection = nn.Linear(config.text.dim, config.embed_dim, bias=False)
+
+    @property
+    def tokenizer(self) -> ClipTokenizer:
+        """Raises ValueError if the model was made without one."""
+        if self._tokenizer is None:
+            raise ValueError("this CLIP was made without a tokenizer, so it reads ids only")
+        return self._tokenizer
 
     @property
     def device(self) -> torch.device:

@@ -39,8 +39,15 @@ class GPT2(nn.Module):
     def __init__(self, *, config: TextConfig, tokenizer: Gpt2Tokenizer | None = None):
         super().__init__()
         self.config = config
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.transformer = TextTransformer(config=config)
+
+    @property
+    def tokenizer(self) -> Gpt2Tokenizer:
+        """Raises ValueError if the model was made without one."""
+        if self._tokenizer is None:
+            raise ValueError("this GPT-2 was made without a tokenizer, so it reads ids only")
+        return self._tokenizer
 
     @property
     def device(self) -> torch.device:

@@ -75,7 +75,8 @@ class References:
     def _count(self, captions: Iterable[Sequence[str]], learn: bool):
         captions = list(captions)
         lengths = np.array([len(caption) for caption in captions], dtype=np.int64)
-        words, unseen = self._words, {}
+        words = self._words
+        unseen: dict[str, int] = {}
         if learn:
             numbers = [words.setdefault(w, len(words)) for c in captions for w in c]
         else:

@@ -191,7 +191,7 @@ def tokenize_all(captions: Iterable[str]) -> list[list[str]]:
 
 @lru_cache(maxsize=1 << 17)
 def _tokens(text: str) -> tuple[str, ...]:
-    tokens = []
+    tokens: list[str] = []
     start = 0
     dead = [0] * len(_RULES)  # the position before which a rule cannot match
     while start < len(text):

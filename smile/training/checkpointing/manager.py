@@ -74,13 +74,13 @@ class CheckpointManager:
         """
         minutes = (time.monotonic() - self.saved_at) / 60
         due = self.world.is_first and minutes >= self.save_minutes
-        number, due = self.world.largest([self.signals.number, float(due)])
+        number, any_due = self.world.largest([self.signals.number, float(due)])
         if number:
             stopped = Stopped(int(number))
             self.save()
             self.say_how_to_resume(stopped)
             raise stopped
-        if due:
+        if any_due:
             self.save(may_fail=True)
 
     def stop(self, reason: str) -> None:

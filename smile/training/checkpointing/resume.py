@@ -3,13 +3,11 @@
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from smile.config import SETTINGS, Config, config_to_toml, load_config
-from smile.data.batches import Example
 from smile.data.splits import SPLITS
 from smile.errors import UserError, counted, first_few
 from smile.model.captioner import Captioner
@@ -21,6 +19,7 @@ from smile.training.checkpointing.state import Progress, RunState, captioner_of,
 from smile.training.comparison import COMPARISON
 from smile.training.console import say
 from smile.training.schedule import Phase
+from smile.training.splits import Splits
 from smile.weights.run_folder import CONFIG, LAST_FOLDER, MLE_FOLDER, is_run
 
 # Settings that may change: they do not affect what is learned, or only for how long. The data may
@@ -77,9 +76,7 @@ class FoundRun:
         return lines
 
 
-def find_run(
-    config: Config, folder: Path, examples: dict[str, list], world: World
-) -> FoundRun | None:
+def find_run(config: Config, folder: Path, examples: Splits, world: World) -> FoundRun | None:
     """The run in `folder`, by its last good checkpoint; None, which it says, if it is finished.
 
     Raises:
@@ -115,7 +112,7 @@ def find_run(
     )
 
 
-def identity(config: Config, examples: dict[str, Sequence[Example]]) -> dict[str, Any]:
+def identity(config: Config, examples: Splits) -> dict[str, Any]:
     """What identifies a run: its config, and a hash of all captions of each split."""
     hashes = {}
     for split, part in examples.items():

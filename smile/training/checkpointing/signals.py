@@ -6,11 +6,15 @@ import contextlib
 import os
 import signal
 import threading
+from collections.abc import Callable
+from types import FrameType
 from typing import Self
 
 STOPPING = tuple(
     getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)
 )
+
+Handler = Callable[[int, FrameType | None], object] | int | signal.Handlers | None
 
 
 class Stopped(Exception):
@@ -29,7 +33,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.number = 0  # of the first signal received; 0: none
-        self.previous: dict[int, object] = {}
+        self.previous: dict[int, Handler] = {}
 
     def __enter__(self) -> Self:
         self.previous = {

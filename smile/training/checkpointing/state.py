@@ -171,7 +171,9 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def random_state(device: torch.device) -> dict[str, Any]:
     """The state of this process's generators: torch's (CPU and `device`), Python's, NumPy's."""
-    name, keys, *rest = numpy.random.get_state()
+    of_numpy = numpy.random.get_state(legacy=True)
+    assert isinstance(of_numpy, tuple)
+    name, keys, *rest = of_numpy
     state = {
         "torch": torch.get_rng_state(),
         "python": random.getstate(),
