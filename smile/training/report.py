@@ -49,8 +49,11 @@ def describe(
         found: list[list[Caption]] = []
         if whole:
             found = captioner.describe(list(whole.values()), seeds=list(whole), num_return=1)
-        said = {row: best.text for row, [best, *_] in zip(whole, found, strict=True)}
-        shares = world.gather([said.get(r, p) for r, p in zip(own, pictures, strict=True)])
+        said: dict[int, str | Broken] = {
+            row: best.text for row, [best, *_] in zip(whole, found, strict=True)
+        }
+        said |= {r: p for r, p in zip(own, pictures, strict=True) if isinstance(p, Broken)}
+        shares = world.gather([said[row] for row in own])
         captions += [shares[i % world.size][i // world.size] for i in range(len(rows))]
         between_batches()
     broken = [caption for caption in captions if isinstance(caption, Broken)]
