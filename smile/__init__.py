@@ -7,6 +7,7 @@ print(captioner.caption("dog.jpg"))
 
 import gc
 from importlib import import_module
+from typing import Any
 
 _HOMES = {
     "load": "smile.weights.load",
@@ -20,7 +21,7 @@ _HOMES = {
 __all__ = sorted(_HOMES)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used: most programs need only some of them."""
     if name not in _HOMES:
         raise AttributeError(f"module 'smile' has no attribute {name!r}")

@@ -175,7 +175,7 @@ def embedding(entries: int, dim: int) -> nn.Embedding:
     `nn.Embedding` would fill it with random numbers first. On the meta device, where models are
     made before their weights are loaded, that imports torch's compiler: more than a second.
     """
-    made: nn.Embedding = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]  # torch's
-        torch.empty(entries, dim), freeze=False
-    )
-    return made
+    empty = torch.empty(entries, dim)
+    # torch gives this method no types.
+    table: nn.Embedding = nn.Embedding.from_pretrained(empty, freeze=False)  # type: ignore[no-untyped-call]
+    return table
