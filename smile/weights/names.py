@@ -12,7 +12,7 @@ The functions work for any model: the metrics bring tables for CLIP and GPT-2.
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -186,9 +186,10 @@ def account(names: Iterable[str], convention: Convention) -> Account:
     )
 
 
-def to_ours(theirs: dict[str, Tensor], convention: Convention, *, source) -> dict[str, Tensor]:
+def to_ours(theirs: dict[str, Any], convention: Convention, *, source: object) -> dict[str, Tensor]:
     """Renames weights of that convention to our names, every key accounted for.
 
+    What a file has in place of a tensor (a `Placeholder`) is refused here.
     The tensors are removed from `theirs`, so that no second reference keeps them in memory.
 
     Raises:
