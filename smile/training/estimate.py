@@ -12,8 +12,10 @@ import torch
 
 from smile.errors import counted
 
-if sys.platform != "win32":  # which has no such module
+try:
     import resource
+except ImportError:  # Windows has none
+    resource = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,7 @@ def peak_memory(device: torch.device) -> float:
     """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
+    if resource is None:
         return math.inf
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
