@@ -15,7 +15,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -219,7 +219,7 @@ def warn_of_drawn(models: list[Model]) -> None:
     drawn = [m.source for m in models if m.captioner.config.model.trained_on == "shapes"]
     if drawn:
         print(
-            f"sample.py: {' and '.join(drawn)}: trained on drawn scenes, and knows nothing else; "
+            f"sample.py: {' and '.join(drawn)}: trained on drawn scenes only; "
             "for photos, --model blip-base",
             file=sys.stderr,
         )
@@ -264,6 +264,10 @@ def describe(options: SampleOptions) -> int:
     world = World.join()
     if world.size > 1 and (options.sheet or not (options.out or options.txt)):
         raise UserError("several processes write --out and --txt only; do the rest in one")
+    pick_device(options.device)  # refuses one that is not there
+    if not options.out and (missing := all_missing(options.images)):
+        complain(missing if world.rank == 0 else [], None)
+        return len(missing)
     models = find_models(options)
     checks = [start_check(model.source) for model in models]
     if world.rank == 0:
@@ -306,6 +310,25 @@ def describe(options: SampleOptions) -> int:
         report(options, *totals, left_out=names.left_out(), seconds=time.perf_counter() - start)
     world.leave(1 if totals[-1] else 0)
     return totals[-1]
+
+
+def all_missing(images: Sequence[str]) -> list[Broken]:
+    """Why nothing can be described, if no argument names a file: known before a model is loaded."""
+    missing = []
+    for name in ImageNames(images):
+        if isinstance(name, str) and os.path.lexists(name):
+            return []
+        missing.append(name if isinstance(name, Broken) else not_there(name))
+    return missing
+
+
+def not_there(name: str) -> Broken:
+    """What `open_image` says of a file that does not exist."""
+    try:
+        open_image(name)
+    except UserError as error:
+        return Broken(name, str(error).removeprefix(f"{name}: "))
+    raise AssertionError(f"{name} exists")
 
 
 def check_outputs(options: SampleOptions) -> None:

@@ -91,6 +91,14 @@ finally:
     assert first.startswith(f"{photos[0]}: ") and last == "[]"
 
 
+@pytest.mark.parametrize("names", [["typo.jpg"], ["typo.jpg", "other/*.png"]])
+def test_names_of_nothing_are_said_before_a_model_is_loaded(names, run_sample, monkeypatch):
+    """Loading may mean a download of a gigabyte."""
+    monkeypatch.setattr(sample, "find_models", lambda _: pytest.fail("a model was loaded"))
+    status, _, errors = run_sample(*names)
+    assert status == 1 and "typo.jpg: " in errors and errors.count("\n") == len(names)
+
+
 @pytest.mark.slow
 def test_broken_images_are_reported_and_the_rest_described(photos, run_sample):
     Path("photos/0/zz.jpg").write_bytes(b"no")

@@ -110,7 +110,8 @@ def test_sample_goes_on_past_a_broken_file(trained, tmp_path):
 @pytest.mark.slow
 def test_sample_without_a_model_says_how_to_get_one(tmp_path):
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
-    done = run("sample.py", "x.jpg", cwd=tmp_path, **offline)
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
+    done = run("sample.py", "x.png", cwd=tmp_path, **offline)
     assert done.returncode == 2
     said, problem, point_at_one, train_one = done.stderr.splitlines()
     assert "no --model given: blip-base, since there is no run under runs/" in said
