@@ -23,18 +23,19 @@ def contenders(
 ) -> Iterator[tuple[str, Captioner]]:
     """The captioners to compare, each with its label, one at a time: memory need not hold two.
 
-    After epochs of MLE that is the one of their end; else, where the run began with somebody's
-    weights (`model.init`), these as "before". Last comes the run's own.
+    If the run began with other weights (`model.init`), these come first, as "before". After epochs
+    of MLE the captioner at their end follows. Last comes the run's own.
     """
-    if is_run(folder / MLE_FOLDER):
-        yield "MLE", load_run(folder / MLE_FOLDER)
-    elif config.model.init:
+    if config.model.init:
         try:
             before = make_captioner(config, train_examples)
         except UserError as error:
             say(f"no captions from before training: {error}")
         else:
             yield "before", before.eval()
+            del before
+    if is_run(folder / MLE_FOLDER):
+        yield "MLE", load_run(folder / MLE_FOLDER)
     yield config.loss.objective.upper(), load_run(folder)
 
 

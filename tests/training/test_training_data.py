@@ -313,6 +313,13 @@ def test_a_fine_tuning_is_compared_with_what_it_began_with(run):
     assert status == 0, errors
     before, after = (line for line in printed.splitlines() if "words a caption" in line[:40])
     assert before.startswith("  before ") and after.startswith("  SMILE ")
+    os.rename("run", "run_of_one_phase")
+    status, printed, errors = run("model.init=first", "loss.mle_epochs=1", "train.epochs=2")
+    assert status == 0, errors
+    said = [line.split()[0] for line in printed.splitlines() if "words a caption" in line[:40]]
+    assert said == ["before", "MLE", "SMILE"]
+    shutil.rmtree("run")
+    os.rename("run_of_one_phase", "run")
     shutil.rmtree("first")
     Path("run/comparison.png").unlink()
     status, printed, _ = run("model.init=first", resume=True)
