@@ -90,10 +90,10 @@ def accents_line(captioner: Captioner, train_examples: Sequence[Example]) -> str
         return ""
     texts = [text for example in train_examples for text in example.captions]
     count = sum(map(_has_accents, texts))
-    return (
-        "captions lose their accents and vowel signs (é becomes e), since the vocabulary has none "
-        f"(tokenizer.strip_accents = true): {count} of {len(texts)} training captions have some"
-    )
+    line = "the vocabulary has no accents or vowel signs (tokenizer.strip_accents = true)"
+    if count == 0:
+        return f"{line}; the training captions have none either"
+    return f"{line}: {count} of {len(texts)} training captions lose theirs (é becomes e)"
 
 
 def _has_accents(text: str) -> bool:
