@@ -115,8 +115,9 @@ class World:
         self, module: nn.Module, *, enabled: bool
     ) -> contextlib.AbstractContextManager[None]:
         """Averages gradients over the processes in this pass, or else accumulates them locally."""
-        if enabled or not isinstance(module, nn.parallel.DistributedDataParallel):
+        if enabled or self.size == 1:
             return contextlib.nullcontext()
+        assert isinstance(module, nn.parallel.DistributedDataParallel)
         return module.no_sync()
 
     def gather(self, value: T) -> list[T]:
