@@ -47,9 +47,9 @@ class World:
             device: where the training tensors are: a GPU's gradients go over NCCL.
 
         Raises:
-            UserError: several processes cannot share such a device.
+            UserError: several processes cannot share such a device, or torchrun did not start them.
         """
-        size = int(os.environ.get("WORLD_SIZE", 1))
+        size = _number_of_processes()
         if size == 1:
             return cls()
         backend = "gloo"
@@ -160,3 +160,21 @@ def _check_device(device: torch.device) -> None:
             f"{processes} processes on this machine, but {gpus} GPUs: "
             f"torchrun --nproc-per-node {gpus}"
         )
+
+
+def _number_of_processes() -> int:
+    """How many processes torchrun started. Raises UserError where its variables make no sense."""
+    found = os.environ.get("WORLD_SIZE", "1")
+    if found == "1":
+        return 1
+    usual = {"WORLD_SIZE": "", "RANK": "", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    wrong = [name for name, value in usual.items() if not os.environ.get(name, value).isdecimal()]
+    wrong += [name for name in usual if name.endswith("SIZE") and os.environ.get(name) == "0"]
+    wrong += [name for name in ("MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
+    if wrong:
+        shown = ", ".join(f"{name} {os.environ.get(name, 'missing')}" for name in wrong)
+        raise UserError(
+            f"WORLD_SIZE is {found}, but of the environment variables beside it: {shown}; start "
+            "several processes with torchrun, or unset WORLD_SIZE"
+        )
+    return int(found)

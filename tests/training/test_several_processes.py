@@ -116,6 +116,22 @@ def test_one_process_never_touches_torch_distributed(tmp_path, monkeypatch):
     assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.parametrize(
+    ("variables", "wrong"),
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE x"),
+        ({"WORLD_SIZE": "0", "RANK": "0"}, "WORLD_SIZE 0"),
+        ({"WORLD_SIZE": "2"}, "RANK missing, MASTER_ADDR missing"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE 0"),
+    ],
+)
+def test_variables_that_torchrun_did_not_set_are_refused(variables, wrong, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=f"{wrong}.*start several processes with torchrun"):
+        World.join()
+
+
 def test_more_processes_than_images_in_a_batch_are_refused(tmp_path):
     captioner = trainer_of(config_of(), tmp_path, World()).captioner
     examples = {"train": make_scenes("train", 3, seed=0, image_size=48)}
