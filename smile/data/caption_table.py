@@ -291,7 +291,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise UserError(f"{path}: not UTF-8 text: save it as UTF-8")
     delimiter = _delimiter(header)
     if delimiter is None:
-        raise UserError(f"{path}: expected the header image,caption, found {header[:80]!r}")
+        raise UserError(
+            f"{path}: expected the header image,caption, found {header[:80]!r}; an image's column "
+            f"may also be called {', '.join(IMAGE_KEYS[1:])}, a caption's {CAPTION_KEYS[-1]}"
+        )
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     columns = _columns(_next(reader, path) or [])
     if twice := [c for c in (*IMAGE_KEYS, *CAPTION_KEYS) if columns.count(c) > 1]:

@@ -322,7 +322,8 @@ def _read_foreign(
     if is_unfinished(found):
         raise UserError(
             f"{found}: an interrupted run without a captioner yet: the first is written at the end "
-            f"of an epoch; resume it with python train.py CONFIG.toml --out {found} --resume"
+            "of an epoch; if it no longer runs, resume it with "
+            f"python train.py CONFIG.toml --out {found} --resume"
         )
     folder = found if found.is_dir() else found.parent
     if found.is_dir() and (folder / "config.json").exists():
