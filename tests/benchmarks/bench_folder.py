@@ -32,7 +32,7 @@ from smile.captioning.options import (
     prepare,
     speed,
 )
-from smile.weights.load import add_model_options
+from smile.weights.arguments import add_model_options
 
 IN_MEMORY = 64  # batches that the model alone captions
 
