@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import torch
+from helpers import ROOT, SMALL, config_of
 from PIL import Image
-from several_processes import ROOT, SMALL, config_of
 
 from smile.system.distributed import World
 from smile.training.features import Features

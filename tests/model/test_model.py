@@ -184,7 +184,7 @@ def test_the_head_follows_the_weights_it_is_tied_to():
         "average": other,
     }
     captioners["load_state_dict"].load_state_dict(other.state_dict())
-    plain.decoder.word_embed.weight.fill_(torch.nan)  # whoever still reads it is found
+    plain.decoder.word_embed.weight.fill_(torch.nan)  # using it would give NaN
     with average.shown():
         for name, captioner in captioners.items():
             decoder = captioner.decoder

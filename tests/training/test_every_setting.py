@@ -140,7 +140,7 @@ SAME_RESULT = {  # on purpose; what they do instead is tested at the end of this
     "train.checkpoint_blocks": "computing twice saves memory, and gives the same numbers",
     "train.compile": "the same captioner, after minutes of compiling",
     "train.device": "no other is sure to be there",
-    "generate.num_return": "training shows one caption an image; whoever loads the run gets more",
+    "generate.num_return": "training shows one caption per image; it counts when the run is loaded",
     "model.trained_on": "train.py records it itself, whatever it is",
 }
 ONE_VALUE_FITS = {"decoder.vocab_size": 9, "decoder.features_dim": 9}  # the others are refused

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from golden_fixtures import GOLDEN
+from helpers import config_of, trainer_of
 from safetensors.torch import load_file
-from several_processes import config_of, trainer_of
 
 from smile.system.distributed import World
 from smile.training.checkpointing.checkpoints import Checkpoints

@@ -52,7 +52,7 @@ class CheckpointManager:
 
     @contextlib.contextmanager
     def watching(self, out_of_memory: str) -> Iterator[None]:
-        """Heeds signals inside, and says in one line why no further step can be made.
+        """Handles signals inside, and raises a one-line error if no further step is possible.
 
         Raises:
             UserError: a batch cannot be read, which is saved before; or the device's memory is too
