@@ -13,6 +13,7 @@ import re
 import secrets
 import stat
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,10 +182,17 @@ def is_web_page(head: bytes) -> bool:
     return text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml"))
 
 
+def digest(path: str | Path, kind: str) -> str:
+    """The checksum of a file, in hexadecimal; `kind` is hashlib's name of it. Raises OSError."""
+    with open(path, "rb") as file:
+        # Not for security: some systems refuse MD5 unless told so.
+        make = partial(hashlib.new, kind, usedforsecurity=False)
+        return hashlib.file_digest(file, make).hexdigest()
+
+
 def sha256(path: str | Path) -> str:
     """The SHA-256 of a file, in hexadecimal. Raises OSError."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return digest(path, "sha256")
 
 
 # JSON ---------------------------------------------------------------------------------------------

@@ -9,8 +9,7 @@ names                  foreign names and ours: a table for each convention
 kind                   tells which model weights belong to
 checksum               a file's SHA-256 beside it
 run_folder             our captioners on disk
-connection             one HTTP request for a file
-download               files downloaded once
+hub                    files of the Hugging Face hub
 vocabulary             a foreign vocabulary, fitted to the rows of its embedding
 transformers_folder    a model of `transformers` on disk or on the hub
 transformers_settings  the settings of such a folder, translated to ours

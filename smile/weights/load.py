@@ -33,9 +33,10 @@ from smile.config import (
 from smile.errors import UserError, first_few, nearest
 from smile.model.captioner import Captioner
 from smile.model.tokenizer import Tokenizer
+from smile.system.download import fetch
 from smile.weights import checksum
-from smile.weights.download import fetch, hub_file
 from smile.weights.file import read_file
+from smile.weights.hub import hub_file
 from smile.weights.kind import recognise
 from smile.weights.known import KNOWN, Known
 from smile.weights.names import TRANSFORMERS, Convention, to_ours

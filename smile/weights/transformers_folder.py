@@ -13,8 +13,8 @@ from torch import Tensor
 
 from smile.errors import UserError
 from smile.system.files import expect, read_json, show
-from smile.weights.download import NotInRepository, hub_file, in_hub_cache
 from smile.weights.file import MERGE, read_file
+from smile.weights.hub import NotInRepository, hub_file, in_hub_cache
 from smile.weights.torch_file import Placeholder
 
 LARGEST_JSON = 100_000_000  # bytes of a config, an index or a tokenizer

@@ -25,8 +25,8 @@ from smile.model.tokenizer import Tokenizer
 from smile.weights import __main__ as weights_command
 from smile.weights import load as loading
 from smile.weights import transformers_folder
-from smile.weights.download import NotInRepository
 from smile.weights.export import export_blip, export_transformers
+from smile.weights.hub import NotInRepository
 from smile.weights.known import STORAGE
 from smile.weights.names import BLIP, TIED, TRANSFORMERS, account, from_ours, to_ours
 from smile.weights.run_folder import build, save_run

@@ -4,23 +4,20 @@ import base64
 import contextlib
 import errno
 import hashlib
-import json
-import os
 import threading
 import time
 from pathlib import Path
 
 import pytest
 from helpers import Loopback
-from zygote import zygote
 
-import smile.weights.connection as connection
-import smile.weights.download as download
+import smile.system.connection as connection
+import smile.system.download as download
 from smile.errors import UserError
-from smile.weights.download import fetch
+from smile.system.download import fetch
 
 CONTENT = bytes(range(256)) * 400  # 102 400 bytes
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
+SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(Loopback):
@@ -97,13 +94,13 @@ def files(folder: Path) -> set[str]:
 
 
 def test_downloads_once_and_says_so_once(server, tmp_path, capfd):
-    path = fetch(server.url, sha256=SHA256, size=len(CONTENT))
+    path = fetch(server.url, checksum=SHA256, size=len(CONTENT))
     assert path.read_bytes() == CONTENT
     assert path.is_relative_to(tmp_path / "cache")
     assert path.parts[-2:] == ("models", "model_base.pth")
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "downloading" in line]
     assert line == f"downloading {server.url} (0.1 MB) to {path}"
-    assert fetch(server.url, sha256=SHA256, size=len(CONTENT)) == path
+    assert fetch(server.url, checksum=SHA256, size=len(CONTENT)) == path
     assert server.requests == [None]
     assert "downloading" not in capfd.readouterr().err
     assert files(tmp_path) == {"model_base.pth"}
@@ -131,7 +128,7 @@ def test_only_addresses_of_files_are_taken(url):
 
 def test_goes_on_after_a_cut_connection(server, capfd):
     server.cuts = [30_000, 20_000]
-    assert fetch(server.url, sha256=SHA256).read_bytes() == CONTENT
+    assert fetch(server.url, checksum=SHA256).read_bytes() == CONTENT
     assert server.requests == [None, "bytes=30000-", "bytes=50000-"]
     assert capfd.readouterr().err.count("downloading") == 1
 
@@ -180,8 +177,8 @@ def test_starts_again_when_the_file_became_shorter(server):
 
 def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
     with pytest.raises(UserError, match="expected " + "0" * 64) as caught:
-        fetch(server.url, sha256="0" * 64)
-    assert SHA256 in one_line(caught)
+        fetch(server.url, checksum="sha256:" + "0" * 64)
+    assert SHA256.removeprefix("sha256:") in one_line(caught)
     assert files(tmp_path) == set()
 
 
@@ -269,7 +266,7 @@ def test_two_at_once_download_once(server, capfd):
 
     def work():
         started.wait()
-        paths.append(fetch(server.url, sha256=SHA256))
+        paths.append(fetch(server.url, checksum=SHA256))
 
     threads = [threading.Thread(target=work) for _ in range(2)]
     for thread in threads:
@@ -430,136 +427,3 @@ def test_a_redirect_takes_no_password_elsewhere(server):
         fetch(first.url.replace("//", "//me:secret@"))
     assert first.requests[0]["Authorization"]
     assert server.logins == [None]
-
-
-# --- the hub -----------------------------------------------------------------------------------
-
-
-HUB_FILES = (
-    "/owner/model/resolve/main/config.json",
-    "/spaces/owner/space/resolve/main/model/a.pth",
-)
-HUB_ERRORS = {
-    "/owner/model/resolve/main/absent.bin": "EntryNotFound",
-    "/owner/gated/resolve/main/a.bin": "GatedRepo",
-    "/owner/nothing/resolve/main/a.bin": "RepoNotFound",
-    "/owner/model/resolve/other/config.json": "RevisionNotFound",
-}
-
-
-class FakeHub(Loopback):
-    """Answers as huggingface.co does for `resolve` addresses of one model and one space."""
-
-    def answer(self, handler) -> None:
-        self.requests.append((handler.command, handler.path))
-        found = handler.path in HUB_FILES
-        error = HUB_ERRORS.get(handler.path, "EntryNotFound")
-        handler.send_response(200 if found else 403 if error == "GatedRepo" else 404)
-        if found:
-            handler.send_header("ETag", '"abc"')
-        else:
-            handler.send_header("X-Error-Code", error)
-        handler.send_header("X-Repo-Commit", "0123456789" * 4)
-        handler.send_header("Content-Length", str(len(CONTENT) if found else 0))
-        handler.end_headers()
-        if found and handler.command == "GET":
-            handler.wfile.write(CONTENT)
-
-
-@pytest.fixture(scope="module")
-def hub():
-    hub = FakeHub()
-    yield hub
-    hub.close()
-
-
-PROGRAM = """
-import json, sys
-from smile.weights.download import hub_file
-from smile.errors import UserError
-for arguments in json.loads(sys.argv[1]):
-    try:
-        print(hub_file(**arguments))
-    except UserError as error:
-        print("UserError", error)
-"""
-
-
-def ask(hub_address: str, tmp_path: Path, *arguments: dict, **environment: str) -> tuple[list, str]:
-    """Calls `hub_file` in a process, as the hub's address is read at import; (answers, stderr)."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    settings = {
-        "HF_ENDPOINT": hub_address,
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-    }
-    words = ["-c", PROGRAM, json.dumps(arguments)]
-    result = zygote().run(words, env=clean | settings | environment)
-    result.check_returncode()
-    return result.stdout.splitlines(), result.stderr
-
-
-MODEL = {"repo_id": "owner/model", "filename": "config.json"}
-SPACE = {"repo_id": "owner/space", "filename": "model/a.pth", "repo_type": "space"}
-
-
-@pytest.mark.slow
-def test_hub_files_are_downloaded_once(hub, tmp_path):
-    answers, messages = ask(hub.address, tmp_path, MODEL, SPACE)
-    assert [Path(answer).read_bytes() for answer in answers] == [CONTENT, CONTENT]
-    assert all(Path(answer).is_relative_to(tmp_path / "hf") for answer in answers)
-    lines = [line for line in messages.splitlines() if line.startswith("downloading")]
-    place = f"(0.1 MB) to {tmp_path / 'hf' / 'hub'}"
-    assert lines == [f"downloading {hub.address}{path} {place}" for path in HUB_FILES]
-    hub.requests.clear()
-    again, messages = ask(hub.address, tmp_path, MODEL, SPACE)
-    offline, _ = ask(hub.address, tmp_path, MODEL, SPACE, HF_HUB_OFFLINE="1")
-    assert again == offline == answers
-    assert hub.requests == []
-    assert "downloading" not in messages
-
-
-@pytest.mark.slow
-def test_hub_errors_are_one_clear_line(hub, tmp_path):
-    answers, _ = ask(
-        hub.address,
-        tmp_path,
-        {**MODEL, "filename": "absent.bin"},
-        {"repo_id": "owner/gated", "filename": "a.bin"},
-        {"repo_id": "owner/nothing", "filename": "a.bin"},
-        {**MODEL, "revision": "other"},
-        {"repo_id": "a/b/c", "filename": "a.bin"},
-    )
-    expected = (
-        f"UserError {hub.address}/owner/model has no file 'absent.bin': see ",
-        f"UserError {hub.address}/owner/gated is gated: accept its conditions there",
-        f"UserError {hub.address}/owner/nothing does not exist or is private",
-        f"UserError {hub.address}/owner/model has no revision 'other'",
-        "UserError 'a/b/c' is no repository of the Hugging Face hub",
-    )
-    assert len(answers) == len(expected)
-    for answer, start in zip(answers, expected, strict=True):
-        assert answer.startswith(start)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "SMILE_OFFLINE"])
-def test_the_hub_offline_names_address_command_and_place(hub, tmp_path, name):
-    hub.requests.clear()
-    (answer,), _ = ask(hub.address, tmp_path, SPACE, **{name: "1"})
-    assert answer.startswith(f"UserError {hub.address}{HUB_FILES[1]} is needed")
-    assert f"downloads are off ({name} is set)" in answer
-    assert "`hf download owner/space model/a.pth --repo-type space`" in answer
-    assert f"copy its cache folder spaces--owner--space into {tmp_path / 'hf' / 'hub'}" in answer
-    assert hub.requests == []
-
-
-@pytest.mark.slow
-def test_an_unreachable_hub_fails_at_once(server, tmp_path):
-    server.close()
-    (answer,), _ = ask(server.address, tmp_path, MODEL)
-    assert answer.startswith(
-        f"UserError {server.address}/owner/model/resolve/main/config.json cannot"
-    )
-    assert "or download the address and give the file's path instead" in answer

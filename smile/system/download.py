@@ -1,7 +1,7 @@
-"""Files downloaded once: from the Hugging Face hub or from a URL.
+"""Files downloaded once from a URL.
 
-Both keep downloads in a cache, resume an interrupted download, and announce the file, its size and
-its place before the first byte. A file that is already there needs no request, so everything works
+They are kept in a cache; an interrupted download is resumed; the file, its size and its place are
+announced before the first byte. A file that is already there needs no request, so everything works
 offline from then on.
 """
 
@@ -15,16 +15,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import sleep as wait
-from typing import TypedDict
 from urllib.parse import quote, urlsplit
 
 from tqdm import tqdm
 
 from smile.errors import UserError, reason_of
-from smile.system.files import flush, is_web_page
-from smile.system.files import sha256 as sha256_of
+from smile.system.connection import Answer, Broken, Unreachable, ask, shown
+from smile.system.files import digest, flush, is_web_page
 from smile.system.lock import ProcessLock
-from smile.weights.connection import Answer, Broken, Unreachable, ask, one_line, shown
+from smile.system.missing import shown_size
 
 CHUNK = 1 << 20
 TRIES = 5  # connections made for one file before giving up
@@ -34,7 +33,7 @@ VERSION = re.compile(r"[\x20-\x7e]{1,500}")  # an ETag or date that can be store
 def fetch(
     url: str,
     *,
-    sha256: str | None = None,
+    checksum: str | None = None,
     size: int | None = None,
     folder: str | Path | None = None,
 ) -> Path:
@@ -44,7 +43,8 @@ def fetch(
     the parts of the URL. A file put there by hand is used too; its size is compared with `size`.
 
     Args:
-        sha256: checksum in hexadecimal that the downloaded file must have.
+        checksum: what the downloaded file must have, "sha256:HEX" or "md5:HEX"; None: the line
+            before the download says "unverified".
         size: its size in bytes.
 
     Raises:
@@ -52,15 +52,15 @@ def fetch(
     """
     target = _place(url, folder)
     if not target.exists():
-        if _offline():
+        if offline():
             raise UserError(
-                f"{shown(url)} is needed, but downloads are off ({_offline()}): {_advice(target)}"
+                f"{shown(url)} is needed, but downloads are off ({offline()}): {_advice(target)}"
             )
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with _only_process(target):
                 if not target.exists():  # another process may have finished it meanwhile
-                    _download(url, target, sha256=sha256, size=size)
+                    _download(url, target, checksum=checksum, size=size)
         except OSError as error:  # from the disk: `_download` handles errors of the connection
             raise UserError(
                 f"{target} cannot be written, {reason_of(error)}: make room there, or choose "
@@ -72,108 +72,6 @@ def fetch(
             f"{target} is {found} bytes, expected {size}: delete it to download it again"
         )
     return target
-
-
-class NotInRepository(UserError):
-    """A repository of the hub has no file of that name."""
-
-
-class _HubFile(TypedDict):
-    """Which file of the hub, by huggingface_hub's names."""
-
-    repo_id: str
-    filename: str
-    repo_type: str
-    revision: str | None
-
-
-def hub_file(
-    repo_id: str, filename: str, *, repo_type: str = "model", revision: str | None = None
-) -> Path:
-    """A file of a Hugging Face hub repository, in the hub's cache.
-
-    A cached file is used without asking whether the hub has a newer version. HF_ENDPOINT, HF_HOME,
-    HF_HUB_OFFLINE and log-ins work as in huggingface_hub.
-
-    Args:
-        repo_type: "model", "space" or "dataset".
-        revision: branch, tag or commit; None is the main branch.
-
-    Raises:
-        NotInRepository: if the repository has no such file.
-        UserError: if it is neither in the cache nor can be downloaded.
-    """
-    import huggingface_hub as hub  # here, because it takes 0.3 s and most commands need no hub
-    from huggingface_hub import constants, errors
-
-    where: _HubFile = {
-        "repo_id": repo_id,
-        "filename": filename,
-        "repo_type": repo_type,
-        "revision": revision,
-    }
-    try:
-        cached = hub.try_to_load_from_cache(**where)
-        if isinstance(cached, str):
-            return Path(cached)
-        url = hub.hf_hub_url(**where)
-        if "SMILE_OFFLINE" in _offline():
-            raise errors.OfflineModeIsEnabled("SMILE_OFFLINE is set")
-        size = hub.get_hf_file_metadata(url).size
-        _announce(url, size, Path(constants.HF_HUB_CACHE))
-        return Path(hub.hf_hub_download(**where))
-    except Exception as error:  # the hub's HTTP library, and so its errors, vary by version
-        absent = isinstance(error, errors.RemoteEntryNotFoundError)
-        raise (NotInRepository if absent else UserError)(_hub_problem(error, where)) from error
-
-
-def in_hub_cache(repo_id: str, filename: str) -> bool:
-    """Whether a file of a model on the hub is already in the cache."""
-    import huggingface_hub as hub
-
-    try:
-        return isinstance(hub.try_to_load_from_cache(repo_id, filename), str)
-    except ValueError:  # not a repository's name: `hub_file` will say so
-        return False
-
-
-# --- the hub's errors in one line ------------------------------------------------------------
-
-
-def _hub_problem(error: Exception, where: _HubFile) -> str:
-    """What went wrong with a file of the hub, and what to do."""
-    from huggingface_hub import constants, errors, hf_hub_url
-
-    repo, name, kind = where["repo_id"], where["filename"], where["repo_type"]
-    if isinstance(error, errors.HFValidationError):
-        return f"{repo!r} is no repository of the Hugging Face hub: expected OWNER/NAME"
-    url = shown(hf_hub_url(**where))
-    page = url.partition("/resolve/")[0]
-    match error:
-        case errors.GatedRepoError():
-            return f"{page} is gated: accept its conditions there, then run `hf auth login`"
-        case errors.RepositoryNotFoundError():
-            return (
-                f"{page} does not exist or is private: check the name, "
-                "or run `hf auth login` if it is yours"
-            )
-        case errors.RevisionNotFoundError():
-            return f"{page} has no revision {where['revision']!r}: see {page}/tree/main"
-        case errors.RemoteEntryNotFoundError():
-            return f"{page} has no file {name!r}: see {page}/tree/{where['revision'] or 'main'}"
-    option = "" if kind == "model" else f" --repo-type {kind}"
-    if where["revision"]:
-        option += f" --revision {where['revision']}"
-    folder = f"{kind}s--{repo.replace('/', '--')}"
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        reason = f"is needed, but downloads are off ({_offline() or 'HF_HUB_OFFLINE is set'})"
-    else:
-        reason = f"cannot be downloaded, {one_line(error)}"
-    return (
-        f"{url} {reason}: run `hf download {repo} {name}{option}` where there is a connection and "
-        f"copy its cache folder {folder} into {constants.HF_HUB_CACHE}, "
-        "or download the address and give the file's path instead"
-    )
 
 
 # --- places and messages -----------------------------------------------------------------------
@@ -201,7 +99,7 @@ def _place(url: str, folder: str | Path | None) -> Path:
     return Path(cache).expanduser().joinpath(quote(host, safe=""), *names)
 
 
-def _offline() -> str:
+def offline() -> str:
     """Which environment variable forbids downloads, in words; "" if none does."""
     for name in ("SMILE_OFFLINE", "HF_HUB_OFFLINE"):
         if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
@@ -213,9 +111,11 @@ def _advice(target: Path) -> str:
     return f"download the address elsewhere and put it at {target}, or give a file's path instead"
 
 
-def _announce(url: str, size: int | None, place: Path) -> None:
-    amount = "unknown size, not verified" if size is None else f"{size / 1e6:,.1f} MB"
-    print(f"downloading {shown(url)} ({amount}) to {place}", file=sys.stderr)
+def announce(url: str, size: int | None, place: Path, *, verified: bool) -> None:
+    """Says what is downloaded, how large it is, where to, and whether a checksum is known."""
+    amount = "unknown size" if size is None else shown_size(size)
+    note = "" if verified else ", unverified: no checksum of it is known"
+    print(f"downloading {shown(url)} ({amount}{note}) to {place}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -277,7 +177,7 @@ class _Part:
         self._note.unlink(missing_ok=True)
 
 
-def _download(url: str, target: Path, *, sha256: str | None, size: int | None) -> None:
+def _download(url: str, target: Path, *, checksum: str | None, size: int | None) -> None:
     part = _Part(target)
     announced = False
     for attempt in range(TRIES):
@@ -286,7 +186,7 @@ def _download(url: str, target: Path, *, sha256: str | None, size: int | None) -
             with ask(url, _headers(part)) as answer:
                 total = _begin(url, part, answer, size)
                 if not announced:
-                    _announce(url, total, target)
+                    announce(url, total, target, verified=checksum is not None)
                     announced = True
                 _receive(url, part, answer, total)
             break
@@ -302,7 +202,7 @@ def _download(url: str, target: Path, *, sha256: str | None, size: int | None) -
         raise UserError(
             f"{shown(url)} cannot be downloaded, {reason}{kept}: try again, or {_advice(target)}"
         )
-    _check(url, part, sha256)
+    _check(url, part, checksum)
     part.finish()
 
 
@@ -371,19 +271,20 @@ def _receive(url: str, part: _Part, answer: Answer, total: int | None) -> None:
         raise Broken(f"the server sent more than the {total} bytes expected")
 
 
-def _check(url: str, part: _Part, sha256: str | None) -> None:
+def _check(url: str, part: _Part, checksum: str | None) -> None:
     """Deletes and refuses a download that is not the expected file."""
     with part.path.open("rb") as file:
         head = file.read(1024)
-    found = sha256_of(part.path) if sha256 is not None else None
+    kind, _, expected = (checksum or "").lower().partition(":")
+    found = digest(part.path, kind) if kind else ""
     if not head:
         problem = f"{shown(url)} is empty: check the address"
     elif is_web_page(head):
         problem = _web_page(url)
-    elif sha256 is not None and found != sha256.lower():
+    elif found != expected:
         problem = (
-            f"{shown(url)} has the sha256 {found}, expected {sha256}: the download was damaged or "
-            "the file there has changed; try again, or give a local file's path instead"
+            f"{shown(url)} has the {kind} {found}, expected {expected}: the download was damaged "
+            "or the file there has changed; try again, or give a local file's path instead"
         )
     else:
         return

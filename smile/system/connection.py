@@ -15,6 +15,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from smile.errors import UserError
@@ -95,7 +96,9 @@ def ask(url: str, headers: dict[str, str]) -> Iterator[Answer]:
     raise UserError(f"{shown(url)} cannot be downloaded, it redirects without end")
 
 
-def _request(url: str, headers: dict[str, str], watch: "_Watch", *, login: bool):
+def _request(
+    url: str, headers: dict[str, str], watch: "_Watch", *, login: bool
+) -> http.client.HTTPResponse:
     parts = urlsplit(url)
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     request = urllib.request.Request(quote(bare, safe=string.punctuation), headers=headers)
@@ -104,7 +107,8 @@ def _request(url: str, headers: dict[str, str], watch: "_Watch", *, login: bool)
         code = base64.b64encode(pair.encode()).decode()
         request.add_unredirected_header("Authorization", f"Basic {code}")
     opener = urllib.request.build_opener(_AllAnswers, _Http(watch), _Https(watch))
-    return opener.open(request, timeout=TIMEOUT)
+    answer: http.client.HTTPResponse = opener.open(request, timeout=TIMEOUT)
+    return answer
 
 
 def _same_host(url: str, other: str) -> bool:
@@ -191,10 +195,12 @@ class _Watch:
             unreachable = isinstance(getattr(problem, "reason", None), UNREACHABLE)
             raise (Unreachable if unreachable else Broken)(one_line(problem)) from problem
 
-    def connecting(self, kind: type) -> Callable[..., http.client.HTTPConnection]:
+    def connecting(
+        self, kind: type[http.client.HTTPConnection]
+    ) -> Callable[..., http.client.HTTPConnection]:
         """A subclass of `kind` that records its socket, so that `_look` can shut it down."""
 
-        class Watched(kind):
+        class Watched(kind):  # type: ignore[valid-type,misc]  # the class is an argument
             def connect(this) -> None:
                 super().connect()
                 self.sockets.append(this.sock)
@@ -207,7 +213,7 @@ class _Http(urllib.request.HTTPHandler):
         super().__init__()
         self.watch = watch
 
-    def http_open(self, request: urllib.request.Request):
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(self.watch.connecting(http.client.HTTPConnection), request)
 
 
@@ -216,14 +222,14 @@ class _Https(urllib.request.HTTPSHandler):
         super().__init__()
         self.watch = watch
 
-    def https_open(self, request: urllib.request.Request):
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(self.watch.connecting(http.client.HTTPSConnection), request)
 
 
 class _AllAnswers(urllib.request.HTTPErrorProcessor):
     """Returns redirects and errors like any other answer, without following or raising them."""
 
-    def http_response(self, request, response):
+    def http_response(self, request: urllib.request.Request, response: Any) -> Any:
         return response
 
     https_response = http_response

@@ -1,0 +1,43 @@
+"""What a command needs and this machine lacks: named all at once, before any of it is fetched."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smile.errors import UserError
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A file or folder that is needed and not here.
+
+    what: in words, such as "the photos of Flickr8k".
+    address: where it can be had; "" if nowhere.
+    place: where it belongs.
+    size: in bytes; None if unknown.
+    fetched: whether the command would download it by itself.
+    """
+
+    what: str
+    address: str
+    place: str
+    size: int | None = None
+    fetched: bool = True
+
+    def __str__(self) -> str:
+        size = "" if self.size is None else f" ({shown_size(self.size)})"
+        source = f" from {self.address}" if self.address else ""
+        return f"{self.what}{size}{source} to {self.place}"
+
+
+def shown_size(size: int) -> str:
+    """Bytes as people read them: "1.1 GB", "990 MB", "0.2 MB"."""
+    if size >= 1e9:
+        return f"{size / 1e9:.1f} GB"
+    return f"{size / 1e6:.0f} MB" if size >= 10e6 else f"{size / 1e6:.1f} MB"
+
+
+def refuse(missing: Sequence[Missing], why: str) -> None:
+    """Raises UserError, in one line, if anything is missing: `why`, then every piece."""
+    if missing:
+        pieces = "; ".join(map(str, missing))
+        raise UserError(f"{why}; missing: {pieces}")
