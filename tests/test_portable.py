@@ -15,6 +15,8 @@ from smile.training.loader import make_loader
 from smile.training.setup import make_captioner
 from smile.training.splits import load_splits
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = (
     *SMALL, "data.format=folder", "data.root=photos", "generate.num_beams=1",
     "generate.max_length=8", "train.epochs=1", "loss.mle_epochs=0", "train.batch_size=2",

@@ -481,6 +481,7 @@ def test_a_file_of_unknown_origin_is_refused_and_can_be_overwritten(path):
     assert b"my own" not in path.read_bytes()
 
 
+@pytest.mark.slow
 def test_two_runs_at_once_are_refused(path):
     """Until the first is no more, killed or not; its children do not count."""
     code = (

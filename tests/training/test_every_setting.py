@@ -25,6 +25,8 @@ from smile.training.setup import make_captioner
 from smile.training.splits import load_splits
 from smile.weights.run_folder import save_run
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(__file__).parents[2] / "configs" / "shapes.toml"
 SMALLEST = (
     "vit.image_size=8", "vit.patch_size=4", "vit.dim=8", "vit.depth=1", "vit.num_heads=2",

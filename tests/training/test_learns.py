@@ -13,6 +13,8 @@ from smile.system.distributed import World
 from smile.training.report import summarise
 from smile.weights.run_folder import load_run
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(__file__).parents[2] / "configs" / "shapes.toml"
 # 150 steps of MLE and 50 of SMILE on scenes of one object: seconds.
 SETTINGS = (

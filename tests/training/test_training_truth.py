@@ -29,6 +29,8 @@ from smile.training.setup import make_captioner
 from smile.training.splits import load_splits
 from smile.weights.run_folder import load_run
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(__file__).parents[2] / "configs" / "shapes.toml"
 # 3 images with 5 captions each: 4 batches of 4 images with a caption each, 2 steps an epoch; two
 # epochs of MLE, two of the objective. No setting that a step depends on has its default.
