@@ -9,15 +9,14 @@ A run may start with some epochs of MLE and continue with SMILE, which needs a m
 already caption. Each of the two has its own warm-up and cosine; the captioner is kept as it was at
 the switch, and at the end both describe the same test images side by side.
 
-Whatever stops a run, --resume goes on with it as if nothing had happened. Several processes share
-out each batch, so that their gradients are those of one process with the whole of it.
+Whatever stops a run, --resume continues it as if nothing had happened. Several processes divide
+each batch among them, so that their gradients are those of one process with the whole batch.
 """
 
 import argparse
 import math
 import sys
 import time
-from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -27,22 +26,20 @@ import torch
 from torch import Tensor, nn
 
 from smile.config import Config, describe_config, load_config
-from smile.data.batches import Batch, Broken, EpochBatches, Example, batches_of
+from smile.data.batches import Batch, EpochBatches, Example, batches_of
 from smile.data.device_augment import augment_batch
-from smile.errors import UserError, counted, take_any_name
+from smile.errors import UserError, take_any_name
 from smile.model.captioner import Captioner
 from smile.system.device import pick_device
 from smile.system.distributed import World
-from smile.system.files import json_line, write_atomically
-from smile.system.lock import ProcessLock
+from smile.training import comparison, report
 from smile.training.checkpointing.checkpoints import Checkpoints
-from smile.training.checkpointing.folder import claim, leave, resume_command, run_folder
+from smile.training.checkpointing.folder import claimed, resume_command, run_folder
 from smile.training.checkpointing.manager import CheckpointManager
 from smile.training.checkpointing.resume import find_run, identity
 from smile.training.checkpointing.signals import Stopped
 from smile.training.checkpointing.state import Progress, RunState, seed_process, seeded
 from smile.training.checks import advice, check_fit
-from smile.training.comparison import COMPARISON, closing_words, contenders
 from smile.training.console import bar, say
 from smile.training.dry_run import dry_run
 from smile.training.ema import WeightAverage
@@ -50,24 +47,12 @@ from smile.training.loader import read
 from smile.training.objective import Objective
 from smile.training.once import TrainingData
 from smile.training.precision import Precision
-from smile.training.report import (
-    describe,
-    divergence,
-    draw_comparison,
-    draw_epoch,
-    epoch_line,
-    epoch_record,
-    out_of_memory,
-    size_line,
-    summarise,
-    summary_line,
-)
 from smile.training.schedule import Phase
 from smile.training.setup import accents_line, make_captioner, make_optimizer, recorded
 from smile.training.speed import give_back_freed_memory, prepare, train_mode, uncompiled
 from smile.training.splits import Splits, choose_shown, load_splits
 from smile.version import __version__
-from smile.weights.run_folder import LAST_FOLDER, LOG, MLE_FOLDER, save_run
+from smile.weights.run_folder import LAST_FOLDER, MLE_FOLDER, save_run
 
 
 def main() -> None:
@@ -133,20 +118,14 @@ def train(
         dry_run(Trainer(make_captioner(config, examples["train"]), Path(), examples, world=world))
         return
     folder = world.first(lambda: run_folder(source, out, resume=resumes))
-    lock = ProcessLock(folder / ".lock")
-    world.first(lambda: claim(folder, lock))
-    try:
+    with claimed(folder, world):
         begin = resume if resumes else start
         trainer = begin(config, folder, examples, world)
-        if not folder.exists():
-            raise UserError(f"{folder}: not seen from here; all machines of a run need one disk")
         if trainer is not None:
             trainer.prepare_data()
             trainer.manager.resume_command = resume_command(source, out, folder, world)
-            with trainer.manager.watching(out_of_memory(config.train, trainer.device)):
+            with trainer.manager.watching(report.out_of_memory(config.train, trainer.device)):
                 trainer.run()
-    finally:
-        leave(folder, lock)
 
 
 def start(config: Config, folder: Path, examples: Splits, world: World) -> "Trainer":
@@ -228,19 +207,14 @@ class Trainer:
             world=self.world,
         )
         self.manager = CheckpointManager(
-            self.state,
-            folder,
-            world=self.world,
-            identity=identity or {},
-            save_minutes=config.train.save_minutes,
-            checkpoints=checkpoints,
+            self.state, folder, identity=identity or {}, checkpoints=checkpoints
         )
 
     # The loop -----------------------------------------------------------------------------------
 
     def run(self) -> None:
         """Trains the epochs that remain, then compares MLE and SMILE on the test images."""
-        self.say(f"{size_line(self.captioner, self.examples, self.world)}; → {self.folder}")
+        self.say(f"{report.size_line(self.captioner, self.examples, self.world)}; → {self.folder}")
         self.advise()
         while self.progress.epoch < self.config.train.epochs:
             phase = Phase.of(self.config, self.progress.epoch)
@@ -293,7 +267,7 @@ class Trainer:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        self.note_broken(broken for batch in batches for broken in batch.broken)
+        self.state.note_broken(broken for batch in batches for broken in batch.broken)
         targets = sum(self.objective.num_targets(batch) for batch in batches)
         images = sum(len(batch.names) for batch in batches)
         targets, images = (int(count) for count in self.world.sums([targets, images]))
@@ -351,21 +325,21 @@ class Trainer:
     def validate(self, phase: Phase) -> None:
         """Loss and captions of the validation images, and everything written but checkpoints."""
         val_loss = self.validation_loss(phase) if self.examples["val"] else None
-        config, steps = self.config.train, self.num_steps
-        at = {"epoch": self.progress.epoch, "step": steps - 1, "steps": steps}
-        lr = phase.learning_rate(config, **at)
+        lr = self.optimizer.param_groups[0]["lr"]  # of the epoch's last step
         if val_loss is not None:
             self.check_finite(val_loss, 0.0, lr, during="validation")
-        record = epoch_record(self.progress, phase, config, lr=lr, val_loss=val_loss)
+        record = report.epoch_record(
+            self.progress, phase, self.config.train, lr=lr, val_loss=val_loss
+        )
         best = self.progress.best if val_loss is None else min(self.progress.best, val_loss)
         is_best = val_loss is None or val_loss < self.progress.best
         self.manager.write(lambda: self.write_captioners(is_best=is_best))
         with uncompiled(self.captioner):
             captions = self.describe(self.captioner, self.shown["val"])
-        record |= summarise(captions, self.shown["val"]) | {"captions": captions}
+        record |= report.summarise(captions, self.shown["val"]) | {"captions": captions}
         self.state.gather_broken()
         record["broken_images"] = len(self.progress.broken)
-        self.say(epoch_line(record, config.epochs))
+        self.say(report.epoch_line(record))
         for name, caption in islice(captions.items(), 3):
             self.say(f"    {name}: {caption}")
         self.progress.best = best
@@ -380,7 +354,7 @@ class Trainer:
         batches = read(loader, self.world)
         shown = bar(batches, total=len(loader), desc="validation", world=self.world)
         for number, batch in enumerate(shown):
-            self.note_broken(batch.broken)
+            self.state.note_broken(batch.broken)
             if batch.names:
                 # The objective "random" draws words: the same ones in each epoch, and without
                 # changing what training draws next.
@@ -392,28 +366,28 @@ class Trainer:
         return loss / max(tokens, 1)
 
     def compare(self) -> None:
-        """Describes test images by the captioners before and after: a line each, and a picture."""
-        shown, skip_broken = self.shown["test"], self.config.data.skip_broken
+        """Describes test images by the captioners before and after, and says what the run made."""
+        train_examples, shown = self.examples["train"], self.shown["test"]
         if shown:
-            self.say(f"\non {counted(len(shown), 'test image')}:")
-            columns, train_examples = {}, self.examples["train"]
-            before_and_after = contenders(self.config, self.folder, train_examples, say=self.say)
-            for label, captioner in before_and_after:
-                columns[label] = captions = self.describe(captioner.to(self.device), shown)
-                self.say(f"  {label:<6} {summary_line(summarise(captions, shown))}")
-            path = self.folder / COMPARISON
-            self.manager.write(
-                lambda: draw_comparison(path, shown, columns, skip_broken=skip_broken)
+            comparison.compare(
+                self.config,
+                self.folder,
+                train_examples,
+                shown,
+                describe=self.describe,
+                write=self.manager.write,
+                say=self.say,
             )
-        example = [*shown, *self.shown["val"], *self.examples["train"][:1]][0]
-        self.say(closing_words(self.folder, example))
+        example = [*shown, *self.shown["val"], *train_examples[:1]][0]
+        self.say(comparison.closing_words(self.folder, example))
 
     # What it leans on ---------------------------------------------------------------------------
 
     def choose_shown(self) -> None:
         """Opens what validation and pictures need, so that no epoch is lost to a broken image."""
         self.shown, broken = choose_shown(self.config, self.examples, world=self.world)
-        self.note_broken(broken if self.world.is_first else [])
+        if self.world.is_first:
+            self.state.note_broken(broken)
 
     def prepare_data(self) -> None:
         """Decodes all pictures, or computes their features, where this is to be done only once."""
@@ -422,22 +396,13 @@ class Trainer:
 
     def advise(self) -> None:
         """Says what may make this run a disappointment."""
-        counts = {"num_images": len(self.examples["train"]), "num_val": len(self.examples["val"])}
-        for line in advice(self.config, **counts, steps=self.num_steps):
+        for line in advice(self.config, self.examples, steps=self.num_steps):
             self.say(line)
 
     def describe(self, captioner: Captioner, examples: list[Example]) -> dict[str, str]:
         """A caption for each example whose picture can be read, by the example's name."""
-        skip_broken, between_batches = self.config.data.skip_broken, self.manager.between_steps
-        captions, broken = describe(
-            captioner,
-            examples,
-            world=self.world,
-            between_batches=between_batches,
-            skip_broken=skip_broken,
-        )
-        self.note_broken(broken if self.world.is_first else [])
-        return captions
+        captioner, between_steps = captioner.to(self.device), self.manager.between_steps
+        return report.describe(captioner, examples, self.state, between_batches=between_steps)
 
     def write_captioners(self, *, is_best: bool) -> None:
         """The captioner as it is after an epoch, in one or two places."""
@@ -447,23 +412,15 @@ class Trainer:
 
     def write_log(self, captions: dict[str, str]) -> None:
         """The log, and its pictures, as they are after an epoch."""
-        records, skip_broken = self.progress.records, self.config.data.skip_broken
-        log = b"".join(map(json_line, records))
-        write_atomically(self.folder / LOG, lambda path: path.write_bytes(log))
-        draw_epoch(self.folder, records, self.shown["val"], captions, skip_broken=skip_broken)
+        shown, skip_broken = self.shown["val"], self.config.data.skip_broken
+        records = self.progress.records
+        report.write_log(self.folder, records, shown, captions, skip_broken=skip_broken)
 
     def check_finite(self, loss: float, norm: float, lr: float, *, during: str) -> None:
         """Raises UserError where training has gone wrong, before anything of it is saved."""
         if not math.isfinite(loss) or self.precision.failed(norm):
             during = f"epoch {self.progress.epoch + 1}, {during}"
-            self.manager.give_up(divergence(during, loss, norm, lr, self.config.train))
-
-    def note_broken(self, images: Iterable[Broken]) -> None:
-        """Says of each image that cannot be read, once, that it is skipped."""
-        for broken in images:
-            if broken.name not in self.progress.broken:
-                say(f"skipped: {broken.reason}")
-                self.progress.broken.append(broken.name)
+            self.manager.give_up(report.divergence(during, loss, norm, lr, self.config.train))
 
     def say(self, line: str) -> None:
         if self.world.is_first:

@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import smile.data.augment  # noqa: F401
 import train
 from smile.system import files
+from smile.training import comparison, report
 from smile.training.checkpointing.checkpoints import Checkpoints
 
 # Tests of arithmetic, to be run under other instruction sets too: see CONTRIBUTING.md.
@@ -76,8 +77,9 @@ def quick_runs(monkeypatch) -> list:
     That is most of what a run of a few steps takes. The list has an entry per checkpoint.
     """
     saved: list = []
-    monkeypatch.setattr(train, "draw_epoch", lambda *args, **options: None)
-    monkeypatch.setattr(train, "draw_comparison", lambda path, *args, **options: path.touch())
+    for module in (report, comparison):
+        monkeypatch.setattr(module, "draw_captions", lambda path, *args, **options: path.touch())
+    monkeypatch.setattr(report, "loss_curve", lambda *args: None)
     monkeypatch.setattr(Checkpoints, "save", lambda *args: saved.append(args))
     monkeypatch.setattr(files, "flush", lambda path: None)
     return saved

@@ -11,6 +11,7 @@ from smile.model.generate import check_options
 from smile.system.device import pick_device
 from smile.training.estimate import size, total_memory
 from smile.training.schedule import Phase
+from smile.training.splits import Splits
 
 FEW_IMAGES = 1000  # for training on photos from scratch, where Flickr8k's 6000 are about the least
 TRAINED_COPIES = 4  # of each weight: the weight, its gradient, and AdamW's two averages
@@ -53,9 +54,9 @@ def check_fit(captioner: Captioner, *, processes: int) -> None:
         raise UserError(f"generate.{error}") from error
 
 
-def advice(config: Config, *, num_images: int, num_val: int, steps: int) -> list[str]:
+def advice(config: Config, examples: Splits, *, steps: int) -> list[str]:
     """Warnings to show before training starts, for a run of `steps` steps an epoch."""
-    lines = []
+    lines, num_images = [], len(examples["train"])
     if num_images < FEW_IMAGES and not config.model.init and config.data.format != "shapes":
         data = {"data.format": config.data.format, "data.root": config.data.root}
         if config.data.annotations:
@@ -78,6 +79,6 @@ def advice(config: Config, *, num_images: int, num_val: int, steps: int) -> list
                 f"{phase.lr * total / phase.warmup_steps:.1e} and never reaches {phase.lr:g}; try "
                 f"--set {setting}={total // 10}"
             )
-    if num_val == 0:
+    if not examples["val"]:
         lines.append("no validation images: the captioner of the last epoch is kept")
     return lines

@@ -14,9 +14,11 @@ from smile.data.shapes import Scene, check_caption
 from smile.errors import counted
 from smile.model.captioner import Caption, Captioner
 from smile.system.distributed import World
-from smile.training.checkpointing.state import Progress
+from smile.system.files import json_line, write_atomically
+from smile.training.checkpointing.state import Progress, RunState
 from smile.training.console import bar
 from smile.training.schedule import Phase
+from smile.weights.run_folder import LOG
 
 SHEET = 12  # images on a contact sheet
 
@@ -24,21 +26,20 @@ SHEET = 12  # images on a contact sheet
 def describe(
     captioner: Captioner,
     examples: Sequence[Example],
+    run: RunState,
     *,
-    world: World | None = None,
-    between_batches: Callable[[], None] = lambda: None,
-    skip_broken: bool = False,
+    between_batches: Callable[[], None],
     batch_size: int = 64,
-) -> tuple[dict[str, str], list[Broken]]:
-    """A caption for each example by its name, by the run's own search settings.
+) -> dict[str, str]:
+    """A caption for each example whose picture can be read, by the example's name.
 
-    The processes of `world` share the work, and all have its outcome. `between_batches` is called
-    between batches. Pictures that cannot be read come second, with the reasons.
+    `captioner` searches with its own settings; it need not be the one that `run` trains. The
+    processes of the run share the work, and all have its outcome.
 
     Raises:
-        BrokenImage: a picture cannot be read, without `skip_broken`.
+        BrokenImage: a picture cannot be read, and `data.skip_broken` is false.
     """
-    world = world or World()
+    world, skip_broken = run.world, run.captioner.config.data.skip_broken
     captions: list[str | Broken] = []
     starts = range(0, len(examples), batch_size * world.size)
     for start in bar(starts, desc="captions", unit=" batches", world=world):
@@ -56,9 +57,10 @@ def describe(
         shares = world.gather([said[row] for row in own])
         captions += [shares[i % world.size][i // world.size] for i in range(len(rows))]
         between_batches()
-    broken = [caption for caption in captions if isinstance(caption, Broken)]
+    if world.is_first:
+        run.note_broken(caption for caption in captions if isinstance(caption, Broken))
     pairs = zip(examples, captions, strict=True)
-    return {ex.name: text for ex, text in pairs if not isinstance(text, Broken)}, broken
+    return {ex.name: text for ex, text in pairs if not isinstance(text, Broken)}
 
 
 def summarise(captions: Mapping[str, str], examples: Sequence[Example]) -> dict:
@@ -120,11 +122,11 @@ def epoch_record(
     }
 
 
-def epoch_line(record: dict, epochs: int) -> str:
+def epoch_line(record: dict) -> str:
     """What an epoch's record says, for people."""
     val_loss = "" if record["val_loss"] is None else f", validation {record['val_loss']:.3f}"
     parts = [
-        f"epoch {record['epoch']}/{epochs} {record['objective']}: "
+        f"epoch {record['epoch']}/{record['epochs']} {record['objective']}: "
         f"loss {record['train_loss']:.3f}{val_loss}, "
         f"{record['images_per_second']:.0f} images/s, {record['seconds']:.0f} s "
         f"({record['data_wait']:.0%} waiting for data)"
@@ -169,38 +171,34 @@ def command_to_try(folder: Path, example: Example) -> str:
     return f"{draw} && python sample.py {scenes} --model {run}"
 
 
-def draw_epoch(
+def write_log(
     folder: Path,
     records: Sequence[dict],
     examples: Sequence[Example],
     captions: Mapping[str, str],
     *,
-    skip_broken: bool = False,
+    skip_broken: bool,
 ) -> None:
-    """`samples.png`, the first few images with their captions, and `loss.png`."""
-    _draw(folder / "samples.png", examples, {"": captions}, skip_broken=skip_broken)
+    """`log.jsonl`, a line for each validation, and the pictures of the last one."""
+    log = b"".join(map(json_line, records))
+    write_atomically(folder / LOG, lambda path: path.write_bytes(log))
+    draw_captions(folder / "samples.png", examples, {"": captions}, skip_broken=skip_broken)
     loss_curve(records, folder / "loss.png")
 
 
-def draw_comparison(
-    path: Path,
-    examples: Sequence[Example],
-    columns: Mapping[str, Mapping[str, str]],
-    *,
-    skip_broken: bool = False,
-) -> None:
-    """The first few images with each captioner's caption, `columns` by the captioner's label."""
-    _draw(path, examples, columns, skip_broken=skip_broken)
-
-
-def _draw(
+def draw_captions(
     path: Path,
     examples: Sequence[Example],
     columns: Mapping[str, Mapping[str, str]],
     *,
     skip_broken: bool,
 ) -> None:
-    """A sheet of the first images that can be read and have all their captions, by name."""
+    """A sheet of the first images, each with its caption from every one of the `columns`.
+
+    Args:
+        examples: those that cannot be read, or lack a caption, are left out.
+        columns: captions by the examples' names, for each captioner's label.
+    """
     images: list[Image.Image] = []
     texts: list[list[str]] = []
     for example in examples:

@@ -140,7 +140,7 @@ def test_an_epoch_is_saved_before_its_captions(run, monkeypatch):
     def fail(*args, **options):
         raise UserError("no caption today")
 
-    monkeypatch.setattr(train, "describe", fail)
+    monkeypatch.setattr(train.report, "describe", fail)
     status, _, errors = run()
     assert status == 2 and errors == "train.py: no caption today\n"
     assert (progress()["epoch"], progress()["step"]) == (0, 1)

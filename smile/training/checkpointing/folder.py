@@ -4,6 +4,7 @@ import contextlib
 import os
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from smile.errors import UserError
@@ -46,7 +47,24 @@ def run_folder(config: str, out: Path | None, *, resume: bool) -> Path:
     return Path(f"{folder}-{number}")
 
 
-def claim(folder: Path, lock: ProcessLock) -> None:
+@contextlib.contextmanager
+def claimed(folder: Path, world: World) -> Iterator[None]:
+    """Keeps other runs out of the folder inside.
+
+    Raises:
+        UserError: another run is writing it, or not all processes see it.
+    """
+    lock = ProcessLock(folder / ".lock")
+    world.first(lambda: _claim(folder, lock))
+    try:
+        if not folder.exists():
+            raise UserError(f"{folder}: not seen from here; all machines of a run need one disk")
+        yield
+    finally:
+        _leave(folder, lock)
+
+
+def _claim(folder: Path, lock: ProcessLock) -> None:
     """Locks the folder for this run, and removes half-written files of a killed run."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +73,7 @@ def claim(folder: Path, lock: ProcessLock) -> None:
         remove_unfinished(folder)
 
 
-def leave(folder: Path, lock: ProcessLock) -> None:
+def _leave(folder: Path, lock: ProcessLock) -> None:
     """Releases the lock, and removes the folder if the run wrote nothing into it."""
     claimed = lock.held
     lock.release()

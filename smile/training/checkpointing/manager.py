@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from smile.errors import UserError
-from smile.system.distributed import World
 from smile.system.files import writing
 from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.training.checkpointing.signals import Stopped, StopSignals
@@ -25,7 +24,6 @@ class CheckpointManager:
         state: the content of a checkpoint.
         folder: the run's folder.
         identity: what `resume.check_same` compares when the run is resumed.
-        save_minutes: most minutes between two checkpoints.
         checkpoints: the folder's checkpoints, if the run was resumed from one of them.
 
     Every process must call every method; the first process writes. Steps are made inside
@@ -37,14 +35,12 @@ class CheckpointManager:
         state: RunState,
         folder: Path,
         *,
-        world: World,
         identity: dict[str, Any],
-        save_minutes: float,
         checkpoints: Checkpoints | None = None,
     ) -> None:
-        self.state, self.folder, self.world = state, folder, world
+        self.state, self.folder, self.world = state, folder, state.world
         self.identity = identity
-        self.save_minutes = save_minutes
+        self.save_minutes = state.captioner.config.train.save_minutes
         self.checkpoints = checkpoints or Checkpoints(folder)
         self.saved_at = time.monotonic()
         self.signals = StopSignals()

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy
 import torch
 
 from smile.config import Config, DecoderConfig, ViTConfig
+from smile.data.batches import Broken
 from smile.errors import UserError
 from smile.model.captioner import Captioner
 from smile.model.tokenizer import Tokenizer
 from smile.system.distributed import World
+from smile.training.console import say
 from smile.training.ema import WeightAverage
 from smile.training.precision import Precision
 from smile.weights.run_folder import build
@@ -126,6 +128,13 @@ class RunState:
             set_random_state(state["random"][self.world.rank], self.captioner.device)
         else:
             seed_process(self.captioner.config.train.seed, self.world)
+
+    def note_broken(self, images: Iterable[Broken]) -> None:
+        """Says of each image that cannot be read, once, that it is skipped."""
+        for broken in images:
+            if broken.name not in self.progress.broken:
+                say(f"skipped: {broken.reason}")
+                self.progress.broken.append(broken.name)
 
     def gather_broken(self) -> None:
         """Collects the names of the images that all processes skipped."""
