@@ -1,28 +1,56 @@
 """`--dry-run`: one batch through everything, by the trainer's own verbs."""
 
-from typing import Any
+from typing import Protocol
 
 import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from smile.data.batches import batches_of
+from smile.config import Config
+from smile.data.batches import Batch, Example, batches_of
+from smile.model.captioner import Captioner
+from smile.system.distributed import World
 from smile.training.estimate import Estimate, timed
 from smile.training.loader import read
+from smile.training.objective import Objective
+from smile.training.once import TrainingData
+from smile.training.precision import Precision
 from smile.training.schedule import Phase
 from smile.training.speed import train_mode, uncompiled
 
 
-def dry_run(trainer: Any) -> None:
-    """Runs one batch through everything and prints an estimate for the whole run.
+class Trainer(Protocol):
+    """What a dry run needs of train.py's `Trainer`, which explains it."""
 
-    `trainer` is train.py's.
-    """
+    config: Config
+    captioner: Captioner
+    device: torch.device
+    world: World
+    precision: Precision
+    objective: Objective
+    data: TrainingData
+    batches: DataLoader
+    shown: dict[str, list[Example]]
+
+    @property
+    def num_steps(self) -> int: ...
+    def choose_shown(self) -> None: ...
+    def advise(self) -> None: ...
+    def step(self, batches: list[Batch], phase: Phase, lr: float) -> tuple[float, int, int]: ...
+    def loss(self, model: nn.Module, batch: Batch, phase: Phase) -> Tensor: ...
+    def describe(self, captioner: Captioner, examples: list[Example]) -> dict[str, str]: ...
+    def say(self, line: str) -> None: ...
+
+
+def dry_run(trainer: Trainer) -> None:
+    """Runs one batch through everything and prints an estimate for the whole run."""
     trainer.choose_shown()
     trainer.say("\n".join(["dry run: nothing is written", *try_out(trainer).lines()]))
     trainer.advise()
 
 
-def try_out(trainer: Any) -> Estimate:
-    """What one batch and a few captions took. `trainer` is train.py's, which need not be kept."""
+def try_out(trainer: Trainer) -> Estimate:
+    """What one batch and a few captions take. Two steps are made, which change the weights."""
     config, phase = trainer.config.train, Phase.of(trainer.config, 0)
     captioner, world, shown = trainer.captioner, trainer.world, trainer.shown["val"]
     lr = phase.learning_rate(config, epoch=0, step=0, steps=trainer.num_steps)
@@ -45,7 +73,7 @@ def try_out(trainer: Any) -> Estimate:
         captions=world.total(sum(int((b.ids[:, :, 0] != 0).sum()) for b in batches)),
         tokens=max(batch.ids.size(2) for batch in batches),
         steps=trainer.num_steps,
-        val_batches=len(trainer.data.loader("val").batch_sampler),
+        val_batches=len(trainer.data.loader("val")),
         val_captions=len(shown),
         epochs=config.epochs,
         workers=config.workers,
