@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from smile.config import Config, describe_config, load_config
-from smile.data.batches import Batch, EpochBatches, Example, batches_of
+from smile.data.batches import Batch, Example, batches_of
 from smile.data.device_augment import augment_batch
 from smile.errors import UserError, take_any_name
 from smile.model.captioner import Captioner
@@ -241,7 +241,8 @@ class Trainer:
         config, progress = self.config.train, self.progress
         train_mode(self.captioner)
         steps = self.num_steps
-        self.sampler.set_epoch(progress.epoch, first=progress.step * config.accumulate)
+        first = progress.step * config.accumulate
+        self.batches.batch_sampler.set_epoch(progress.epoch, first=first)
         title = f"epoch {progress.epoch + 1}/{config.epochs} {phase.objective}"
         steps_done = {"initial": progress.step, "total": steps, "unit": " steps"}
         with bar(desc=title, **steps_done, world=self.world) as shown:
@@ -299,16 +300,9 @@ class Trainer:
             return model(batch, phase.objective)
 
     @property
-    def sampler(self) -> EpochBatches:
-        """The order of the training batches."""
-        sampler = self.batches.batch_sampler
-        assert isinstance(sampler, EpochBatches)  # as make_loader made it
-        return sampler
-
-    @property
     def num_steps(self) -> int:
         """Optimiser steps in an epoch."""
-        return math.ceil(len(self.sampler) / self.config.train.accumulate)
+        return math.ceil(len(self.batches) / self.config.train.accumulate)
 
     def finish_epoch(self, phase: Phase) -> None:
         """Saves what was learned, then validates, and saves what came of that.

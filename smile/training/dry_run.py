@@ -4,14 +4,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from smile.config import Config
 from smile.data.batches import Batch, Example, batches_of
 from smile.model.captioner import Captioner
 from smile.system.distributed import World
 from smile.training.estimate import Estimate, timed
-from smile.training.loader import read
+from smile.training.loader import BatchLoader, read
 from smile.training.objective import Objective
 from smile.training.once import TrainingData
 from smile.training.precision import Precision
@@ -29,7 +28,7 @@ class Trainer(Protocol):
     precision: Precision
     objective: Objective
     data: TrainingData
-    batches: DataLoader
+    batches: BatchLoader
     shown: dict[str, list[Example]]
 
     @property

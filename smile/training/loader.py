@@ -30,6 +30,12 @@ from smile.training.features import NEEDS_LESS, Features
 PREFETCH = 4  # batches that each worker has ready, so that a few slow pictures delay no step
 
 
+class BatchLoader(DataLoader):
+    """`Batch`es, in the order of an `EpochBatches`."""
+
+    batch_sampler: EpochBatches
+
+
 def make_loader(
     captioner: Captioner,
     examples: Sequence[Example],
@@ -38,11 +44,11 @@ def make_loader(
     pin_memory: bool,
     world: World,
     features: Features | None = None,
-) -> DataLoader:
+) -> BatchLoader:
     """`Batch`es of `examples`: augmented and shuffled for training, in order otherwise.
 
-    Its `batch_sampler` is an `EpochBatches`. With `features`, no image is read: the batches hold
-    the features instead. Settings are those of `captioner.config`.
+    With `features`, no image is read: the batches hold the features instead. Settings are those of
+    `captioner.config`.
     """
     config, data = captioner.config.train, captioner.config.data
     transform: Callable[[Image.Image], Tensor] = captioner.transform
@@ -56,7 +62,7 @@ def make_loader(
         from smile.data.augment import TrainTransform  # imports torchvision, which takes seconds
 
         transform = TrainTransform(captioner.config.vit.image_size)
-    return DataLoader(
+    return BatchLoader(
         CaptionDataset(
             examples,
             transform,

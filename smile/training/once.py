@@ -6,14 +6,12 @@ Pictures may be decoded once for all epochs, and a frozen encoder's features com
 from collections.abc import Callable
 from pathlib import Path
 
-from torch.utils.data import DataLoader
-
 from smile.data.picture_cache import cached, make_cache
 from smile.model.captioner import Captioner
 from smile.system.distributed import World
 from smile.system.files import UNFINISHED, write_atomically
 from smile.training.features import Features, compute_features, on_one_machine
-from smile.training.loader import make_loader
+from smile.training.loader import BatchLoader, make_loader
 from smile.training.precision import Precision
 from smile.training.speed import is_frozen
 from smile.training.splits import Splits
@@ -43,7 +41,7 @@ class TrainingData:
             say=say,
         )
 
-    def loader(self, split: str) -> DataLoader:
+    def loader(self, split: str) -> BatchLoader:
         return make_loader(
             self.captioner,
             self.splits[split],
