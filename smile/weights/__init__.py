@@ -8,6 +8,7 @@ file                   one file of weights: name → tensor
 names                  foreign names and ours: a table for each convention
 kind                   tells which model weights belong to
 checksum               a file's SHA-256 beside it
+positions              position embeddings for another image size
 run_folder             our captioners on disk
 hub                    files of the Hugging Face hub
 vocabulary             a foreign vocabulary, fitted to the rows of its embedding

@@ -25,11 +25,11 @@ from smile.config import Config, config_to_toml, load_config
 from smile.errors import UserError, first_few
 from smile.model.captioner import Captioner
 from smile.model.tokenizer import Tokenizer
-from smile.model.vit import interpolate_positions
 from smile.system.files import read_text, write_atomically, write_text
 from smile.weights.checksum import check_sum, write_with_checksum
 from smile.weights.dtypes import to_float32, unusable
 from smile.weights.file import open_safetensors, read_safetensors
+from smile.weights.positions import interpolate_positions
 
 WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.toml", "vocab.txt"
 LOG = "log.jsonl"  # a record per epoch: only training writes it

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.model.captioner import Captioner
 from smile.model.layers import DropPath
-from smile.model.vit import ConvStem, ViT, interpolate_positions
+from smile.model.vit import ConvStem, ViT
 from smile.training.ema import WeightAverage
 
 # Weights as files, optimiser states and averages know them: by name, or by place alone.
@@ -286,19 +286,6 @@ def test_drop_path_keeps_the_mean_and_drops_whole_samples():
     per_sample = branch.flatten(1)
     assert (per_sample == per_sample[:, :1]).all()
     assert per_sample.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
-
-
-def test_positions_interpolate_smoothly_and_keep_the_class():
-    """Away from the border a ramp stays a ramp, bar the kernel's ripple; the class stays."""
-    ramp = torch.arange(8.0)[None, :, None].expand(8, 8, 1)  # value = column
-    positions = torch.cat([torch.full((1, 1, 1), 42.0), ramp.reshape(1, 64, 1)], dim=1)
-    larger = interpolate_positions(positions, grid=16)
-    assert larger.shape == (1, 257, 1)
-    assert larger[0, 0, 0] == 42
-    columns = larger[0, 1:, 0].reshape(16, 16)
-    expected = (torch.arange(16) + 0.5) / 2 - 0.5  # align_corners=False: pixel centres
-    assert_close(columns[8, 4:12], expected[4:12], rtol=0, atol=0.05)
-    assert interpolate_positions(positions, grid=8) is positions
 
 
 def test_wrong_sizes_are_named(golden):

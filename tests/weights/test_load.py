@@ -29,6 +29,7 @@ from smile.weights.export import export_blip, export_transformers
 from smile.weights.hub import NotInRepository
 from smile.weights.known import STORAGE
 from smile.weights.names import BLIP, TIED, TRANSFORMERS, account, from_ours, to_ours
+from smile.weights.positions import interpolate_positions
 from smile.weights.run_folder import build, save_run
 
 KEYS = json.loads((GOLDEN / "checkpoint_keys.json").read_text())
@@ -314,6 +315,19 @@ def test_a_blip_file_with_what_cannot_be_inferred(tmp_path):
 
 
 @pytest.mark.slow
+def test_positions_interpolate_smoothly_and_keep_the_class():
+    """Away from the border a ramp stays a ramp, bar the kernel's ripple; the class stays."""
+    ramp = torch.arange(8.0)[None, :, None].expand(8, 8, 1)  # value = column
+    positions = torch.cat([torch.full((1, 1, 1), 42.0), ramp.reshape(1, 64, 1)], dim=1)
+    larger = interpolate_positions(positions, grid=16)
+    assert larger.shape == (1, 257, 1)
+    assert larger[0, 0, 0] == 42
+    columns = larger[0, 1:, 0].reshape(16, 16)
+    expected = (torch.arange(16) + 0.5) / 2 - 0.5  # align_corners=False: pixel centres
+    assert_close(columns[8, 4:12], expected[4:12], rtol=0, atol=0.05)
+    assert interpolate_positions(positions, grid=8) is positions
+
+
 def test_wrong_weights_are_named(tmp_path):
     def drop(checkpoint):
         for n in range(2):
