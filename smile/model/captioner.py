@@ -1,12 +1,11 @@
-"""The captioner: image encoder and caption decoder joined (BLIP, Li et al. 2022, section 3.1).
+"""The captioner: pictures in, words out.
 
-    logits = captioner(images, ids)              # scores of every word as the next one
+    captioner.caption(photo)                     # "two dogs play in the snow"
+    captioner.describe(photo)                    # the best captions, with each word's probability
 
-    features = captioner.encode(images)          # the same in three steps: once per image,
-    states = captioner.decode(ids, features)     # for any number of captions of it,
-    logits = captioner.logits(states)            # at the positions that are wanted
-
-A captioner has its tokenizer and its settings with it: `captioner.caption(photo)` needs no more.
+It is the model of `blip.py` with what the model needs to read pictures and write words: a
+tokenizer, a transform from picture to pixels, and settings, among them the prompt and how to search
+for the most probable words.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,15 +14,13 @@ from numbers import Integral
 from typing import Any, overload
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from smile.config import Config
-from smile.model.cache import DecoderCache, KeysValues
-from smile.model.decoder import Decoder
+from smile.model.blip import BLIP
 from smile.model.generate import Hypothesis, asked_options, generate
 from smile.model.images import EvalTransform, Picture, are_several, picture_of, pictures_of
 from smile.model.tokenizer import Tokenizer
-from smile.model.vit import ViT
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,8 @@ class Caption:
     tokens: list[tuple[str, float]]
 
 
-class Captioner(nn.Module):
-    """ViT encoder and cross-attention decoder, with tokenizer and settings.
+class Captioner(BLIP):
+    """BLIP's model with tokenizer and settings.
 
     Args:
         config: sizes (`vit`, `decoder`), prompt (`data`) and search settings (`generate`).
@@ -51,82 +48,15 @@ class Captioner(nn.Module):
     """
 
     def __init__(self, *, config: Config, tokenizer: Tokenizer | None = None):
-        super().__init__()
-        vit, decoder = config.vit, config.decoder
-        if decoder.features_dim != vit.dim:
+        if tokenizer is not None and tokenizer.vocab_size != config.decoder.vocab_size:
             raise ValueError(
-                f"decoder.features_dim {decoder.features_dim} is not vit.dim {vit.dim}"
-            )
-        if tokenizer is not None and tokenizer.vocab_size != decoder.vocab_size:
-            raise ValueError(
-                f"decoder.vocab_size is {decoder.vocab_size}, "
+                f"decoder.vocab_size is {config.decoder.vocab_size}, "
                 f"but the tokenizer has {tokenizer.vocab_size} entries"
             )
+        super().__init__(vit=config.vit, decoder=config.decoder)
         self.config = config
         self._tokenizer = tokenizer
-        self.transform = EvalTransform(vit.image_size)
-        self.pad_id = tokenizer.pad_id if tokenizer else 0
-        self.vit = ViT(config=vit)
-        self.decoder = Decoder(config=decoder)
-
-    def forward(self, images: Tensor, ids: Tensor) -> Tensor:
-        """(B, 3, S, S) images, (B·K, T) ids → (B·K, T, V) scores of every word as the next one.
-
-        Each image has K captions, which stand next to each other in `ids`; with K = 1 that is
-        (B, T). `ids` begin with the prompt and are padded on the right.
-
-        Raises:
-            ValueError: images of another size, captions that are too long, or a number of captions
-                that is no multiple of the number of images.
-        """
-        return self.logits(self.decode(ids, self.encode(images)))
-
-    def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) → (B, P + 1, D) features: class token first, then the P patches."""
-        features: Tensor = self.vit(images)
-        return features
-
-    def decode(
-        self,
-        ids: Tensor,
-        features: Tensor | list[KeysValues] | None,
-        *,
-        cache: DecoderCache | None = None,
-    ) -> Tensor:
-        """(B·K, T) ids, (B, P + 1, D) features → (B·K, T, D) states for `logits`.
-
-        With a cache (from `new_cache`), `ids` are only the new words and `features` are not read;
-        without, they may also be what `decoder.keys_values` made of them.
-        """
-        states: Tensor = self.decoder(ids, features, cache)
-        return states
-
-    def logits(self, states: Tensor) -> Tensor:
-        """(..., D) states → (..., V) scores of every word as the next one."""
-        return self.decoder.logits(states)
-
-    def new_cache(self, features: Tensor, *, max_length: int, copies: int = 1) -> DecoderCache:
-        """A cache for decoding `copies` texts of up to `max_length` words per image."""
-        return self.decoder.new_cache(features, max_length=max_length, copies=copies)
-
-    def init_weights(self) -> "Captioner":
-        """Initialises all weights for training from scratch: normal, biases 0, norms 1.
-
-        BLIP's and BERT's standard deviation, 0.02, suits a width of 768. It grows as √(768 / width)
-        for narrower models; otherwise their activations start too small to learn from. The ViT's
-        positions start about as large as the patches they are added to: at 0.02, a small model
-        spends most of its training on finding out where each patch is.
-        """
-        for tower in (self.vit, self.decoder):
-            std = 0.02 * (768 / tower.config.dim) ** 0.5
-            for module in tower.modules():
-                if isinstance(module, nn.Linear | nn.Conv2d | nn.Embedding):
-                    nn.init.trunc_normal_(module.weight, std=std)
-                if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        nn.init.trunc_normal_(self.vit.class_token, std=0.02)
-        nn.init.trunc_normal_(self.vit.positions, std=0.5)
-        return self
+        self.transform = EvalTransform(config.vit.image_size)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -138,10 +68,6 @@ class Captioner(nn.Module):
     @tokenizer.setter
     def tokenizer(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-
-    @property
-    def device(self) -> torch.device:
-        return self.vit.class_token.device
 
     def caption(
         self,

@@ -26,14 +26,14 @@ class DecoderBlock(nn.Module):
         super().__init__()
         dim, num_heads, dropout = config.dim, config.num_heads, config.dropout
         self.self_attention = Attention(dim=dim, num_heads=num_heads, dropout=dropout)
-        self.self_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
+        self.self_norm = nn.LayerNorm(dim, eps=config.norm_eps)
         self.cross_attention = Attention(
             dim=dim, num_heads=num_heads, source_dim=config.features_dim, dropout=dropout
         )
-        self.cross_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
-        self.mlp = MLP(dim=config.dim, hidden_dim=config.mlp_dim)
-        self.mlp_norm = nn.LayerNorm(config.dim, eps=config.norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
+        self.cross_norm = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.mlp = MLP(dim=dim, hidden_dim=config.mlp_dim)
+        self.mlp_norm = nn.LayerNorm(dim, eps=config.norm_eps)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, image: KeysValues, past: PastCache | None = None) -> Tensor:
         """(B·K, T, D) words, keys and values of B images → (B·K, T, D)."""

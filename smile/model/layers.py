@@ -53,9 +53,9 @@ class Attention(nn.Module):
         if past is not None:
             keys_values = past.append(keys_values)
         causal = causal and x.size(1) > 1  # a single position is the last: it may see all others
-        mixed = self.merge_heads(self.attend(queries, keys_values, causal=causal))
-        out: Tensor = self.out(mixed)
-        return out
+        x = self.attend(queries, keys_values, causal=causal)
+        x = self.out(self.merge_heads(x))
+        return x
 
     def forward(self, x: Tensor, keys_values: KeysValues) -> Tensor:
         """Cross-attention: (B·K, T, D), keys and values of B sources → (B·K, T, D).
@@ -65,8 +65,9 @@ class Attention(nn.Module):
         """
         copies = x.size(0) // keys_values[0].size(0)
         queries = self.split_heads(self.query(x), copies)
-        out: Tensor = self.out(self.merge_heads(self.attend(queries, keys_values), copies))
-        return out
+        x = self.attend(queries, keys_values)
+        x = self.out(self.merge_heads(x, copies))
+        return x
 
     def project(self, x: Tensor) -> tuple[Tensor, KeysValues]:
         """(B, T, D) → queries, and keys and values, each (B, heads, T, D / heads)."""
@@ -115,8 +116,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) → (..., D)."""
-        out: Tensor = self.fc2(self.activation(self.fc1(x)))
-        return out
+        x = self.fc2(self.activation(self.fc1(x)))
+        return x
 
 
 class DropPath(nn.Module):

@@ -27,7 +27,7 @@ class Objective(nn.Module):
     def labels(self, ids: Tensor) -> Tensor:
         """(B, K, T) ids → (B·K, T - prompt) target ids, -100 at padding."""
         labels = ids.flatten(0, 1)[:, self.prompt_length :]
-        return labels.masked_fill(labels == self.captioner.pad_id, IGNORE)
+        return labels.masked_fill(labels == self.captioner.tokenizer.pad_id, IGNORE)
 
     def forward(self, batch: Batch, objective: str) -> Tensor:
         """A float32 scalar; `objective` is one of `caption_loss`'s.
