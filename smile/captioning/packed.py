@@ -7,6 +7,8 @@ same, in another order. (torch.compile's "freezing" does this to a whole graph; 
 no warm-up are needed.)
 """
 
+from typing import Any, NoReturn
+
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +41,10 @@ class PackedLinear(nn.Module):
         """(..., D_in) → (..., D_out), float32."""
         operator = torch.ops.mkldnn._linear_pointwise.default  # `.default` skips overload lookup
         return operator(x, self.weight, self.bias, self.post_op, [], "none")
+
+    def _save_to_state_dict(self, *_: Any) -> NoReturn:
+        """Called by `state_dict()`, which would leave these weights out without a word."""
+        raise ValueError("a packed captioner can only caption: load it again to save or export it")
 
 
 def packed(*layers: nn.Linear, repack: bool = True, gelu: bool = False) -> PackedLinear:
@@ -135,7 +141,9 @@ class FewQueriesAttention(PackedAttention):
 
 
 def can_pack(captioner: Captioner) -> bool:
-    """Whether this torch has oneDNN's operators and the weights are float32 on the CPU."""
+    """Whether oneDNN's operators are there, and the weights float32, on the CPU, not packed yet."""
+    if isinstance(captioner.decoder.head, PackedLinear):
+        return False
     weight = captioner.decoder.word_embed.weight
     has_operators = torch.backends.mkldnn.is_available() and hasattr(
         torch.ops.mkldnn, "_reorder_linear_weight"
@@ -159,7 +167,10 @@ def pack(captioner: Captioner, *, repack: bool = True) -> Captioner:
         ValueError: `can_pack` is false.
     """
     if not can_pack(captioner):
-        raise ValueError("this captioner cannot be packed: that needs oneDNN, float32 and the CPU")
+        raise ValueError(
+            "this captioner cannot be packed: that needs oneDNN, float32 and the CPU, "
+            "and that it is not packed already"
+        )
     decoder = captioner.decoder
     if repack:
         for module in captioner.modules():

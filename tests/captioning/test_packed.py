@@ -87,3 +87,14 @@ def test_only_float32_on_the_cpu_is_packed():
     assert not can_pack(captioner.double())
     with pytest.raises(ValueError, match="cannot be packed"):
         pack(captioner)
+
+
+@pytest.mark.parametrize("repack", [True, False])
+def test_a_packed_captioner_is_neither_packed_again_nor_saved(repack):
+    """Its weights are no longer all there, or not in their own layout."""
+    packed = pack(load_golden("a").captioner, repack=repack)
+    assert not can_pack(packed)
+    with pytest.raises(ValueError, match="packed already"):
+        pack(packed)
+    with pytest.raises(ValueError, match="load it again"):
+        packed.state_dict()
