@@ -246,6 +246,17 @@ def test_log_probabilities_are_the_models_own():
             assert len(hypothesis.logprobs) == len(ids) - 2
 
 
+@pytest.mark.parametrize("settings", [{"num_beams": 1}, {"num_beams": 3}, {"temperature": 1.5}])
+def test_a_score_is_the_log_probability_for_its_length(settings):
+    """Divided by length ** length_penalty; the length counts the prompt, but not [SEP]."""
+    options = {"length_penalty": 0.5, "max_length": 6, **settings}
+    found = [hypotheses[0] for hypotheses in search(TableModel(6), list(range(8)), **options)]
+    for hypothesis in found:
+        expected = sum(hypothesis.logprobs) / (2 + len(hypothesis.ids)) ** 0.5
+        assert hypothesis.score == pytest.approx(expected)
+    assert any(len(h.logprobs) > len(h.ids) for h in found)  # ended with [SEP]
+
+
 def test_seeds_repeat_and_differ():
     model = TableModel(12)
     options = {"temperature": 1.5, "max_length": 12}
