@@ -9,7 +9,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 # Threads make tiny models no faster, and far slower while anything else is running.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,6 +33,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.stem.removeprefix("test_") in NUMERIC:
             item.add_marker("numeric")
+
+
+@pytest.fixture
+def picture():
+    """A smooth colour picture with detail, wider than high."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (6, 9, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((90, 60), Image.Resampling.BICUBIC)
 
 
 @pytest.fixture

@@ -205,6 +205,27 @@ def make_photos(folder: Path, count: int) -> list[Path]:
     return sorted(folder.rglob("*.png"))
 
 
+def ramp(size: int) -> Image.Image:
+    """A picture that grows redder to the right and greener downwards, evenly."""
+    steps = torch.linspace(0, 255, size).round().to(torch.uint8)
+    channels = steps.expand(size, size), steps[:, None].expand(size, size)
+    return Image.fromarray(torch.stack([*channels, channels[0] * 0], dim=2).numpy())
+
+
+def crop_shares(crops: torch.Tensor, whole: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """How much of a `ramp`'s width and height each crop shows; a negative width is mirrored.
+
+    crops: (B, 3, S, S). whole: (3, S, S), the same picture uncropped.
+    """
+    across, down = (slice(None), 0, 8, slice(2, -2)), (slice(None), 1, slice(2, -2), 8)
+    slopes = [
+        (pixels[across].diff().mean(dim=1), pixels[down].diff().mean(dim=1))
+        for pixels in (crops, whole[None])
+    ]
+    (widths, heights), (width, height) = slopes
+    return widths / width, heights / height
+
+
 # Captioners of the transformers library -----------------------------------------------------------
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "picture", "of", "dog", "on", "the", "beach"]

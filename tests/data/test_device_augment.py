@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import crop_shares, ramp
 from PIL import Image
 
 from smile.config import Config, DataConfig, DecoderConfig, ViTConfig
@@ -46,6 +47,29 @@ def test_each_picture_is_augmented_its_own_way_and_stays_in_range():
     assert (images <= white + 1e-4).all() and (images >= black - 1e-4).all()
     torch.manual_seed(1)
     assert torch.equal(augment_batch(batch), images)
+
+
+def test_each_crop_has_an_area_and_a_shape_of_its_own(monkeypatch):
+    for name, value in {"ANGLE": 0.0, "COLOUR": (1, 1)}.items():
+        monkeypatch.setattr(device_augment, name, value)
+    torch.manual_seed(0)
+    crops = augment_batch(Pixels(32)(ramp(32)).expand(200, -1, -1, -1))
+    widths, heights = crop_shares(crops, EvalTransform(32)(ramp(32)))
+    areas, shapes = widths.abs() * heights, widths.abs() / heights
+    assert 0.3 < areas.min() < 0.4 and 0.9 < areas.max() < 1.02
+    assert 0.72 < shapes.min() < 0.8 and 1.25 < shapes.max() < 1.38
+    assert 0.4 < (widths < 0).float().mean() < 0.6
+
+
+@pytest.mark.parametrize("part", ["ANGLE", "COLOUR"])
+def test_each_picture_has_a_turn_and_colours_of_its_own(still, part, monkeypatch):
+    own = {"ANGLE": 0.2, "COLOUR": (0.6, 1.4)}
+    monkeypatch.setattr(device_augment, part, own[part])
+    torch.manual_seed(0)
+    images = augment_batch(Pixels(16)(picture()).expand(8, -1, -1, -1))
+    whole = EvalTransform(16)(picture())
+    distances = [min((image - one).norm() for one in (whole, whole.flip(2))) for image in images]
+    assert len({round(distance.item(), 3) for distance in distances}) == 8  # mirrored or not
 
 
 def test_a_plain_picture_keeps_its_colour_wherever_it_is_cropped(monkeypatch):
