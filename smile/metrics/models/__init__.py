@@ -1,6 +1,6 @@
 """The models that score captions, from scratch.
 
-batching          many items, a batch at a time
+batching          pads texts of different length
 bpe               text → ids as CLIP and GPT-2 read it
 text_transformer  what CLIP's text tower and GPT-2 share
 clip              how well a text fits an image
