@@ -15,7 +15,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-from helpers import SMALL, config_of, train_in_bits, trainer_of  # noqa: E402, F401
+from helpers import config_of, train_in_bits, trainer_of  # noqa: E402
 
 from smile.config import Config  # noqa: E402
 from smile.system.distributed import World  # noqa: E402

@@ -80,7 +80,7 @@ def measure(words: list[str]) -> None:
 def tiny_folder() -> Iterator[list[str]]:
     """What to caption, by which captioner."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from kill_bulk import make_photos, make_run
+    from helpers import make_photos, make_run
 
     with tempfile.TemporaryDirectory() as folder:
         make_photos(Path(folder) / "photos", 4)

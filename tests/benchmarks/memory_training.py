@@ -18,7 +18,7 @@ from project import ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))
 
-from several_processes import SMALL, trainer_of
+from helpers import SMALL, trainer_of
 
 from smile.config import load_config
 from smile.system.distributed import World

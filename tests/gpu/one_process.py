@@ -14,12 +14,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+TESTS = Path(__file__).parent.parent
+sys.path[:0] = [str(TESTS.parent), str(TESTS)]
 
-from several_processes import config_of, trainer_of
+from helpers import config_of, trainer_of  # noqa: E402
 
-from smile.system.device import pick_device
-from smile.system.distributed import World
+from smile.system.device import pick_device  # noqa: E402
+from smile.system.distributed import World  # noqa: E402
 
 
 class Exchanging(World):

@@ -8,9 +8,8 @@ import json
 import sys
 
 import pytest
-from kill_bulk import make_photos, make_run
-from on_device import DEVICE, needs_device
-from test_cuda_training import step_losses
+from helpers import make_photos, make_run
+from on_device import DEVICE, needs_device, step_losses
 
 import sample
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from kill_training import differences
-from on_device import DEVICE, needs_cuda, needs_device
-from several_processes import DROPOUT, NO_DROPOUT, ROOT, SMALL, config_of, train_in_bits, trainer_of
+from helpers import ROOT, SMALL, config_of, differences, train_in_bits, trainer_of
+from on_device import DEVICE, HERE, needs_cuda, needs_device, step_losses
+from several_processes import DROPOUT, NO_DROPOUT
 
 from smile.config import Config, DecoderConfig, ViTConfig, override
 from smile.loss import IGNORE
@@ -19,26 +19,12 @@ from smile.model.captioner import Captioner
 from smile.system.distributed import World
 from smile.training.head_loss import BLOCK, caption_loss
 from smile.training.precision import Precision
-from smile.training.schedule import Phase
 from smile.training.speed import prepare, train_mode
 
 pytestmark = needs_device
-HERE = f"train.device={DEVICE}"
 
 
 # Precision ----------------------------------------------------------------------------------------
-
-
-def step_losses(folder: Path, *settings: str, steps: int = 6) -> list[float]:
-    """The loss per token at successive steps on one batch."""
-    trainer = trainer_of(config_of(*NO_DROPOUT, HERE, *settings), folder, World())
-    train_mode(trainer.captioner)
-    phase, batch = Phase.of(trainer.config, 1), next(iter(trainer.batches))
-    losses = []
-    for _ in range(steps):
-        loss, tokens, _ = trainer.step([batch], phase, lr=1e-3)
-        losses.append(loss / tokens)
-    return losses
 
 
 @pytest.mark.parametrize("objective", ["smile", "mle", "reverse"])
