@@ -18,6 +18,7 @@ import train
 from smile.config import load_config
 from smile.errors import UserError
 from smile.system.files import write_atomically
+from smile.training.report import summarise, summary_line
 from smile.training.schedule import Phase, learning_rate
 from smile.training.setup import make_captioner
 from smile.training.splits import load_splits
@@ -80,6 +81,20 @@ def test_the_mle_captioner_is_kept_as_it_was(trained):
     assert kept.keys() == final.keys()
     assert any(not torch.equal(kept[name], final[name]) for name in kept)
     load_run(shapes / "mle")
+
+
+@pytest.mark.slow
+def test_the_comparison_is_of_both_captioners_on_the_test_images(trained):
+    folder, printed = trained
+    run, lines = folder / "runs" / "shapes", []
+    for label, place in {"MLE": run / "mle", "SMILE": run}.items():
+        captioner = load_run(place)
+        examples = load_splits(captioner.config)["test"]
+        texts = captioner.caption([example.read() for example in examples])
+        captions = {example.name: text for example, text in zip(examples, texts, strict=True)}
+        lines.append(f"  {label:<6} {summary_line(summarise(captions, examples))}")
+        assert lines[-1] in printed.splitlines()
+    assert lines[0][8:] != lines[1][8:]
 
 
 @pytest.mark.slow
