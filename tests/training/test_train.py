@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ONE_LAYER, ROOT, walks_by_chance
+from helpers import ONE_LAYER, ROOT, config_of, walks_by_chance
 from PIL import Image
 from safetensors.torch import load_file
 from zygote import zygote
 
 import train
 from smile.config import load_config
+from smile.data.shapes import check_caption
 from smile.errors import UserError
 from smile.system.files import write_atomically
 from smile.training.report import summarise, summary_line
@@ -199,7 +200,9 @@ def test_accumulated_batches_are_one_large_batch(make_trainer):
     results = []
     for batches in ([whole], parts):
         trainer = make_trainer("train.grad_clip=0.0", "decoder.dropout=0.0")
-        losses = [trainer.step(batches, phase, lr=0.0)[0]]
+        loss, tokens, images = trainer.step(batches, phase, lr=0.0)
+        assert (tokens, images) == (trainer.objective.num_targets(whole), len(rows))
+        losses = [loss]
         losses.append(trainer.step(batches, phase, lr=1e-2)[0])
         weights = {
             name: weight.detach().clone()
@@ -212,6 +215,20 @@ def test_accumulated_batches_are_one_large_batch(make_trainer):
     # AdamW's first steps follow the sign of the gradient: where it is zero, noise decides.
     for name, weight in one.items():
         assert torch.isclose(weight, two[name], atol=2e-3).float().mean() > 0.9, name
+
+
+def test_a_summary_by_hand():
+    first, second, _ = examples = load_splits(config_of())["val"][:3]
+    caption = max(first.captions, key=len)
+    found = summarise({first.name: caption, second.name: "what else"}, examples)  # no third
+    words, statements = caption.split(), len(check_caption(caption, first))
+    assert statements > 5  # all of them true, and none of the two words that state nothing
+    assert found == {
+        "caption_words": (len(words) + 2) / 2,
+        "distinct_words": len({*words}) + 2,
+        "statements": statements + 2,
+        "true_share": statements / (statements + 2),
+    }
 
 
 def test_learning_rate_warms_up_and_falls_along_a_cosine():
