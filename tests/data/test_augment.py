@@ -112,6 +112,7 @@ def test_training_crops_mirrors_and_augments(part, picture):
     assert any(not torch.equal(pixels, EvalTransform(16)(picture)) for pixels in made)
 
 
+@pytest.mark.slow
 def test_a_crop_keeps_half_to_all_of_the_area():
     """Of 3:4 to 4:3 in shape, and mirrored half of the time."""
     picture, transform = ramp(64), TrainTransform(32)
