@@ -228,3 +228,9 @@ def test_nobody_is_told_to_install_a_package_of_our_name():
     files = [*ROOT.glob("*.md"), *ROOT.glob("*.py"), *ROOT.glob("smile/**/*.py")]
     told = re.compile(r"install\s[^\n]*smile-captioning")
     assert [path for path in files if told.search(path.read_text("utf-8"))] == []
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_captioner_of_any_float_type_captions(tmp_path, dtype):
+    captioner = smile.load(make_run(tmp_path / "run")).to(dtype)
+    assert isinstance(captioner.caption(noise("RGB"), max_length=6, min_length=0), str)

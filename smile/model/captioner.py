@@ -156,7 +156,7 @@ class Captioner(BLIP):
             group = [i for i, prompt in enumerate(ids) if len(prompt) == length]
             found = generate(
                 self,
-                self.encode(pixels[group].to(self.device)),
+                self.encode(pixels[group].to(self.vit.class_token)),  # its device and dtype
                 torch.tensor([ids[i] for i in group], device=self.device),
                 sep_id=self.tokenizer.sep_id,
                 options=options,

@@ -144,7 +144,7 @@ class Decoder(nn.Module):
         if ids.dim() != 2:
             raise ValueError(f"ids are {tuple(ids.shape)}, expected (rows, words)")
         rows, words = ids.shape
-        if num_images == 0 or rows % num_images:
+        if rows == 0 or num_images == 0 or rows % num_images:
             raise ValueError(
                 f"{rows} caption rows beside {num_images} images; "
                 "expected a whole number of captions for each image"

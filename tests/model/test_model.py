@@ -132,10 +132,11 @@ def test_captions_of_one_image_share_it(golden):
     ("shape", "message"),
     [
         ((5, 7), "5 caption rows beside 2 images; expected a whole number of captions for each"),
+        ((0, 7), "0 caption rows beside 2 images; expected a whole number of captions for each"),
         ((1, 7), "1 caption rows beside 2 images"),
         ((2, 3, 7), r"ids are \(2, 3, 7\), expected \(rows, words\)"),
     ],
-    ids=["too many", "too few", "in groups"],
+    ids=["too many", "none", "too few", "in groups"],
 )
 @pytest.mark.parametrize("kind", ["features", "keys and values", "cache"])
 def test_captions_that_cannot_be_matched_to_images_are_refused(kind, shape, message):
