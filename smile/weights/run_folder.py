@@ -43,13 +43,13 @@ def save_run(folder: str | Path, captioner: Captioner) -> None:
     Raises:
         OSError: they cannot be written.
     """
+    weights = {name: tensor.contiguous() for name, tensor in captioner.state_dict().items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = captioner.config
     tokenizer = replace(config.tokenizer, strip_accents=captioner.tokenizer.strip_accents)
     write_text(folder / CONFIG, config_to_toml(replace(config, tokenizer=tokenizer)))
     write_atomically(folder / VOCAB, captioner.tokenizer.save)
-    weights = {name: tensor.contiguous() for name, tensor in captioner.state_dict().items()}
     try:
         write_with_checksum(folder / WEIGHTS, lambda path: save_file(weights, path))
     except SafetensorError as error:
