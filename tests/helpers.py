@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import torch
 from PIL import Image
@@ -325,3 +326,62 @@ class Loopback:
     def close(self) -> None:
         self.http.shutdown()
         self.http.server_close()
+
+
+class FileServer(Loopback):
+    """Serves files by their paths, whole or from a byte on; its attributes say how.
+
+    `requests` lists the ranges that were asked for, None for a whole file, and `paths` of what.
+    """
+
+    def __init__(self, files: dict[str, bytes] | None = None):
+        super().__init__()
+        self.files = files or {}
+        self.paths = []
+        self.logins = []
+        self.etag = '"v1"'
+        self.kind = "application/octet-stream"
+        self.ranges = True  # False: ignores Range, as simple servers do
+        self.obeys_if_range = True
+        self.says_version_of_parts = True
+        self.cuts = []  # bytes after which each of the next responses is cut
+        self.holds = []  # bytes after which each of the next responses waits for `close`
+        self.status = 200
+        self.closing = threading.Event()
+
+    def close(self) -> None:
+        self.closing.set()
+        super().close()
+
+    def answer(self, handler) -> None:
+        asked = handler.headers.get("Range")
+        self.requests.append(asked)
+        self.paths.append(handler.path)
+        self.logins.append(handler.headers.get("Authorization"))
+        content = self.files.get(urlsplit(handler.path).path)
+        if self.status != 200 or content is None:
+            handler.send_error(404 if self.status == 200 else self.status)
+            return
+        fresh = handler.headers.get("If-Range") == self.etag or not self.obeys_if_range
+        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
+        if not (asked and self.ranges and fresh):
+            start, status = 0, 200
+        else:
+            status = 416 if start >= len(content) else 206
+        body = content[start:]
+        handler.send_response(status)
+        handler.send_header("Content-Type", self.kind)
+        handler.send_header("Content-Length", str(len(body)))
+        if self.etag and (status == 200 or self.says_version_of_parts):
+            handler.send_header("ETag", self.etag)
+        if status == 206:
+            span = f"{start}-{len(content) - 1}"
+            handler.send_header("Content-Range", f"bytes {span}/{len(content)}")
+        if status == 416:
+            handler.send_header("Content-Range", f"bytes */{len(content)}")
+        handler.end_headers()
+        if self.holds:
+            handler.wfile.write(body[: self.holds.pop(0)])
+            self.closing.wait(20)
+        else:
+            handler.wfile.write(body[: self.cuts.pop(0)] if self.cuts else body)

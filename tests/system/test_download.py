@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers import Loopback
+from helpers import FileServer, Loopback
 
 import smile.system.connection as connection
 import smile.system.download as download
@@ -20,49 +20,21 @@ CONTENT = bytes(range(256)) * 400  # 102 400 bytes
 SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
 
 
-class Server(Loopback):
-    """Serves one file; its attributes say how, and `requests` which ranges it was asked for."""
+class Server(FileServer):
+    """Serves one file."""
 
     def __init__(self):
         super().__init__()
         self.url = f"{self.address}/models/model_base.pth"
         self.content = CONTENT
-        self.etag = '"v1"'
-        self.kind = "application/octet-stream"
-        self.ranges = True  # False: ignores Range, as simple servers do
-        self.obeys_if_range = True
-        self.cuts = []  # bytes after which each of the next responses is cut
-        self.status = 200
-        self.logins = []
-        self.says_version_of_parts = True
 
-    def answer(self, handler) -> None:
-        asked = handler.headers.get("Range")
-        self.requests.append(asked)
-        self.logins.append(handler.headers.get("Authorization"))
-        if self.status != 200:
-            handler.send_error(self.status)
-            return
-        fresh = handler.headers.get("If-Range") == self.etag or not self.obeys_if_range
-        start = int(asked.removeprefix("bytes=").removesuffix("-")) if asked else 0
-        if not (asked and self.ranges and fresh):
-            start, status = 0, 200
-        elif start >= len(self.content):
-            handler.send_error(416)
-            return
-        else:
-            status = 206
-        body = self.content[start:]
-        handler.send_response(status)
-        handler.send_header("Content-Type", self.kind)
-        handler.send_header("Content-Length", str(len(body)))
-        if self.etag and (status == 200 or self.says_version_of_parts):
-            handler.send_header("ETag", self.etag)
-        if status == 206:
-            last = len(self.content) - 1
-            handler.send_header("Content-Range", f"bytes {start}-{last}/{len(self.content)}")
-        handler.end_headers()
-        handler.wfile.write(body[: self.cuts.pop(0)] if self.cuts else body)
+    @property
+    def content(self) -> bytes:
+        return self.files["/models/model_base.pth"]
+
+    @content.setter
+    def content(self, content: bytes) -> None:
+        self.files["/models/model_base.pth"] = content
 
 
 @pytest.fixture(autouse=True)
