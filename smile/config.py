@@ -127,6 +127,9 @@ class DataConfig:
         "shapes", 'layout of the files; "shapes" draws its images and needs no files'
     )
     root: str = setting("", "folder that holds the data set")
+    download: bool = setting(
+        False, "fetch first what root lacks of Flickr8k (1.1 GB, for research and education)"
+    )
     annotations: str = setting("", 'the file of captions; "": the one in root (karpathy, folder)')
     prompt: str = setting("a picture of ", "text every caption continues")
     max_tokens: int = setting(40, "longest caption, prompt included, in tokens", minimum=2)

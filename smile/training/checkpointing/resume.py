@@ -27,6 +27,7 @@ from smile.weights.run_folder import CONFIG, LAST_FOLDER, MLE_FOLDER, is_run
 FREE = {
     "model.trained_on",
     "data.root",
+    "data.download",
     "data.annotations",
     "data.skip_broken",
     "train.epochs",
