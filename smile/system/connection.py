@@ -39,6 +39,14 @@ class Unreachable(Exception):
     """There is no such server."""
 
 
+class Refused(Exception):
+    """The server answers, but does not give the file. `absent`: because it has none."""
+
+    def __init__(self, reason: str, *, absent: bool = False) -> None:
+        super().__init__(reason)
+        self.absent = absent
+
+
 def shown(url: str) -> str:
     """A URL as messages show it: without user name, password and query."""
     bare = re.sub(r"(?<=//)[^/?#]*@", "", url)
@@ -80,7 +88,8 @@ def ask(url: str, headers: dict[str, str]) -> Iterator[Answer]:
     Raises:
         Broken: it failed, but a retry may succeed.
         Unreachable: there is no such server.
-        UserError: the server refuses, redirects where it must not, or is too slow.
+        Refused: the server does not give the file.
+        UserError: the server redirects where it must not, or is too slow.
     """
     with _Watch(url) as watch:
         here = url
@@ -89,7 +98,7 @@ def ask(url: str, headers: dict[str, str]) -> Iterator[Answer]:
                 response = _request(here, headers, watch, login=_same_host(here, url))
             with response:
                 if response.status not in REDIRECTS:
-                    _check_status(url, response)
+                    _check_status(response)
                     yield Answer(response, watch)
                     return
                 here = _redirected(url, here, response.headers.get("Location", ""))
@@ -132,21 +141,15 @@ def _redirected(url: str, here: str, location: str) -> str:
     return there
 
 
-def _check_status(url: str, response: http.client.HTTPResponse) -> None:
-    status, reason = response.status, response.reason
+def _check_status(response: http.client.HTTPResponse) -> None:
+    status, answer = response.status, f"the server answers {response.status} {response.reason}"
     if status in (408, 429) or status >= 500:
-        raise Broken(f"the server answers {status} {reason}")
+        raise Broken(answer)
     if status not in (200, 206, 416):
-        raise UserError(
-            f"{shown(url)} cannot be downloaded, the server answers {status} {reason}: "
-            "check the address; if the file has moved, give a local file's path instead"
-        )
+        raise Refused(answer, absent=status in (404, 410))
     coding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if coding not in ("", "identity"):
-        raise UserError(
-            f"{shown(url)} cannot be downloaded, the server compresses it ({coding}) although "
-            "asked not to: download it in a browser, then give that file's path instead"
-        )
+        raise Refused(f"the server compresses it ({coding}) although asked not to")
 
 
 # Patience -----------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from urllib.parse import quote, urlsplit
 from tqdm import tqdm
 
 from smile.errors import UserError, reason_of
-from smile.system.connection import Answer, Broken, Unreachable, ask, shown
+from smile.system.connection import Answer, Broken, Refused, Unreachable, ask, shown
 from smile.system.files import digest, flush, is_web_page
 from smile.system.lock import ProcessLock
 from smile.system.missing import shown_size
@@ -36,6 +36,7 @@ def fetch(
     checksum: str | None = None,
     size: int | None = None,
     folder: str | Path | None = None,
+    by_hand: str | Path | None = None,
 ) -> Path:
     """Downloads `url`, unless it is there already, and returns its path.
 
@@ -46,25 +47,29 @@ def fetch(
         checksum: what the downloaded file must have, "sha256:HEX" or "md5:HEX"; None: the line
             before the download says "unverified".
         size: its size in bytes.
+        by_hand: where errors tell the user to put the file; None: where the download goes, or
+            anywhere, since its path can be given.
 
     Raises:
         UserError: if it cannot be downloaded, or its size or checksum is wrong.
     """
     target = _place(url, folder)
+    wanted = _Wanted(url, target, checksum, size, by_hand)
     if not target.exists():
         if offline():
             raise UserError(
-                f"{shown(url)} is needed, but downloads are off ({offline()}): {_advice(target)}"
+                f"{shown(url)} is needed, but downloads are off ({offline()}): {wanted.advice}"
             )
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with _only_process(target):
                 if not target.exists():  # another process may have finished it meanwhile
-                    _download(url, target, checksum=checksum, size=size)
+                    _download(wanted)
         except OSError as error:  # from the disk: `_download` handles errors of the connection
+            another = ", or choose another folder with the environment variable SMILE_CACHE"
             raise UserError(
-                f"{target} cannot be written, {reason_of(error)}: make room there, or choose "
-                "another folder with the environment variable SMILE_CACHE"
+                f"{target} cannot be written, {reason_of(error)}: make room there"
+                + another * (folder is None)
             ) from error
     found = target.stat().st_size
     if size is not None and found != size:
@@ -72,6 +77,36 @@ def fetch(
             f"{target} is {found} bytes, expected {size}: delete it to download it again"
         )
     return target
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is to be downloaded, where to, and what it must be; see `fetch`."""
+
+    url: str
+    target: Path
+    checksum: str | None
+    size: int | None
+    by_hand: str | Path | None
+
+    @property
+    def advice(self) -> str:
+        """What the user can do without this download."""
+        return f"download the address elsewhere and {self.put}"
+
+    @property
+    def put(self) -> str:
+        if self.by_hand is not None:
+            return f"put it at {self.by_hand}"
+        return f"put it at {self.target}, or give a file's path instead"
+
+    @property
+    def page(self) -> str:
+        """The error for a web page in the file's place."""
+        return (
+            f"{shown(self.url)} is a web page, not a file: open it in a browser, "
+            f"download the file there and {self.put}"
+        )
 
 
 # --- places and messages -----------------------------------------------------------------------
@@ -105,10 +140,6 @@ def offline() -> str:
         if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
             return f"{name} is set"
     return ""
-
-
-def _advice(target: Path) -> str:
-    return f"download the address elsewhere and put it at {target}, or give a file's path instead"
 
 
 def announce(url: str, size: int | None, place: Path, *, verified: bool) -> None:
@@ -177,32 +208,38 @@ class _Part:
         self._note.unlink(missing_ok=True)
 
 
-def _download(url: str, target: Path, *, checksum: str | None, size: int | None) -> None:
-    part = _Part(target)
+def _download(wanted: _Wanted) -> None:
+    part = _Part(wanted.target)
+    address = shown(wanted.url)
     announced = False
     for attempt in range(TRIES):
         wait(max(0, attempt - 1))  # the first retry is immediate, later ones wait longer and longer
         try:
-            with ask(url, _headers(part)) as answer:
-                total = _begin(url, part, answer, size)
+            with ask(wanted.url, _headers(part)) as answer:
+                if _is_all_there(wanted, part, answer):
+                    break
+                total = _begin(wanted, part, answer)
                 if not announced:
-                    announce(url, total, target, verified=checksum is not None)
+                    announce(wanted.url, total, wanted.target, verified=wanted.checksum is not None)
                     announced = True
-                _receive(url, part, answer, total)
+                _receive(wanted.url, part, answer, total)
             break
         except Unreachable as error:
             raise UserError(
-                f"{shown(url)} cannot be reached, {error}: check the connection, "
-                f"or {_advice(target)}"
+                f"{address} cannot be reached, {error}: check the connection, or {wanted.advice}"
+            ) from error
+        except Refused as error:
+            raise UserError(
+                f"{address} cannot be downloaded, {error}: check the address, or {wanted.advice}"
             ) from error
         except Broken as error:
             reason = error
     else:
         kept = f"; the {part.size / 1e6:,.1f} MB so far are kept for the next try" * bool(part.size)
         raise UserError(
-            f"{shown(url)} cannot be downloaded, {reason}{kept}: try again, or {_advice(target)}"
+            f"{address} cannot be downloaded, {reason}{kept}: try again, or {wanted.advice}"
         )
-    _check(url, part, checksum)
+    _check(wanted, part)
     part.finish()
 
 
@@ -214,13 +251,21 @@ def _headers(part: _Part) -> dict[str, str]:
     return headers
 
 
-def _begin(url: str, part: _Part, answer: Answer, size: int | None) -> int | None:
+def _is_all_there(wanted: _Wanted, part: _Part, answer: Answer) -> bool:
+    """Whether the server has nothing after the part: a process was killed before it was checked."""
+    if answer.status != 416 or not part.size:
+        return False
+    same = wanted.checksum is not None or _version(answer) == part.version
+    return same and answer.headers.get("Content-Range") == f"bytes */{part.size}"
+
+
+def _begin(wanted: _Wanted, part: _Part, answer: Answer) -> int | None:
     """Prepares `part` to be appended to; returns the whole file's size, None if unknown."""
     if answer.status == 416:  # the file ends before our part does, so the part is of another file
         part.discard()
         raise Broken("the server has less than was downloaded before")
     if answer.headers.get_content_type() == "text/html":
-        raise UserError(_web_page(url))
+        raise UserError(wanted.page)
     version = _version(answer)
     total = answer.number(answer.headers.get("Content-Length"))
     if answer.status == 206:
@@ -231,13 +276,13 @@ def _begin(url: str, part: _Part, answer: Answer, size: int | None) -> int | Non
         total = answer.number(whole)
     else:
         part.begin(version)
-    if size is not None and total not in (None, size):
+    if wanted.size is not None and total not in (None, wanted.size):
         part.discard()
         raise UserError(
-            f"{shown(url)} is {total} bytes, expected {size}: the file there has changed; "
-            "give a local file's path instead"
+            f"{shown(wanted.url)} is {total} bytes, expected {wanted.size}: the file there has "
+            f"changed; {wanted.advice}"
         )
-    total = total if size is None else size
+    total = total if wanted.size is None else wanted.size
     free = shutil.disk_usage(part.path.parent).free
     if total is not None and total - part.path.stat().st_size > free:
         raise OSError(None, f"{total / 1e6:,.0f} MB do not fit in {free / 1e6:,.0f} MB free")
@@ -271,29 +316,22 @@ def _receive(url: str, part: _Part, answer: Answer, total: int | None) -> None:
         raise Broken(f"the server sent more than the {total} bytes expected")
 
 
-def _check(url: str, part: _Part, checksum: str | None) -> None:
+def _check(wanted: _Wanted, part: _Part) -> None:
     """Deletes and refuses a download that is not the expected file."""
     with part.path.open("rb") as file:
         head = file.read(1024)
-    kind, _, expected = (checksum or "").lower().partition(":")
+    kind, _, expected = (wanted.checksum or "").lower().partition(":")
     found = digest(part.path, kind) if kind else ""
     if not head:
-        problem = f"{shown(url)} is empty: check the address"
+        problem = f"{shown(wanted.url)} is empty: check the address"
     elif is_web_page(head):
-        problem = _web_page(url)
+        problem = wanted.page
     elif found != expected:
         problem = (
-            f"{shown(url)} has the {kind} {found}, expected {expected}: the download was damaged "
-            "or the file there has changed; try again, or give a local file's path instead"
+            f"{shown(wanted.url)} has the {kind} {found}, expected {expected}: the download was "
+            f"damaged or the file there has changed; try again, or {wanted.advice}"
         )
     else:
         return
     part.discard()
     raise UserError(problem)
-
-
-def _web_page(url: str) -> str:
-    return (
-        f"{shown(url)} is a web page, not a file: open it in a browser, "
-        "then give the downloaded file's path instead"
-    )

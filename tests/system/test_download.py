@@ -147,6 +147,42 @@ def test_starts_again_when_the_file_became_shorter(server):
     assert fetch(server.url).read_bytes() == CONTENT[:100]
 
 
+@pytest.mark.parametrize(("checksum", "etag"), [(SHA256, ""), (None, '"v1"')])
+def test_a_part_that_was_not_checked_yet_is_not_fetched_again(server, checksum, etag):
+    """A process was killed after the last byte."""
+    place = download._place(server.url, None)
+    place.parent.mkdir(parents=True)
+    place.with_name(f"{place.name}.part").write_bytes(CONTENT)
+    place.with_name(f"{place.name}.part.version").write_text('"v1"')
+    server.obeys_if_range, server.etag = False, etag
+    assert fetch(server.url, checksum=checksum).read_bytes() == CONTENT
+    assert server.requests == [f"bytes={len(CONTENT)}-"]
+    assert files(place.parent) == {place.name}
+
+
+@pytest.mark.parametrize("change", ["another version", "another size", "another file"])
+def test_a_part_of_another_file_is_fetched_again(server, change):
+    place = download._place(server.url, None)
+    place.parent.mkdir(parents=True)
+    place.with_name(f"{place.name}.part").write_bytes(b"old" + CONTENT[3:])
+    place.with_name(f"{place.name}.part.version").write_text('"v0"')
+    server.obeys_if_range = False
+    if change == "another size":
+        server.content = CONTENT[:-1]
+    if change == "another file":  # the server still calls it by the old version's name
+        with pytest.raises(UserError, match="has the sha256"):
+            fetch(server.url, checksum=SHA256)
+    assert fetch(server.url).read_bytes() == server.content
+
+
+def test_errors_name_the_place_that_the_caller_wants(server, tmp_path):
+    place = tmp_path / "archive.zip"
+    server.status = 404
+    with pytest.raises(UserError) as caught:
+        fetch(server.url, folder=tmp_path / "work", by_hand=place)
+    assert one_line(caught).endswith(f"download the address elsewhere and put it at {place}")
+
+
 def test_a_wrong_checksum_leaves_nothing(server, tmp_path):
     with pytest.raises(UserError, match="expected " + "0" * 64) as caught:
         fetch(server.url, checksum="sha256:" + "0" * 64)
