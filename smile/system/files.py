@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -78,6 +79,18 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def flush_all(folder: Path) -> None:
+    """Returns once all files in a folder, and their names, are on the disk. Raises OSError.
+
+    Linux is asked once for everything: a wait for each of thousands of files takes minutes.
+    """
+    if sys.platform == "linux":
+        os.sync()
+    else:
+        for path in (*folder.iterdir(), folder):
+            flush(path)
 
 
 def remove(path: str | Path) -> None:
