@@ -11,6 +11,11 @@ caption_lines   captions as lines of JSON
 caption_table   tables of captions in common forms
 layouts         checks and messages that the layouts share
 flickr8k        Flickr8k, in Kaggle's or its authors' layout
+flickr8k_archives  the published archives of Flickr8k, and mirrors of them
+flickr8k_folder    what of Flickr8k a folder lacks
+flickr8k_install   what the archives hold, put into a folder
+download        fetches what is lacking: `missing` and `provide`
+unzip           the wanted files of a zip archive, safely
 karpathy        Karpathy's JSON files: COCO, Flickr8k, Flickr30k
 folder          a user's folder of pictures
 load            `load_examples`: the examples that a config describes
@@ -18,5 +23,5 @@ batches         from examples to padded batches
 augment         BLIP's augmentation of one picture (imports torchvision, which takes seconds)
 device_augment  augmentation of a whole batch on the device
 picture_cache   pictures decoded once for all epochs
-__main__        `python -m smile.data draw`
+__main__        `python -m smile.data`: draw scenes, download Flickr8k
 """

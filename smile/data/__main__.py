@@ -1,13 +1,19 @@
-"""Draws scenes to caption: pictures that `configs/shapes.toml`'s captioner has never seen.
+"""Draws scenes to caption, or downloads Flickr8k.
 
 python -m smile.data draw scenes --count 12
+python -m smile.data download flickr8k
 
-The folder then holds scenes of the test split, 00.png and so on, and captions.jsonl, a line per
-picture with its captions and all true statements about it:
+draw: pictures that `configs/shapes.toml`'s captioner has never seen. The folder then holds scenes
+of the test split, 00.png and so on, and captions.jsonl, a line per picture with its captions and
+all true statements about it:
 
     {"image": "00.png", "captions": ["a red circle", ...], "statements": ["the circle is red", ...]}
 
 It is a training folder (`data.format=folder`), and its captions.jsonl is a file of references.
+
+download: 8091 photos with five captions each, 1.1 GB, as `configs/flickr8k.toml` trains on; only
+what the folder lacks of them. The photos belong to their Flickr users and are for research and
+education only. An interrupted download is resumed by the same command.
 """
 
 import argparse
@@ -18,6 +24,7 @@ from itertools import islice
 from pathlib import Path
 
 from smile.config import LARGEST_SEED
+from smile.data.download import download
 from smile.data.shapes import scenes, true_statements
 from smile.errors import UserError, take_any_name
 from smile.system.files import check_empty, write_text, writing
@@ -30,12 +37,16 @@ def main() -> None:
     take_any_name()
     args = parse_args()
     try:
-        draw(args.folder, count=args.count, seed=args.seed, size=args.size)
+        if args.command == "draw":
+            draw(args.folder, count=args.count, seed=args.seed, size=args.size)
+        else:
+            download_flickr8k(args.folder)
     except UserError as error:
         print(f"smile.data: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"smile.data: stopped; {args.folder} is incomplete", file=sys.stderr)
+        resumes = "; the same command resumes" * (args.command == "download")
+        print(f"smile.data: stopped; {args.folder} is incomplete{resumes}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -46,13 +57,33 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", dest="command")
     one = commands.add_parser("draw", help="write drawn scenes and their captions to a new folder")
     one.add_argument("folder", metavar="DIR", type=Path, help="a new or empty folder")
     one.add_argument("--count", type=int, default=12, help="how many scenes (12)")
     one.add_argument("--seed", type=int, default=0, help="which scenes (0)")
     one.add_argument("--size", type=int, default=240, help="their side in pixels (240)")
+    one = commands.add_parser("download", help="download a data set, or what a folder lacks of it")
+    one.add_argument("name", choices=["flickr8k"], help="which data set")
+    one.add_argument(
+        "folder",
+        metavar="DIR",
+        nargs="?",
+        type=Path,
+        default=Path("data/flickr8k"),
+        help="where to (data/flickr8k)",
+    )
     return parser.parse_args()
+
+
+def download_flickr8k(folder: Path) -> None:
+    """Downloads what `folder` lacks of Flickr8k, and says what to do with it."""
+    download(folder, ratings=True)
+    root = "" if folder == Path("data/flickr8k") else f" --set data.root={shlex.quote(str(folder))}"
+    print(
+        f"{folder} holds Flickr8k; to train on it: "
+        f"python train.py configs/flickr8k_scratch.toml{root}"
+    )
 
 
 def draw(folder: Path, *, count: int, seed: int, size: int) -> None:

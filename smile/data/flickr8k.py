@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from smile.data.caption_table import read_table, text_of
+from smile.data.flickr8k_archives import RELEASE, TEXT
 from smile.data.layouts import (
     KAGGLE_FLICKR8K,
     Found,
@@ -22,7 +23,11 @@ from smile.errors import UserError, first_few
 from smile.model.images import Photo
 from smile.system.picture_files import is_image
 
-_LISTS = "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_text.zip"
+CAPTIONS = ("captions.txt", "Flickr8k.token.txt")  # the first that is there is read
+LISTS = dict(
+    zip(SPLITS, (f"Flickr_8k.{s}Images.txt" for s in ("train", "dev", "test")), strict=True)
+)
+_LISTS = f"{RELEASE}/{TEXT.name}"
 LAYOUT = Layout(
     "images/NAME.jpg, captions.txt (or Flickr8k.token.txt) and "
     "Flickr_8k.{train,dev,test}Images.txt in data.root",
@@ -47,7 +52,7 @@ def load(
     """
     root = data_folder(root, LAYOUT)
     names = _listed(root, split)  # before the captions, because the lists are short
-    annotations, captions = _captions(root)
+    annotations, captions = read_captions(root)
     if names is None:
         names = _hashed(root, captions, split, val_fraction, test_fraction)
     images = image_folder(root)
@@ -66,18 +71,23 @@ def load(
     )
 
 
-def _captions(root: Path) -> tuple[Path, dict[str, list[str]]]:
-    """The file of captions, and the captions of each image in its order."""
+def read_captions(root: Path) -> tuple[Path, dict[str, list[str]]]:
+    """The file of captions, and the captions of each image in its order.
+
+    Raises:
+        UserError: there is none, or it is wrong.
+    """
     captions: dict[str, list[str]] = {}
-    if os.path.isfile(annotations := root / "captions.txt"):
+    table, tokens = CAPTIONS
+    if os.path.isfile(annotations := root / table):
         for row in read_table(annotations):
             captions.setdefault(nfc(path_of(row)), []).extend(row.captions or [""])
-    elif os.path.isfile(annotations := root / "Flickr8k.token.txt"):
+    elif os.path.isfile(annotations := root / tokens):
         for name, caption in _token_lines(annotations):
             captions.setdefault(nfc(name), []).append(caption)
     else:
         raise UserError(
-            f"{root}: neither captions.txt nor Flickr8k.token.txt is there; "
+            f"{root}: neither {table} nor {tokens} is there; "
             f"expected {LAYOUT.expected}; get it from {LAYOUT.source}"
         )
     return annotations, captions
@@ -88,24 +98,21 @@ def _listed(root: Path, split: str) -> list[str] | None:
 
     No name may stand twice in the three lists.
     """
-    lists = dict(
-        zip(SPLITS, (f"Flickr_8k.{s}Images.txt" for s in ("train", "dev", "test")), strict=True)
-    )
-    absent = [name for name in lists.values() if not os.path.isfile(root / name)]
-    if len(absent) == len(lists):
+    absent = [name for name in LISTS.values() if not os.path.isfile(root / name)]
+    if len(absent) == len(LISTS):
         return None
     if absent:
         raise UserError(
             f"{root}: the official split lists are missing: {', '.join(absent)}; "
             f"put them there from {_LISTS}, or remove all three to split by a hash of the names"
         )
-    names = {key: lines(root / name) for key, name in lists.items()}
+    names = {key: lines(root / name) for key, name in LISTS.items()}
     refuse_duplicates(
         (name for split_names in names.values() for name in split_names),
         where=f"{root / 'Flickr_8k.*Images.txt'}",
     )
     if not names[split]:
-        raise EmptySplit(f"{root / lists[split]}: the {split} split is empty")
+        raise EmptySplit(f"{root / LISTS[split]}: the {split} split is empty")
     return names[split]
 
 

@@ -27,7 +27,12 @@ from smile.system.missing import shown_size
 
 CHUNK = 1 << 20
 TRIES = 5  # connections made for one file before giving up
+HEADERS = {"User-Agent": "smile-captioning", "Accept-Encoding": "identity"}
 VERSION = re.compile(r"[\x20-\x7e]{1,500}")  # an ETag or date that can be stored and sent back
+
+
+class NoConnection(UserError):
+    """A server cannot be reached, and so perhaps none can."""
 
 
 def fetch(
@@ -51,6 +56,7 @@ def fetch(
             anywhere, since its path can be given.
 
     Raises:
+        NoConnection: if the server cannot be reached.
         UserError: if it cannot be downloaded, or its size or checksum is wrong.
     """
     target = _place(url, folder)
@@ -62,7 +68,7 @@ def fetch(
             )
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with _only_process(target):
+            with only_process(target, target.with_name(f".{target.name}.lock")):
                 if not target.exists():  # another process may have finished it meanwhile
                     _download(wanted)
         except OSError as error:  # from the disk: `_download` handles errors of the connection
@@ -150,9 +156,9 @@ def announce(url: str, size: int | None, place: Path, *, verified: bool) -> None
 
 
 @contextlib.contextmanager
-def _only_process(target: Path) -> Iterator[None]:
-    """Waits until no other process downloads the same file."""
-    lock = ProcessLock(target.with_name(f".{target.name}.lock"))
+def only_process(target: Path, lock_file: Path) -> Iterator[None]:
+    """Waits until no other process downloads `target`, and says so."""
+    lock = ProcessLock(lock_file)
     if not lock.acquire():
         print(f"waiting for another process to download {target}", file=sys.stderr)
         lock.wait()
@@ -225,7 +231,7 @@ def _download(wanted: _Wanted) -> None:
                 _receive(wanted.url, part, answer, total)
             break
         except Unreachable as error:
-            raise UserError(
+            raise NoConnection(
                 f"{address} cannot be reached, {error}: check the connection, or {wanted.advice}"
             ) from error
         except Refused as error:
@@ -245,10 +251,8 @@ def _download(wanted: _Wanted) -> None:
 
 def _headers(part: _Part) -> dict[str, str]:
     """Headers that ask for the file, or for its rest if the server still has the part's version."""
-    headers = {"User-Agent": "smile-captioning", "Accept-Encoding": "identity"}
-    if part.size:
-        headers |= {"Range": f"bytes={part.size}-", "If-Range": part.version}
-    return headers
+    rest = {"Range": f"bytes={part.size}-", "If-Range": part.version} if part.size else {}
+    return HEADERS | rest
 
 
 def _is_all_there(wanted: _Wanted, part: _Part, answer: Answer) -> bool:
