@@ -53,7 +53,7 @@ def unpack(
                 _check_sizes(entries, archive, most_bytes)
                 with writing(folder):
                     folder.mkdir(parents=True, exist_ok=True)
-                    _check_room(entries, folder)
+                _check_room(entries, folder)
                 for name, entry in tqdm(
                     entries.items(), desc=f"unpacking {archive.name}", disable=None
                 ):
@@ -105,7 +105,9 @@ def _check_room(entries: dict[str, zipfile.ZipInfo], folder: Path) -> None:
     needed = sum(entry.file_size for entry in entries.values())
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise OSError(None, f"{shown_size(needed)} do not fit in {shown_size(free)} free", folder)
+        raise UserError(
+            f"{folder}: {shown_size(needed)} do not fit in {shown_size(free)} free: make room there"
+        )
 
 
 def shown(entry: zipfile.ZipInfo) -> str:
