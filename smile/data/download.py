@@ -22,9 +22,10 @@ from smile.data.flickr8k_folder import (
 )
 from smile.data.flickr8k_install import (
     WORK,
-    cleaned_up,
+    PartOnly,
     install_photos,
     install_text,
+    remove_unpacked,
     work_folders,
 )
 from smile.data.unzip import BadArchive
@@ -81,9 +82,11 @@ def download(root: Path, *, ratings: bool = False) -> None:
             root.mkdir(parents=True, exist_ok=True)
             with only_process(root, root / LOCK):
                 every_photo = _is_unfinished(root)
-                with cleaned_up(root):
-                    _complete(root, ratings=ratings, every_photo=every_photo)
+                remove_unpacked(root)  # of a killed process: the room is needed
+                _complete(root, ratings=ratings, every_photo=every_photo)
     finally:
+        if root.is_dir():
+            remove_unpacked(root)
         for path in made:  # unless something came of it
             with contextlib.suppress(OSError):
                 path.rmdir()
@@ -102,12 +105,14 @@ def _complete(root: Path, *, ratings: bool, every_photo: bool) -> None:
         file = _file(root, archive, place)
         try:
             install(file, root)
-        except BadArchive:
+        except (BadArchive, PartOnly):  # nobody will use the archive
             if _is_ours(file):
                 file.unlink()
             raise
-    if not has_photos(root):
-        raise UserError(f"{root}: the split lists name photos that are not in {PHOTOS.name}")
+        if archive in _lacking(root, ratings=ratings, every_photo=False):
+            raise UserError(f"{root}: its split lists name photos that are not in {archive.name}")
+        if _is_ours(file):
+            file.unlink()
     for folder in work_folders(root):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -125,7 +130,7 @@ def _lacking(root: Path, *, ratings: bool, every_photo: bool) -> list[Archive]:
 
 def _is_unfinished(root: Path) -> bool:
     """Whether a process was killed, or is at work."""
-    return any(folder.is_dir() for folder in work_folders(root))
+    return (root / LOCK).exists() or any(folder.is_dir() for folder in work_folders(root))
 
 
 def _what(root: Path, archive: Archive) -> str:

@@ -7,7 +7,7 @@ that nothing is ever half there. What is there already is left alone.
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from smile.data.flickr8k import CAPTIONS, LISTS, read_captions
@@ -24,27 +24,33 @@ UNPACKED = "unpacked"  # a folder in such a folder
 PHOTO_FOLDER = "Flicker8k_Dataset"  # as in the archive
 
 
+class PartOnly(UserError):
+    """The captions that are there are of a part of Flickr8k."""
+
+
 def work_folders(root: Path) -> set[Path]:
     """Where unfinished work lies: beside what it becomes, which may be on another disk."""
     return {root / WORK, image_folder(root) / WORK}
 
 
-@contextlib.contextmanager
-def cleaned_up(root: Path) -> Iterator[None]:
-    """Removes what was unpacked and not renamed, here or by a killed process: nobody uses it."""
-    folders = work_folders(root)
-    _remove_unpacked(folders)
-    try:
-        yield
-    finally:
-        _remove_unpacked(folders)
-
-
-def _remove_unpacked(folders: set[Path]) -> None:
-    for folder in folders:
+def remove_unpacked(root: Path) -> None:
+    """Removes what was unpacked and not renamed, which nobody will use."""
+    for folder in work_folders(root):
         shutil.rmtree(folder / UNPACKED, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.rmdir()  # unless it has an archive or a part of one
+
+
+@contextlib.contextmanager
+def _unpacked(
+    archive: Path, folder: Path, *, wanted: Callable[[str], bool], most_bytes: int
+) -> Iterator[tuple[Path, list[str]]]:
+    """A folder below `folder` with the wanted files, and their names, until it is left."""
+    place = folder / WORK / UNPACKED
+    try:
+        yield place, unpack(archive, place, wanted=wanted, most_bytes=most_bytes)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def install_text(archive: Path, root: Path) -> None:
@@ -52,21 +58,21 @@ def install_text(archive: Path, root: Path) -> None:
 
     Raises:
         BadArchive: the archive is damaged, not safe, or lacks a file.
-        UserError: the lists do not fit the captions that are there, or the disk is too small.
+        PartOnly: the lists name images without captions, and so they are not put there.
+        UserError: the disk is too small.
     """
     # The lists come last: as long as one is lacking, the archive is unpacked again.
     needed = [RATINGS, *([] if has_captions(root) else CAPTIONS[1:]), *LISTS.values()]
-    unpacked = root / WORK / UNPACKED
-    names = unpack(
-        archive, unpacked, wanted=lambda name: name in needed, most_bytes=TEXT.most_unpacked
-    )
-    if absent := set(needed) - set(names):
-        raise BadArchive(f"{archive}: {first_few([*absent])} is not in it")
-    if has_captions(root):
-        _check_lists_fit(root, unpacked)
-    for name in needed:
-        _put(unpacked / name, root)
-    flush(root)
+    with _unpacked(
+        archive, root, wanted=lambda name: name in needed, most_bytes=TEXT.most_unpacked
+    ) as (unpacked, names):
+        if absent := set(needed) - set(names):
+            raise BadArchive(f"{archive}: {first_few([*absent])} is not in it")
+        if has_captions(root):
+            _check_lists_fit(root, unpacked)
+        for name in needed:
+            _put(unpacked / name, root)
+        flush(root)
 
 
 def install_photos(archive: Path, root: Path) -> None:
@@ -78,22 +84,21 @@ def install_photos(archive: Path, root: Path) -> None:
     """
     folder = image_folder(root)
     folder = folder if folder != root else root / PHOTO_FOLDER
-    unpacked = (folder if folder.is_dir() else root) / WORK / UNPACKED
-    names = unpack(
+    with _unpacked(
         archive,
-        unpacked,
+        folder if folder.is_dir() else root,
         wanted=lambda name: name.endswith(".jpg"),
         most_bytes=PHOTOS.most_unpacked,
-    )
-    if not names:
-        raise BadArchive(f"{archive}: no photo (.jpg) is in it")
-    if folder.is_dir():
-        for name in names:
-            _put(unpacked / name, folder)
-        flush(folder)
-    else:
-        unpacked.rename(folder)
-        flush(root)
+    ) as (unpacked, names):
+        if not names:
+            raise BadArchive(f"{archive}: no photo (.jpg) is in it")
+        if folder.is_dir():
+            for name in names:
+                _put(unpacked / name, folder)
+            flush(folder)
+        else:
+            unpacked.rename(folder)
+            flush(root)
 
 
 def _check_lists_fit(root: Path, unpacked: Path) -> None:
@@ -101,7 +106,7 @@ def _check_lists_fit(root: Path, unpacked: Path) -> None:
     annotations, captions = read_captions(root)
     listed = [name for file in LISTS.values() for name in lines(unpacked / file)]
     if bare := [name for name in listed if nfc(name) not in captions]:
-        raise UserError(
+        raise PartOnly(
             f"{annotations}: {len(bare)} of the {len(listed)} images in Flickr8k's split lists "
             f"have no captions in it: {first_few(bare)}; so the lists are not put there; "
             "to split the images by a hash of their names, set data.download = false"
