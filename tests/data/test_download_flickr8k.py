@@ -505,9 +505,13 @@ def test_a_process_that_waits_goes_on_for_one_that_was_killed(server, tmp_path):
     """Two at once: the second fetches nothing, until the first is killed in its download."""
     write(*TEXTS)
     server.holds = [10**6, 2_000]  # the first is for MD5SUMS
-    code = (
-        'from pathlib import Path\nfrom smile.data.download import download\ndownload(Path("data"))'
-    )
+    code = """
+import os
+from pathlib import Path
+from smile.data.download import download
+download(Path("data"))
+os._exit(0)  # Python's own end takes seconds
+"""
     errors = [tmp_path / "first", tmp_path / "second"]
     with errors[0].open("w") as one, errors[1].open("w") as two:
         first = zygote().start(["-c", code], cwd=tmp_path, stderr=one)
