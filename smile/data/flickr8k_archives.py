@@ -97,7 +97,9 @@ class Place:
             with ask(url, HEADERS) as answer:
                 while len(data) < LARGEST_SUMS and (chunk := answer.read(LARGEST_SUMS)):
                     data += chunk
-        except (Broken, Refused, Unreachable) as error:
+        except Unreachable:
+            return {}  # the archives cannot be had either, and the error for them says more
+        except (Broken, Refused) as error:
             if isinstance(error, Refused) and error.absent:
                 return {}
             raise UserError(f"{url} cannot be read, {error}: check {MIRROR}") from error

@@ -31,10 +31,6 @@ HEADERS = {"User-Agent": "smile-captioning", "Accept-Encoding": "identity"}
 VERSION = re.compile(r"[\x20-\x7e]{1,500}")  # an ETag or date that can be stored and sent back
 
 
-class NoConnection(UserError):
-    """A server cannot be reached, and so perhaps none can."""
-
-
 def fetch(
     url: str,
     *,
@@ -56,7 +52,6 @@ def fetch(
             anywhere, since its path can be given.
 
     Raises:
-        NoConnection: if the server cannot be reached.
         UserError: if it cannot be downloaded, or its size or checksum is wrong.
     """
     target = _place(url, folder)
@@ -231,7 +226,7 @@ def _download(wanted: _Wanted) -> None:
                 _receive(wanted.url, part, answer, total)
             break
         except Unreachable as error:
-            raise NoConnection(
+            raise UserError(
                 f"{address} cannot be reached, {error}: check the connection, or {wanted.advice}"
             ) from error
         except Refused as error:

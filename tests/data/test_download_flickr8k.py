@@ -49,6 +49,7 @@ def surroundings(tmp_path, monkeypatch):
     for name in ("SMILE_OFFLINE", "HF_HUB_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("SMILE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(system_download, "wait", lambda seconds: None)
     monkeypatch.setattr(unzip, "flush_all", lambda folder: None)
 
@@ -336,7 +337,17 @@ def test_a_cut_connection_is_resumed_by_the_next_try(server):
 
 def test_no_connection_leaves_nothing(server):
     server.close()
-    with pytest.raises(UserError, match=r"MD5SUMS cannot be read, .*: check SMILE_FLICKR8K_MIRROR"):
+    with pytest.raises(UserError, match=rf"{TEXT} cannot be reached, .*: check the conn") as caught:
+        provide(data("new/data"))
+    assert one_line(caught).endswith(f"put it at new/data/{TEXT}")
+    assert not Path("new").exists()
+
+
+def test_a_mirror_that_fails_is_named(server):
+    server.status = 503
+    with pytest.raises(
+        UserError, match=r"MD5SUMS cannot be read, .* 503 .*: check SMILE_FLICKR8K_M"
+    ):
         provide(data("new/data"))
     assert not Path("new").exists()
 
