@@ -365,7 +365,7 @@ def test_offline_names_all_at_once(monkeypatch):
     assert not Path("new").exists()
 
 
-def test_a_small_disk_is_told_before_the_first_byte(server, monkeypatch):
+def test_a_small_disk_is_told_before_the_first_byte(server, monkeypatch, capfd):
     monkeypatch.delenv("SMILE_FLICKR8K_MIRROR")
     usage = downloading.shutil.disk_usage(".")
     with monkeypatch.context() as patch:
@@ -378,8 +378,13 @@ def test_a_small_disk_is_told_before_the_first_byte(server, monkeypatch):
         part.parent.mkdir(parents=True)
         with part.open("wb") as file:  # of which so much is there already
             file.truncate(10**9)
+        assert capfd.readouterr().err == ""
         with pytest.raises(pytest.fail.Exception, match="asked"):
             provide(data())
+        assert capfd.readouterr().err.startswith(
+            "downloading the captions, split lists, human ratings of Flickr8k (2.3 MB) and the "
+            f"photos of Flickr8k (1.1 GB) from {published.RELEASE} to data; the photos belong to"
+        )
 
 
 @pytest.mark.parametrize("when", ["unpacking", "flushing", "renaming"])

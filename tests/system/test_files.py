@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from smile.errors import UserError, take_any_name
+from smile.system import files
 from smile.system.files import (
     UNFINISHED,
     check_writable,
@@ -243,3 +244,17 @@ def test_standard_output_takes_any_name_in_any_encoding(encoding, monkeypatch):
     assert data.getvalue() == (
         "日本".encode() + b" \xff\n" if known else b"\\u65e5\\u672c \\udcff\n"
     )
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin"])
+def test_all_of_a_folder_is_flushed(platform, tmp_path, monkeypatch):
+    """Linux waits for everything at once, others for each file and the folder."""
+    flushed = []
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+    monkeypatch.setattr(files.sys, "platform", platform)
+    monkeypatch.setattr(files, "flush", flushed.append)
+    monkeypatch.setattr(files.os, "sync", lambda: flushed.append("all"))
+    files.flush_all(tmp_path)
+    each = [tmp_path, tmp_path / "a", tmp_path / "b"]
+    assert sorted(flushed) == (["all"] if platform == "linux" else each)
