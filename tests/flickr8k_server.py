@@ -31,7 +31,7 @@ NOT_THERE = "2258277193_586949ec62.jpg.1"
 
 def names(split: int, count: int) -> list[str]:
     """File names as Flickr gives them: the photo's number and a secret."""
-    numbers = [10**9 + 1000 * split + number for number in range(count)]
+    numbers = [10**9 + 10**6 * split + number for number in range(count)]
     secrets = (hashlib.md5(str(n).encode(), usedforsecurity=False).hexdigest() for n in numbers)
     return [f"{number}_{secret[:10]}.jpg" for number, secret in zip(numbers, secrets, strict=True)]
 
