@@ -15,6 +15,7 @@ class Missing:
     place: where it belongs.
     size: in bytes; None if unknown.
     fetched: whether the command would download it by itself.
+    command: what to type to put it there; "" if nothing but words helps.
     """
 
     what: str
@@ -22,6 +23,7 @@ class Missing:
     place: str
     size: int | None = None
     fetched: bool = True
+    command: str = ""
 
     def __str__(self) -> str:
         size = "" if self.size is None else f" ({shown_size(self.size)})"
@@ -37,7 +39,9 @@ def shown_size(size: int) -> str:
 
 
 def refuse(missing: Sequence[Missing], why: str) -> None:
-    """Raises UserError, in one line, if anything is missing: `why`, then every piece."""
+    """Raises UserError, in one line, if anything is missing: `why`, every piece, the commands."""
     if missing:
         pieces = "; ".join(map(str, missing))
-        raise UserError(f"{why}; missing: {pieces}")
+        commands = " && ".join(piece.command for piece in missing if piece.command)
+        then = f"; to put them there: {commands}" if commands else ""
+        raise UserError(f"{why}; missing: {pieces}{then}")
