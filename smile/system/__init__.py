@@ -5,6 +5,7 @@ distributed    several processes that work together, as torchrun starts them
 files          files read and written safely, with one-line errors
 lock           one run at a time in a folder
 missing        what a command needs and this machine lacks
+verified       files whose checksum was right once, so that none is hashed at every start
 connection     one HTTP request for a file
 download       files downloaded once from a URL
 picture_files  which files are pictures, by their suffix or first bytes

@@ -80,10 +80,10 @@ class Answer:
 
 
 @contextlib.contextmanager
-def ask(url: str, headers: dict[str, str]) -> Iterator[Answer]:
+def ask(url: str, headers: dict[str, str], *, token: str | None = None) -> Iterator[Answer]:
     """Requests `url` (http or https), follows redirects and yields the answer.
 
-    A user name and password in the URL are sent to its host only.
+    A user name and password in the URL, or a token, are sent to its host only.
 
     Raises:
         Broken: it failed, but a retry may succeed.
@@ -95,7 +95,8 @@ def ask(url: str, headers: dict[str, str]) -> Iterator[Answer]:
         here = url
         for _ in range(MOST_REDIRECTS + 1):
             with watch.naming_problems():
-                response = _request(here, headers, watch, login=_same_host(here, url))
+                login = _login(url, token) if _same_host(here, url) else None
+                response = _request(here, headers, watch, login=login)
             with response:
                 if response.status not in REDIRECTS:
                     _check_status(response)
@@ -106,18 +107,25 @@ def ask(url: str, headers: dict[str, str]) -> Iterator[Answer]:
 
 
 def _request(
-    url: str, headers: dict[str, str], watch: "_Watch", *, login: bool
+    url: str, headers: dict[str, str], watch: "_Watch", *, login: str | None
 ) -> http.client.HTTPResponse:
     parts = urlsplit(url)
     bare = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     request = urllib.request.Request(quote(bare, safe=string.punctuation), headers=headers)
-    if login and parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        code = base64.b64encode(pair.encode()).decode()
-        request.add_unredirected_header("Authorization", f"Basic {code}")
+    if login is not None:
+        request.add_unredirected_header("Authorization", login)
     opener = urllib.request.build_opener(_AllAnswers, _Http(watch), _Https(watch))
     answer: http.client.HTTPResponse = opener.open(request, timeout=TIMEOUT)
     return answer
+
+
+def _login(url: str, token: str | None) -> str | None:
+    """The value of the Authorization header, None if there is nothing to log in with."""
+    parts = urlsplit(url)
+    if parts.username is None:
+        return None if token is None else f"Bearer {token}"
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 
 def _same_host(url: str, other: str) -> bool:

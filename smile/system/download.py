@@ -24,11 +24,20 @@ from smile.system.connection import Answer, Broken, Refused, Unreachable, ask, s
 from smile.system.files import digest, flush, is_web_page
 from smile.system.lock import ProcessLock
 from smile.system.missing import shown_size
+from smile.system.verified import cache_folder, has_checksum, remember
 
 CHUNK = 1 << 20
 TRIES = 5  # connections made for one file before giving up
 HEADERS = {"User-Agent": "smile-captioning", "Accept-Encoding": "identity"}
 VERSION = re.compile(r"[\x20-\x7e]{1,500}")  # an ETag or date that can be stored and sent back
+
+
+class NotReached(UserError):
+    """There is no connection to a server, or there must be none; `reason` alone gives no advice."""
+
+    def __init__(self, message: str, reason: str):
+        super().__init__(message)
+        self.reason = reason
 
 
 def fetch(
@@ -38,29 +47,34 @@ def fetch(
     size: int | None = None,
     folder: str | Path | None = None,
     by_hand: str | Path | None = None,
+    name: str | None = None,
+    token: str | None = None,
 ) -> Path:
     """Downloads `url`, unless it is there already, and returns its path.
 
     The file goes to `folder` or else to the cache: `$SMILE_CACHE` or `~/.cache/smile`, and below it
-    the parts of the URL. A file put there by hand is used too; its size is compared with `size`.
+    the parts of the URL. A file put there by hand is used too, if it has the size and checksum.
 
     Args:
-        checksum: what the downloaded file must have, "sha256:HEX" or "md5:HEX"; None: the line
-            before the download says "unverified".
+        checksum: what the file must have, "sha256:HEX" or "md5:HEX"; None: the line before the
+            download says "unverified".
         size: its size in bytes.
         by_hand: where errors tell the user to put the file; None: where the download goes, or
             anywhere, since its path can be given.
+        name: the file's name in the folder, if not the URL's.
+        token: the log-in that the URL's own host asks for.
 
     Raises:
+        NotReached: if there is no connection to the server, or downloads are off.
         UserError: if it cannot be downloaded, or its size or checksum is wrong.
     """
-    target = _place(url, folder)
-    wanted = _Wanted(url, target, checksum, size, by_hand)
+    target = place_of(url, folder)
+    target = target.with_name(name or target.name)
+    wanted = _Wanted(url, target, checksum, size, by_hand, token)
     if not target.exists():
         if offline():
-            raise UserError(
-                f"{shown(url)} is needed, but downloads are off ({offline()}): {wanted.advice}"
-            )
+            reason = f"downloads are off ({offline()})"
+            raise NotReached(f"{shown(url)} is needed, but {reason}: {wanted.advice}", reason)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with only_process(target, target.with_name(f".{target.name}.lock")):
@@ -77,6 +91,11 @@ def fetch(
         raise UserError(
             f"{target} is {found} bytes, expected {size}: delete it to download it again"
         )
+    if checksum is not None and not has_checksum(target, checksum):
+        raise UserError(
+            f"{target} is not the published file, its checksum is not {checksum}: delete it to "
+            "download it again"
+        )
     return target
 
 
@@ -89,6 +108,7 @@ class _Wanted:
     checksum: str | None
     size: int | None
     by_hand: str | Path | None
+    token: str | None = None
 
     @property
     def advice(self) -> str:
@@ -113,7 +133,7 @@ class _Wanted:
 # --- places and messages -----------------------------------------------------------------------
 
 
-def _place(url: str, folder: str | Path | None) -> Path:
+def place_of(url: str, folder: str | Path | None = None) -> Path:
     """The path for the file of a URL; two URLs never share a path in the cache.
 
     The path holds neither user name nor password, and only a hash of the query, which may hold a
@@ -131,8 +151,7 @@ def _place(url: str, folder: str | Path | None) -> Path:
         names[-1] += "%3F" + hashlib.sha256(parts.query.encode()).hexdigest()[:16]
     if folder is not None:
         return Path(folder).expanduser() / names[-1]
-    cache = os.environ.get("SMILE_CACHE") or "~/.cache/smile"
-    return Path(cache).expanduser().joinpath(quote(host, safe=""), *names)
+    return cache_folder().joinpath(quote(host, safe=""), *names)
 
 
 def offline() -> str:
@@ -216,7 +235,7 @@ def _download(wanted: _Wanted) -> None:
     for attempt in range(TRIES):
         wait(max(0, attempt - 1))  # the first retry is immediate, later ones wait longer and longer
         try:
-            with ask(wanted.url, _headers(part)) as answer:
+            with ask(wanted.url, _headers(part), token=wanted.token) as answer:
                 if _is_all_there(wanted, part, answer):
                     break
                 total = _begin(wanted, part, answer)
@@ -226,22 +245,24 @@ def _download(wanted: _Wanted) -> None:
                 _receive(wanted.url, part, answer, total)
             break
         except Unreachable as error:
-            raise UserError(
-                f"{address} cannot be reached, {error}: check the connection, or {wanted.advice}"
-            ) from error
+            reason = f"{address} cannot be reached, {error}"
+            advice = f"check the connection, or {wanted.advice}"
+            raise NotReached(f"{reason}: {advice}", reason) from error
         except Refused as error:
             raise UserError(
                 f"{address} cannot be downloaded, {error}: check the address, or {wanted.advice}"
             ) from error
         except Broken as error:
-            reason = error
+            problem = error
     else:
         kept = f"; the {part.size / 1e6:,.1f} MB so far are kept for the next try" * bool(part.size)
         raise UserError(
-            f"{address} cannot be downloaded, {reason}{kept}: try again, or {wanted.advice}"
+            f"{address} cannot be downloaded, {problem}{kept}: try again, or {wanted.advice}"
         )
     _check(wanted, part)
     part.finish()
+    if wanted.checksum is not None:
+        remember(wanted.target, wanted.checksum)
 
 
 def _headers(part: _Part) -> dict[str, str]:

@@ -80,7 +80,7 @@ def test_downloads_once_and_says_so_once(server, tmp_path, capfd):
 
 def test_two_addresses_never_share_a_place(server, tmp_path):
     places = {
-        download._place(url, None)
+        download.place_of(url)
         for url in (
             "https://a/x/m.pth",
             "https://b/x/m.pth",
@@ -150,7 +150,7 @@ def test_starts_again_when_the_file_became_shorter(server):
 @pytest.mark.parametrize(("checksum", "etag"), [(SHA256, ""), (None, '"v1"')])
 def test_a_part_that_was_not_checked_yet_is_not_fetched_again(server, checksum, etag):
     """A process was killed after the last byte."""
-    place = download._place(server.url, None)
+    place = download.place_of(server.url)
     place.parent.mkdir(parents=True)
     place.with_name(f"{place.name}.part").write_bytes(CONTENT)
     place.with_name(f"{place.name}.part.version").write_text('"v1"')
@@ -162,7 +162,7 @@ def test_a_part_that_was_not_checked_yet_is_not_fetched_again(server, checksum, 
 
 @pytest.mark.parametrize("change", ["another version", "another size", "another file"])
 def test_a_part_of_another_file_is_fetched_again(server, change):
-    place = download._place(server.url, None)
+    place = download.place_of(server.url)
     place.parent.mkdir(parents=True)
     place.with_name(f"{place.name}.part").write_bytes(b"old" + CONTENT[3:])
     place.with_name(f"{place.name}.part.version").write_text('"v0"')
@@ -198,7 +198,7 @@ def test_a_wrong_size_is_refused_before_the_download(server, tmp_path):
 
 
 def test_a_file_put_there_by_hand_is_used_if_it_has_the_size(server):
-    place = download._place(server.url, None)
+    place = download.place_of(server.url)
     place.parent.mkdir(parents=True)
     place.write_bytes(b"mine")
     assert fetch(server.url, size=4).read_bytes() == b"mine"
@@ -227,7 +227,7 @@ def test_a_busy_server_is_tried_again(server):
     server.status = 503
     with pytest.raises(UserError, match="503") as caught:
         fetch(server.url)
-    assert str(download._place(server.url, None)) in one_line(caught)
+    assert str(download.place_of(server.url)) in one_line(caught)
     assert len(server.requests) == download.TRIES
 
 
@@ -238,7 +238,7 @@ def test_offline_names_address_and_place(server, monkeypatch, name):
         fetch(server.url)
     message = one_line(caught)
     assert server.url in message
-    assert f"put it at {download._place(server.url, None)}" in message
+    assert f"put it at {download.place_of(server.url)}" in message
     assert server.requests == []
 
 
@@ -246,7 +246,7 @@ def test_an_unreachable_server_names_address_and_place(server):
     server.close()
     with pytest.raises(UserError, match="cannot be reached") as caught:
         fetch(server.url)
-    assert f"put it at {download._place(server.url, None)}" in one_line(caught)
+    assert f"put it at {download.place_of(server.url)}" in one_line(caught)
 
 
 def test_a_full_disk_leaves_no_file_under_the_final_name(server, tmp_path, monkeypatch):
@@ -375,7 +375,7 @@ def test_https_never_leads_to_http():
 
 @pytest.mark.parametrize("note", [b"\xff\xfe", b"a\r\nX: y", b"", b"a" * 5000, b"\xc3\xa9"])
 def test_a_damaged_note_of_the_version_begins_anew(server, note):
-    place = download._place(server.url, None)
+    place = download.place_of(server.url)
     place.parent.mkdir(parents=True)
     place.with_name(f"{place.name}.part").write_bytes(b"old" * 100)
     place.with_name(f"{place.name}.part.version").write_bytes(note)
