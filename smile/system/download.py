@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from smile.errors import UserError, reason_of
 from smile.system.connection import Answer, Broken, Refused, Unreachable, ask, shown
-from smile.system.files import digest, flush, is_web_page
+from smile.system.files import digest, flush, is_web_page, reading
 from smile.system.lock import ProcessLock
 from smile.system.missing import shown_size
 from smile.system.verified import cache_folder, has_checksum, remember
@@ -91,10 +91,12 @@ def fetch(
         raise UserError(
             f"{target} is {found} bytes, expected {size}: delete it to download it again"
         )
-    if checksum is not None and not has_checksum(target, checksum):
+    with reading(target):
+        is_right = checksum is None or has_checksum(target, checksum)
+    if not is_right:
         raise UserError(
-            f"{target} is not the published file, its checksum is not {checksum}: delete it to "
-            "download it again"
+            f"{target} is not the published file: expected {checksum}; delete it to download it "
+            "again"
         )
     return target
 

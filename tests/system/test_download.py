@@ -207,6 +207,17 @@ def test_a_file_put_there_by_hand_is_used_if_it_has_the_size(server):
     assert server.requests == []
 
 
+def test_a_file_put_there_by_hand_must_have_the_checksum(server):
+    place = download.place_of(server.url)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(CONTENT)
+    assert fetch(server.url, checksum=SHA256) == place
+    place.write_bytes(CONTENT[:-1] + b"?")
+    with pytest.raises(UserError, match=r"not the published file: expected sha256:.*; delete it"):
+        fetch(server.url, checksum=SHA256)
+    assert server.requests == []
+
+
 def test_a_web_page_is_refused(server, tmp_path):
     server.kind = "text/html; charset=utf-8"
     with pytest.raises(UserError, match="is a web page") as caught:
