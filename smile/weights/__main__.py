@@ -6,6 +6,7 @@ python -m smile.weights export RUN DIR --format transformers
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,18 @@ from torch import Tensor
 
 from smile.config import load_config
 from smile.errors import UserError, take_any_name
-from smile.system.files import check_empty, writing
+from smile.system.files import check_empty, reading, sha256, writing
 from smile.weights.arguments import add_model_options
 from smile.weights.export import export_blip, export_transformers
 from smile.weights.known import KNOWN
-from smile.weights.load import find, find_config, load, read_weights
+from smile.weights.load import find_config, load, read_weights
 from smile.weights.names import Account, Convention, account, to_ours
+from smile.weights.needed import find, published_pin
+from smile.weights.pins import published_as
 from smile.weights.run_folder import is_run, load_run, save_run
+from smile.weights.transformers_folder import weight_file, weight_parts
+
+NO_CHECKSUM = "unverified: no published checksum is known to be this one"
 
 
 def main() -> None:
@@ -74,7 +80,7 @@ def _inspect(*, source: str, model_config: str | None, vocab: str | None) -> Non
     else:
         theirs, convention = read_weights(found)
         book = account(theirs, convention)
-        lines = _account_lines(book, theirs, convention)
+        lines = _checksum_lines(source, found) + _account_lines(book, theirs, convention)
         if book.missing or book.left_over:
             print("\n".join(lines))
             raise UserError(f"{found}: not a BLIP captioner: see the keys marked above")
@@ -94,6 +100,30 @@ def _inspect(*, source: str, model_config: str | None, vocab: str | None) -> Non
         sizes = vars(getattr(config, name)).items()
         print(f"  [{name}] " + ", ".join(f"{key} {value}" for key, value in sizes))
     print("\n".join(lines))
+
+
+def _checksum_lines(source: str, found: Path) -> list[str]:
+    """One line per file of weights: whether it is known to be what was published.
+
+    Raises:
+        UserError: it is not what was published under the source's name.
+    """
+    main = (weight_file(found) if found.is_dir() else found) or found
+    lines = []
+    for name in weight_parts(main):
+        path = main.with_name(name)
+        with reading(path):
+            found_sum = sha256(path)
+        expected = published_pin(source, name).sha256
+        if expected not in (None, found_sum):
+            raise UserError(
+                f"{os.path.realpath(path)} has the SHA-256 {found_sum}, expected {expected}: it is "
+                "damaged; delete it to download it again"
+            )
+        address = published_as(found_sum)
+        verdict = f"verified, published as {address}" if address else NO_CHECKSUM
+        lines.append(f"{name}: SHA-256 {found_sum}, {verdict}")
+    return lines
 
 
 def _account_lines(book: Account, theirs: dict[str, Tensor], convention: Convention) -> list[str]:

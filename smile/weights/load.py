@@ -10,8 +10,6 @@ as in the published BLIP models.
 """
 
 import contextlib
-import os
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,16 +28,15 @@ from smile.config import (
     load_config,
     with_settings,
 )
-from smile.errors import UserError, first_few, nearest
+from smile.errors import UserError, first_few
 from smile.model.captioner import Captioner
 from smile.model.tokenizer import Tokenizer
-from smile.system.download import fetch
 from smile.weights import checksum
 from smile.weights.file import read_file
 from smile.weights.hub import hub_file
 from smile.weights.kind import recognise
-from smile.weights.known import KNOWN, Known
 from smile.weights.names import TRANSFORMERS, Convention, to_ours
+from smile.weights.needed import BERT_ROWS, BERT_VOCAB, find, local
 from smile.weights.run_folder import (
     CONFIG,
     WEIGHTS,
@@ -50,17 +47,9 @@ from smile.weights.run_folder import (
     num_layers,
     read_run,
 )
-from smile.weights.transformers_folder import check_type, download_folder, read_folder
-from smile.weights.transformers_settings import (
-    GENERATION,
-    PROCESSORS,
-    TOKENIZER_CONFIG,
-    read_settings,
-)
+from smile.weights.transformers_folder import check_type, read_folder
+from smile.weights.transformers_settings import read_settings
 from smile.weights.vocabulary import (
-    ADDED_TOKENS,
-    TOKENIZER,
-    VOCAB,
     Pieces,
     TokenIds,
     fit_vocabulary,
@@ -72,11 +61,6 @@ from smile.weights.vocabulary import (
 
 HEAD_DIM = 64  # of every BLIP: heads = width / 64 unless said otherwise
 BLIP_NORM_EPS = {"vit": 1e-6, "decoder": 1e-12}
-BERT_VOCAB = ("google-bert/bert-base-uncased", "vocab.txt")
-BERT_ROWS = range(30522, 30522 + 1024)  # with BLIP's two tokens, perhaps padded
-HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
-WEIGHT_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")  # of files, not of repositories
-VOCABULARY_FILES = (VOCAB, ADDED_TOKENS, TOKENIZER, TOKENIZER_CONFIG)
 
 
 def load(
@@ -148,7 +132,7 @@ def start_check(source: str | Path) -> Callable[[], None]:
     Lets a first caption be computed meanwhile: call `load(source, check=False)`, then this. Call
     the function it returns before showing anything: it waits, and raises what `load` would have.
     """
-    folder = _local(source)
+    folder = local(source)
     return checksum.start_check(folder / WEIGHTS) if is_run(folder) else lambda: None
 
 
@@ -260,57 +244,6 @@ def infer_config(weights: dict[str, Tensor], *, source: object = "these weights"
         data=replace(data, max_tokens=min(data.max_tokens, decoder.max_positions)),
         generate=replace(search, max_length=longest, min_length=min(search.min_length, longest)),
     )
-
-
-# Finding ------------------------------------------------------------------------------------------
-
-
-def find(source: str, *, own_vocab: bool = True) -> Path:
-    """The file or folder that `source` names, downloaded if it is not there.
-
-    Args:
-        own_vocab: whether the source's own vocabulary is needed too.
-    """
-    path = _local(source)
-    if os.path.exists(path):
-        return path
-    if source in KNOWN:
-        return _download(KNOWN[source], own_vocab=own_vocab)
-    beside = nearest(path, _names_beside(path))
-    if re.fullmatch(HUB_ID, source) and path.suffix not in WEIGHT_SUFFIXES and not beside:
-        try:
-            return _download(Known("", hub=source), own_vocab=own_vocab)
-        except UserError as error:
-            if not os.path.exists(path.parent):
-                raise
-            raise UserError(f"{source}: no such file or folder; on the hub: {error}") from error
-    raise UserError(
-        f"{source}: no such file or folder, and not a known name ({', '.join(KNOWN)}) "
-        f"or a hub id (owner/name){beside or nearest(source, KNOWN)}"
-    )
-
-
-def _local(source: str | Path) -> Path:
-    """`source` as a path, with "~" expanded."""
-    return Path(os.path.expanduser(source))
-
-
-def _names_beside(path: Path) -> list[str]:
-    """The names in the folder that `path` should be in."""
-    with contextlib.suppress(OSError):
-        return [str(name) for name in path.parent.iterdir()]
-    return []
-
-
-def _download(known: Known, *, own_vocab: bool) -> Path:
-    """The cached file or folder of a published checkpoint."""
-    if known.url:
-        return fetch(known.url)
-    if known.space:
-        name, _, path = known.space.partition(":")
-        return hub_file(name, path, repo_type="space")
-    files = (*PROCESSORS, GENERATION, *(VOCABULARY_FILES if own_vocab else ()))
-    return download_folder(known.hub, model_type="blip", files=files)
 
 
 # Reading ------------------------------------------------------------------------------------------

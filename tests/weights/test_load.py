@@ -12,6 +12,7 @@ import pytest
 import torch
 from golden_fixtures import GOLDEN, load_golden
 from helpers import ROOT, make_transformers, write_vocab
+from huggingface_hub import constants
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
@@ -24,11 +25,12 @@ from smile.model.captioner import Captioner
 from smile.model.tokenizer import Tokenizer
 from smile.weights import __main__ as weights_command
 from smile.weights import load as loading
-from smile.weights import transformers_folder
+from smile.weights import needed, repository
 from smile.weights.export import export_blip, export_transformers
 from smile.weights.hub import NotInRepository
 from smile.weights.known import STORAGE
 from smile.weights.names import BLIP, TIED, TRANSFORMERS, account, from_ours, to_ours
+from smile.weights.pins import PINS
 from smile.weights.positions import interpolate_positions
 from smile.weights.run_folder import build, save_run
 
@@ -452,15 +454,18 @@ def test_names_lead_to_their_files(small, monkeypatch, tmp_path):
     export_transformers(captioner, tmp_path / "hub")
     asked = []
 
-    def hub_file(repo, name, repo_type="model"):
+    def hub_file(repo, name, repo_type="model", revision=None):
         asked.append((repo_type, repo, name))
         if not (tmp_path / "hub" / name).exists():
             raise NotInRepository(f"{repo} has no file {name}")
         return tmp_path / "hub" / name
 
-    for module in (loading, transformers_folder):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SMILE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delitem(PINS, "Salesforce/blip-image-captioning-base/pytorch_model.bin")
+    for module in (needed, repository):
         monkeypatch.setattr(module, "hub_file", hub_file)
-    monkeypatch.setattr(transformers_folder, "in_hub_cache", lambda *_: False)
+        monkeypatch.setattr(module, "in_hub_cache", lambda *_, **__: False)
     assert equal_weights(smile.load("blip-base"), captioner)
     assert {repo for _, repo, _ in asked} == {"Salesforce/blip-image-captioning-base"}
     assert equal_weights(smile.load("someone/my-blip"), captioner)
@@ -469,13 +474,15 @@ def test_names_lead_to_their_files(small, monkeypatch, tmp_path):
     path.rename(tmp_path / "hub" / "model" / path.name)
     (tmp_path / "vocab.txt").rename(tmp_path / "hub" / "model" / "vocab.txt")
     smile.load("blip-smile", num_heads=1)
+    assert asked[-2] == ("model", *needed.BERT_VOCAB)  # small, so first
     assert asked[-1] == ("space", "yuezih/BLIP-SMILE", "model/blip_smile_base.pth")
     urls = []
-    monkeypatch.setattr(
-        loading, "fetch", lambda url: urls.append(url) or tmp_path / "hub/model" / path.name
-    )
+    there = tmp_path / "hub/model" / path.name
+    monkeypatch.setattr(needed, "fetch", lambda url, **pin: urls.append((url, pin)) or there)
     smile.load("blip-base-coco", num_heads=1)
-    assert urls == [STORAGE + "model_base_caption_capfilt_large.pth"]
+    checksum = "sha256:96ac8749bd0a568c274ebe302b3a3748ab9be614c737f3d8c529697139174086"
+    address = STORAGE + "model_base_caption_capfilt_large.pth"
+    assert urls == [(address, {"checksum": checksum, "size": 896_081_425})]
     with pytest.raises(UserError, match=r"blip-bse: no such.*blip-base, .*mean blip-base\?"):
         smile.load("blip-bse")
 

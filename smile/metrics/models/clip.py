@@ -33,8 +33,9 @@ from smile.metrics.models.text_transformer import (
 from smile.model.images import normalise
 from smile.model.vit import ViT
 from smile.weights.names import Convention, to_ours
+from smile.weights.repository import find_folder
 from smile.weights.run_folder import assign_weights
-from smile.weights.transformers_folder import check_type, find_folder, read_folder
+from smile.weights.transformers_folder import check_type, read_folder
 
 KNOWN = {
     "clip-vit-b-32": "openai/clip-vit-base-patch32",

@@ -22,8 +22,9 @@ from smile.metrics.models.text_transformer import (
     known_activation,
 )
 from smile.weights.names import Convention, to_ours
+from smile.weights.repository import find_folder
 from smile.weights.run_folder import assign_weights
-from smile.weights.transformers_folder import check_type, find_folder, read_folder
+from smile.weights.transformers_folder import check_type, read_folder
 
 KNOWN = {"gpt2": "openai-community/gpt2"}
 
