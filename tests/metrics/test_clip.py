@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from mutations import with_other_json_values
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -207,12 +208,15 @@ def test_what_is_no_clip_is_refused(folder, tmp_path, monkeypatch):
 
 
 def test_offline_says_what_to_put_where(monkeypatch, tmp_path):
-    import huggingface_hub
-
     monkeypatch.setenv("SMILE_OFFLINE", "1")
-    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda **where: None)
-    address = "https://huggingface.co/openai/clip-vit-base-patch32/resolve/main/config.json"
-    with pytest.raises(UserError, match=rf"{address} is needed, but downloads are off.*copy its"):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    files = "config.json vocab.json merges.txt pytorch_model.bin"
+    expected = (
+        r"clip-vit-b-32: downloads are off .* copy it here; missing: config.json, .* \(605 MB\) "
+        "from https://huggingface.co/openai/clip-vit-base-patch32 to the folder models--openai.*; "
+        f".* hf download openai/clip-vit-base-patch32 {files} --revision 3d74acf"
+    )
+    with pytest.raises(UserError, match=expected):
         load_clip("clip-vit-b-32")
 
 
