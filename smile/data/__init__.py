@@ -16,6 +16,7 @@ flickr8k_folder    what of Flickr8k a folder lacks
 flickr8k_install   what the archives hold, put into a folder
 download        fetches what is lacking: `missing` and `provide`
 unzip           the wanted files of a zip archive, safely
+sources         where Karpathy's data sets are published, and what of them is missing
 karpathy        Karpathy's JSON files: COCO, Flickr8k, Flickr30k
 folder          a user's folder of pictures
 load            `load_examples`: the examples that a config describes

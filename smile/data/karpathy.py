@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from smile.data import sources
 from smile.data.caption_table import text_of
 from smile.data.layouts import (
     KAGGLE_FLICKR8K,
@@ -16,17 +17,18 @@ from smile.data.layouts import (
     refuse_duplicates,
 )
 from smile.data.places import Places
+from smile.data.sources import FLICKR30K_FORM, JSON, find_file
 from smile.data.splits import EmptySplit, split_of
 from smile.errors import UserError, first_few
 from smile.model.images import Photo
 from smile.system.files import expect, lone_surrogate, parse_json, read_text, show
+from smile.system.missing import Missing, refuse
 
-_JSON = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
 LAYOUT = Layout(
     "dataset_NAME.json (data.annotations, or in data.root) and the images in data.root: "
     "images/NAME.jpg for Flickr, train2014/ and val2014/ for COCO",
-    f"{_JSON} (the JSON files), {KAGGLE_FLICKR8K} (Flickr8k images), "
-    "https://www.kaggle.com/datasets/hsankesara/flickr-image-dataset (Flickr30k images), "
+    f"{JSON} (the JSON files), {KAGGLE_FLICKR8K} (Flickr8k images), "
+    f"{FLICKR30K_FORM} (Flickr30k images), "
     "http://images.cocodataset.org/zips/train2014.zip and val2014.zip (COCO images)",
 )
 
@@ -55,6 +57,9 @@ def load(
     Raises:
         UserError: anything is missing or wrong.
     """
+    pieces = sources.missing(root, annotations)
+    if not (os.path.isdir(root) and find_file(root, annotations)):
+        _refuse(pieces, root)
     root = data_folder(root, LAYOUT)
     path = _file(root, annotations)
     entries = list(_entries(path))
@@ -64,8 +69,11 @@ def load(
         raise EmptySplit(f"{path}: the {split} split is empty, of {len(entries)} images in all")
     images = image_folder(root)
     places = Places(root, images, *(root / f"{s}2014" for s in ("train", "val", "test")))
+    found = {e.name: Found(e.captions, places.find(e.name, images) or "") for e in chosen}
+    if not all(image.path for image in found.values()):
+        _refuse(pieces, root)
     return photos(
-        {e.name: Found(e.captions, places.find(e.name, images) or "") for e in chosen},
+        found,
         split=split,
         folder=images,
         annotations=path,
@@ -73,6 +81,26 @@ def load(
         places=places,
         max_words=max_words,
     )
+
+
+def missing(
+    root: str | os.PathLike[str], *, annotations: str | os.PathLike[str] = ""
+) -> list[Missing]:
+    """The published pieces of a data set that are not here, and that some of its images need.
+
+    Raises:
+        UserError: Karpathy's file is there, but damaged.
+    """
+    pieces, path = sources.missing(root, annotations), find_file(root, annotations)
+    if pieces and path and os.path.isdir(root):  # its images may lie in other folders
+        images, places = image_folder(Path(root)), Places(Path(root))
+        if all(places.find(entry.name, images) for entry in _entries(path)):
+            return []
+    return pieces
+
+
+def _refuse(pieces: list[Missing], root: str | os.PathLike[str]) -> None:
+    refuse(pieces, f"{root}: not all of this data set is here")
 
 
 def karpathy_ids(
@@ -93,20 +121,17 @@ def karpathy_ids(
 
 
 def _file(root: Path, annotations: str | os.PathLike[str]) -> Path:
+    if path := find_file(root, annotations):
+        return path
     if annotations:
-        for path in (Path(annotations), root / annotations):
-            if os.path.isfile(path):
-                return path
         raise UserError(
             f"data.annotations: there is no {annotations}, nor one in {root}; "
             f"expected {LAYOUT.expected}; get it from {LAYOUT.source}"
         )
-    candidates = sorted(root.glob("dataset_*.json"))
-    if len(candidates) == 1:
-        return candidates[0]
-    found = f"{len(candidates)} of them ({first_few([path.name for path in candidates])})"
+    names = sorted(path.name for path in root.glob("dataset_*.json"))
+    found = f"{len(names)} of them ({first_few(names)})" if names else "none"
     raise UserError(
-        f"{root}: expected one dataset_*.json, found {found if candidates else 'none'}; "
+        f"{root}: expected one dataset_*.json, found {found}; "
         f"name the file with data.annotations, or get it from {LAYOUT.source}"
     )
 
@@ -119,7 +144,7 @@ def _entries(path: Path) -> Iterator[_Entry]:
         raise UserError(
             f"{path}: not one of Karpathy's files: expected "
             '{"images": [{"filename", "split", "sentences": [{"raw"}]}]}, '
-            f"from {_JSON}; data.format = folder reads COCO's annotations and lists of "
+            f"from {JSON}; data.format = folder reads COCO's annotations and lists of "
             '{"image", "caption"}'
         )
     for number, item in enumerate(items, start=1):
@@ -155,5 +180,5 @@ def _number(item: dict[str, Any], where: str) -> str | int | None:
 
 def _need(item: dict[str, Any], key: str, kind: type, where: str) -> Any:
     if key not in item:
-        raise UserError(f"{where}: no {key}, so not one of Karpathy's files; get them from {_JSON}")
+        raise UserError(f"{where}: no {key}, so not one of Karpathy's files; get them from {JSON}")
     return expect(item[key], kind, where=f"{where}, {key}")
