@@ -113,11 +113,11 @@ def train(
     """Begins a run or resumes one; or only tries it out. `source` is the config's file."""
     torch.manual_seed(config.train.seed)
     config = recorded(config)
+    folder = Path() if tries else world.first(lambda: run_folder(source, out, resume=resumes))
     examples = load_splits(config)
     if tries:
-        dry_run(Trainer(make_captioner(config, examples["train"]), Path(), examples, world=world))
+        dry_run(Trainer(make_captioner(config, examples["train"]), folder, examples, world=world))
         return
-    folder = world.first(lambda: run_folder(source, out, resume=resumes))
     with claimed(folder, world):
         begin = resume if resumes else start
         trainer = begin(config, folder, examples, world)

@@ -150,19 +150,41 @@ def test_a_second_run_does_not_overwrite_the_first(trained):
     assert done.returncode != 0 and "--resume" in done.stderr
 
 
-def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("settings", "options"),
+    [
+        (["tokenizer.vocab=absent.txt"], []),
+        (["model.init=runs/absent"], []),
+        (["data.format=folder", "data.root=absent"], []),
+        (["data.max_tokens=3"], []),  # found with the captioner, after all other checks
+        ([], ["--resume"]),
+    ],
+)
+@pytest.mark.parametrize("out", ["runs/new", "runs", "mine", "full"])
+def test_a_run_that_cannot_begin_leaves_everything_as_it_was(
+    tmp_path, monkeypatch, run_main, settings, options, out
+):
+    """No folder that was not there, none less, and no lock."""
     monkeypatch.chdir(tmp_path)
-    shapes = str(ROOT / "configs" / "shapes.toml")
-    for out, left in (("runs/new", []), ("mine", ["notes.txt"])):
-        if left:
-            Path(out).mkdir()
-            Path(out, *left).touch()
-        words = ["train.py", shapes, *settings("tokenizer.vocab=absent.txt"), "--out", out]
-        monkeypatch.setattr(sys, "argv", words)
-        with pytest.raises(SystemExit, match="2"):
-            train.main()
-        assert [path.name for path in Path(out).glob("*")] == left
-    assert not Path("runs/new").exists()
+    Path("mine").mkdir()
+    Path("full").mkdir()
+    Path("full", "notes.txt").touch()
+    before = sorted(tmp_path.rglob("*"))
+    words = [word for setting in [*ONE_LAYER, *settings] for word in ("--set", setting)]
+    shapes = ROOT / "configs" / "shapes.toml"
+    status, _, errors = run_main(shapes, *words, *options, "--out", out)
+    assert status == 2 and errors.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_data_are_read(
+    tmp_path, monkeypatch, run_main
+):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    words = ["--set", "data.format=folder", "--set", "data.root=absent", "--out", "file/run"]
+    status, _, errors = run_main(ROOT / "configs" / "shapes.toml", *words)
+    assert status == 2 and errors.count("\n") == 1 and "file/run: cannot write" in errors
 
 
 @pytest.mark.slow

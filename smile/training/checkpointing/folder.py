@@ -28,14 +28,14 @@ def run_folder(config: str, out: Path | None, *, resume: bool) -> Path:
         config: path of its config, which gives the folder its name unless `out` does.
 
     Raises:
-        UserError: there is nothing to resume, or `out` holds another run.
+        UserError: there is nothing to resume, `out` holds another run, or it cannot be written.
     """
     folder = out or default_folder(config)
     resumable = bool(Checkpoints(folder).numbers())
     if resume and not resumable:
         raise UserError(f"--resume: {folder} holds no interrupted run (it has no checkpoints)")
     if resume or not (resumable or is_run(folder)):
-        return folder
+        return _checked(folder)
     if out:
         raise UserError(
             f"--out {folder} holds a run: add --resume to resume it, or name another folder"
@@ -44,42 +44,63 @@ def run_folder(config: str, out: Path | None, *, resume: bool) -> Path:
     print(
         f"{folder} holds a run; this one goes to {folder}-{number} (--resume resumes the old one)"
     )
-    return Path(f"{folder}-{number}")
+    return _checked(Path(f"{folder}-{number}"))
+
+
+def _checked(folder: Path) -> Path:
+    """The folder, if it can be claimed: that shows before data and weights are downloaded."""
+    lock = ProcessLock(folder / ".lock")
+    _leave(lock, _claim(folder, lock))
+    return folder
 
 
 @contextlib.contextmanager
 def claimed(folder: Path, world: World) -> Iterator[None]:
     """Keeps other runs out of the folder inside.
 
+    A folder that is made for the run is removed if the run ends before it has written anything.
+
     Raises:
         UserError: another run is writing it, or not all processes see it.
     """
     lock = ProcessLock(folder / ".lock")
-    world.first(lambda: _claim(folder, lock))
+    made = world.first(lambda: _claim(folder, lock))
     try:
         if not folder.exists():
             raise UserError(f"{folder}: not seen from here; all machines of a run need one disk")
         yield
     finally:
-        _leave(folder, lock)
+        _leave(lock, made)
 
 
-def _claim(folder: Path, lock: ProcessLock) -> None:
-    """Locks the folder for this run, and removes half-written files of a killed run."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        if not lock.acquire():
-            raise UserError(f"{folder}: another run is writing it: wait for its end, or use --out")
-        remove_unfinished(folder)
+def _claim(folder: Path, lock: ProcessLock) -> list[Path]:
+    """Locks the folder for this run, and removes half-written files of a killed run.
+
+    Returns:
+        The folders that had to be made, the innermost first.
+    """
+    made: list[Path] = []
+    try:
+        with writing(folder):
+            made += [path for path in (folder, *folder.parents) if not path.exists()]
+            folder.mkdir(parents=True, exist_ok=True)
+            if not lock.acquire():
+                raise UserError(
+                    f"{folder}: another run is writing it: wait for its end, or use --out"
+                )
+            remove_unfinished(folder)
+    except UserError:
+        _leave(lock, made)
+        raise
+    return made
 
 
-def _leave(folder: Path, lock: ProcessLock) -> None:
-    """Releases the lock, and removes the folder if the run wrote nothing into it."""
-    claimed = lock.held
+def _leave(lock: ProcessLock, made: list[Path]) -> None:
+    """Releases the lock, and removes the folders that were made, as far as they are empty."""
     lock.release()
-    if claimed:
+    for path in made:
         with contextlib.suppress(OSError):  # not empty
-            folder.rmdir()
+            path.rmdir()
 
 
 def check_captioners(folder: Path) -> None:
