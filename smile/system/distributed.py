@@ -130,9 +130,12 @@ class World:
     def first(self, action: Callable[[], T]) -> T:
         """Runs `action` in the first process; every process returns its result.
 
+        It may take hours, as a download does: the others wait.
+
         Raises:
             UserError: what `action` raises, in the first process only. The others exit silently
-                (SystemExit, status 2), so that the message is printed once.
+                (SystemExit, status 2), so that the message is printed once. Or another process has
+                ended before its time, as one does that is killed.
         """
         if self.size == 1:
             return action()
@@ -144,7 +147,11 @@ class World:
             except UserError as error:
                 failure = error
         news: list[Any] = [result, failure is not None]
-        torch.distributed.broadcast_object_list(news, src=0, device=torch.device("cpu"))
+        try:
+            torch.distributed.broadcast_object_list(news, src=0, device=torch.device("cpu"))
+        except RuntimeError as error:  # its connection is broken
+            ended = UserError("another process of this run has ended: see what it said")
+            raise failure or ended from error
         shared: T = news[0]
         if news[1]:
             raise failure or SystemExit(2)

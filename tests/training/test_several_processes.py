@@ -132,6 +132,30 @@ def test_variables_that_torchrun_did_not_set_are_refused(variables, wrong, monke
         World.join()
 
 
+ALONE = """
+import os, signal, sys, time
+from smile.errors import UserError
+from smile.system.distributed import World
+
+def end():
+    time.sleep(0.2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+try:
+    World.join().first(end)
+except UserError as error:
+    sys.exit(f"{error}")
+"""
+
+
+def test_who_waits_for_a_process_that_is_killed_says_so_in_a_line(tmp_path):
+    with open(tmp_path / "said", "w+") as said:
+        ranks = run_ranks(["-c", ALONE], 2, stderr=said)
+    assert [rank.returncode for rank in ranks] == [-9, 1]
+    lines = (tmp_path / "said").read_text().splitlines()
+    assert lines == ["another process of this run has ended: see what it said"]
+
+
 def test_more_processes_than_images_in_a_batch_are_refused(tmp_path):
     captioner = trainer_of(config_of(), tmp_path, World()).captioner
     examples = {"train": make_scenes("train", 3, seed=0, image_size=48)}
