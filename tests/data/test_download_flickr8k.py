@@ -370,7 +370,7 @@ def test_a_small_disk_is_told_before_the_first_byte(server, monkeypatch, capfd):
     usage = downloading.shutil.disk_usage(".")
     with monkeypatch.context() as patch:
         patch.setattr(downloading.shutil, "disk_usage", lambda _: usage._replace(free=2.2e9))
-        patch.setattr(system_download, "ask", lambda *_: pytest.fail("asked"))
+        patch.setattr(system_download, "ask", lambda *_, **__: pytest.fail("asked"))
         with pytest.raises(UserError, match=r"^data: 2\.3 GB are needed, .* and 2\.2 GB are free"):
             provide(data())
         assert not Path("data").exists()
