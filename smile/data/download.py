@@ -33,7 +33,7 @@ from smile.errors import UserError
 from smile.system.connection import shown
 from smile.system.download import fetch, offline, only_process
 from smile.system.files import digest, reading, writing
-from smile.system.missing import Missing, refuse, shown_size
+from smile.system.missing import Missing, curl, refuse, shown_size
 
 LOCK = ".download.lock"
 
@@ -47,6 +47,8 @@ def missing(data: DataConfig) -> list[Missing]:
     root = Path(data.root)
     if data.format != "flickr8k" or holds_something_else(root):
         return []
+    if not data.download and has_captions(root) and has_photos(root):
+        return []  # without the official lists, a hash of the names splits them
     lacking = _lacking(root, ratings=False, every_photo=_is_unfinished(root))
     return _missing(root, Place(), lacking, fetched=data.download)
 
@@ -156,6 +158,7 @@ def _missing(
             place=str(root / archive.name if fetched else root),
             size=place.size(archive),
             fetched=fetched,
+            command=curl(place.url(archive), root / archive.name) if fetched else "",
         )
         for archive in lacking
         if not _on_disk(root, archive)

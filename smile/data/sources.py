@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from smile.data.layouts import image_folder
 from smile.system.files import reading
-from smile.system.missing import Missing
+from smile.system.missing import Missing, curl
 from smile.system.picture_files import is_image
 
 JSON = "https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip"
@@ -121,11 +121,9 @@ def _photos(root: Path, part: _Photos) -> Missing:
 def _unpacked(address: str, folder: Path, *, only: str = "") -> str:
     """The command that downloads an archive into a folder and unpacks it there, or one file of it.
 
-    It may be repeated: the download goes on where it stopped.
+    It may be given again after any failure.
     """
-    archive = shlex.quote(str(folder / address.rpartition("/")[2]))
+    archive = folder / address.rpartition("/")[2]
     file = f" {shlex.quote(only)}" if only else ""
-    return (
-        f"curl -fL -C - --create-dirs -o {archive} {address} && "
-        f"unzip -qo {archive}{file} -d {shlex.quote(str(folder))}"
-    )
+    unzip = f"unzip -qo {shlex.quote(str(archive))}{file} -d {shlex.quote(str(folder))}"
+    return f"{curl(address, archive)} && {unzip}"

@@ -1,5 +1,7 @@
 """What a command needs and this machine lacks: named all at once, before any of it is fetched."""
 
+import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -36,6 +38,11 @@ def shown_size(size: int) -> str:
     if size >= 1e9:
         return f"{size / 1e9:.1f} GB"
     return f"{size / 1e6:.0f} MB" if size >= 10e6 else f"{size / 1e6:.1f} MB"
+
+
+def curl(address: str, place: str | os.PathLike[str]) -> str:
+    """The command that downloads a file to `place`; given again, it goes on where it stopped."""
+    return f"curl -fL -C - --create-dirs -o {shlex.quote(os.fspath(place))} {shlex.quote(address)}"
 
 
 def refuse(missing: Sequence[Missing], why: str) -> None:

@@ -7,7 +7,7 @@ every published BLIP took it.
 import contextlib
 import os
 import re
-import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Tensor
@@ -15,13 +15,18 @@ from torch import Tensor
 from smile.errors import UserError, nearest
 from smile.system.connection import shown
 from smile.system.download import NotReached, fetch, place_of
-from smile.system.missing import Missing, refuse
+from smile.system.missing import Missing, curl, refuse
 from smile.weights.file import read_file
 from smile.weights.hub import hub_file, in_hub_cache, missing_from_hub
 from smile.weights.hub_cache import pinned_copies, repository_folder
 from smile.weights.known import KNOWN, Known
 from smile.weights.pins import PINS, Pin, pin_of
-from smile.weights.repository import ELSEWHERE, download_folder, missing_files
+from smile.weights.repository import (
+    ELSEWHERE,
+    download_folder,
+    download_small_files,
+    missing_files,
+)
 from smile.weights.run_folder import is_run, is_unfinished
 from smile.weights.transformers_folder import read_folder
 from smile.weights.transformers_settings import GENERATION, PROCESSORS, TOKENIZER_CONFIG
@@ -53,19 +58,29 @@ def find(source: str, *, own_vocab: bool = True) -> Path:
     if os.path.exists(path):
         return path
     published = _published(source)
-    prefix = ""
-    if source not in KNOWN and os.path.exists(path.parent):  # perhaps a local path was meant
-        prefix = f"{source}: no such file or folder; on the hub: "
     try:
-        return _download(published, own_vocab=own_vocab)
+        with _naming(source):
+            return _download(published, own_vocab=own_vocab)
     except NotReached as error:
-        why = f"{prefix or f'{source}: '}{error.reason}: {ELSEWHERE}"
+        why = f"{_prefix(source) or f'{source}: '}{error.reason}: {ELSEWHERE}"
         refuse(missing(source, own_vocab=own_vocab), why)
         raise
-    except UserError as error:
-        if not prefix:
-            raise
-        raise UserError(f"{prefix}{error}") from error
+
+
+def fetch_small(source: str, *, own_vocab: bool) -> None:
+    """Downloads what `load(source)` needs beside the weights, which are of no use without it.
+
+    Raises:
+        NotReached: there is no connection, or there must be none.
+        UserError: there is no such source, or a file cannot be downloaded.
+    """
+    path = local(source)
+    if not os.path.exists(path):
+        published = _published(source)
+        with _naming(source):
+            _download_small(published, own_vocab=own_vocab)
+    elif own_vocab and _missing_vocabulary(path):
+        hub_file(*BERT_VOCAB)
 
 
 def missing(source: str, *, own_vocab: bool) -> list[Missing]:
@@ -119,18 +134,50 @@ def _names_beside(path: Path) -> list[str]:
     return []
 
 
+def _prefix(source: str) -> str:
+    """How an error about the hub begins if perhaps a local path was meant, else ""."""
+    if source in KNOWN or not os.path.exists(local(source).parent):
+        return ""
+    return f"{source}: no such file or folder; on the hub: "
+
+
+@contextlib.contextmanager
+def _naming(source: str) -> Iterator[None]:
+    """Puts `_prefix` before an error that is not for want of a connection."""
+    try:
+        yield
+    except NotReached:
+        raise
+    except UserError as error:
+        if not (prefix := _prefix(source)):
+            raise
+        raise UserError(f"{prefix}{error}") from error
+
+
 def _download(published: Known, *, own_vocab: bool) -> Path:
     """The cached file or folder of a published checkpoint."""
     if published.hub:
-        files = (*PROCESSORS, GENERATION, *(VOCABULARY_FILES if own_vocab else ()))
-        return download_folder(published.hub, model_type="blip", files=files)
-    if own_vocab and _missing_vocabulary(_place(published)):
-        hub_file(*BERT_VOCAB)  # first: without it the weights are of no use
+        return download_folder(published.hub, model_type="blip", files=_small_files(own_vocab))
+    _download_small(published, own_vocab=own_vocab)
     if published.space:
         name, _, path = published.space.partition(":")
         return hub_file(name, path, repo_type="space")
     pin = PINS.get(published.url, Pin())
     return fetch(published.url, checksum=pin.checksum, size=pin.size)
+
+
+def _download_small(published: Known, *, own_vocab: bool) -> None:
+    """Downloads the files of a published checkpoint that are not weights."""
+    if published.hub:
+        files = _small_files(own_vocab)
+        download_small_files(published.hub, model_type="blip", files=files)
+    elif own_vocab and _missing_vocabulary(_place(published)):
+        hub_file(*BERT_VOCAB)
+
+
+def _small_files(own_vocab: bool) -> tuple[str, ...]:
+    """The files of a repository beside its config and weights."""
+    return (*PROCESSORS, GENERATION, *(VOCABULARY_FILES if own_vocab else ()))
 
 
 def _place(published: Known) -> Path:
@@ -152,7 +199,7 @@ def _weights(published: Known, place: Path) -> Missing:
             address=url,
             place=str(place),
             size=PINS.get(published.url, Pin()).size,
-            command=f"curl -fL --create-dirs -o {shlex.quote(str(place))} {url}",
+            command=curl(url, place),
         )
     name, _, path = published.space.partition(":")
     return missing_from_hub(name, [path], what=f"{path} of {name}", repo_type="space")

@@ -57,9 +57,29 @@ def find_folder(
 def download_folder(repo: str, *, model_type: str, files: tuple[str, ...]) -> Path:
     """The folder in the hub's cache that holds a repository's config, weights and `files`.
 
-    A repository need not have all of `files`. They are requested before the weights, and only if
-    the weights are not in the cache, so a downloaded repository needs no request. Where weights are
-    pinned, so is the revision of the files beside them.
+    Args, Raises: see `download_small_files`, which comes first.
+    """
+    if folder := _cached_folder(repo):
+        check_type(folder, model_type)
+        return folder
+    folder = download_small_files(repo, model_type=model_type, files=files)
+    pinned = _pinned_form(repo)
+    forms = (pinned,) if pinned else WEIGHT_FILES
+    weights = _first_there(repo, forms)
+    for part in weight_parts(weights):
+        if weights.name != part:
+            hub_file(repo, part)
+    if pinned and weights.parent != folder:  # a copy of another revision
+        link(weights.resolve(), folder / weights.name)
+    return folder
+
+
+def download_small_files(repo: str, *, model_type: str, files: tuple[str, ...]) -> Path:
+    """The folder in the hub's cache that holds a repository's config and `files`.
+
+    A repository need not have all of `files`. They are requested only if the weights are not in the
+    cache, so a downloaded repository needs no request. Where weights are pinned, so is the revision
+    of the files beside them.
 
     Raises:
         NotReached: if a file is not in the cache, and the hub cannot be reached or must not be.
@@ -73,20 +93,13 @@ def download_folder(repo: str, *, model_type: str, files: tuple[str, ...]) -> Pa
     pin = pin_of(repo, pinned) if pinned else Pin()
     if pinned:
         pinned_copies(repo, pinned, pin)  # before any download: refuses others
-    revision = pin.revision
-    folder = hub_file(repo, CONFIG, revision=revision).parent
+    folder = hub_file(repo, CONFIG, revision=pin.revision).parent
     check_type(folder, model_type)
     forms = (pinned,) if pinned else WEIGHT_FILES
-    if not any(in_hub_cache(repo, name, revision=revision) for name in forms):
+    if not any(in_hub_cache(repo, name, revision=pin.revision) for name in forms):
         for name in files:
             with contextlib.suppress(NotInRepository):
-                hub_file(repo, name, revision=revision)
-    weights = _first_there(repo, forms)
-    for part in weight_parts(weights):
-        if weights.name != part:
-            hub_file(repo, part)
-    if pinned and weights.parent != folder:  # a copy of another revision
-        link(weights.resolve(), folder / weights.name)
+                hub_file(repo, name, revision=pin.revision)
     return folder
 
 

@@ -328,7 +328,7 @@ def test_the_vocabulary_is_bert_s_where_a_source_has_none(bert, tmp_path, monkey
         assert lacks(path) == []
     assert lacks(alone, own_vocab=False) == []
     url = STORAGE + "model_base_caption_capfilt_large.pth"
-    weights = f"curl -fL --create-dirs -o {download.place_of(url)} {url}"
+    weights = f"curl -fL -C - --create-dirs -o {download.place_of(url)} {url}"
     assert lacks("blip-base-coco") == [vocabulary, weights]
     assert lacks("blip-base-coco", own_vocab=False) == [weights]
     space = "yuezih/BLIP-SMILE model/blip_smile_base.pth --repo-type space"
