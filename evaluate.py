@@ -14,7 +14,7 @@ for anything but one run. A metric that cannot be computed is shown as missing, 
 import argparse
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,10 +50,12 @@ from smile.model.captioner import Captioner
 from smile.system.device import pick_device
 from smile.system.distributed import World
 from smile.system.files import check_writable, sha256
+from smile.training.provide import fetch
 from smile.training.splits import find_broken
 from smile.version import __version__
 from smile.weights.arguments import add_model_options
 from smile.weights.load import default_source, load
+from smile.weights.needed import missing
 from smile.weights.run_folder import is_run
 
 MOST_DRAWN = 500_000_000  # images in all draws of the bootstrap: 1 GB
@@ -110,18 +112,19 @@ def evaluate(options: EvaluateOptions) -> None:
     folder = out_folder(options, sources, names)
     for name in FILES:
         check_writable(folder / name)
-    captioners = {
-        name: load_captioner(options, name) for name in sources if is_model(options, name)
-    }
-    images = find_images(options, captioners)
+    models = [name for name in sources if is_model(options, name)]
+    for name in models:
+        missing(name, own_vocab=not options.vocab)  # refuses what does not exist
+    images = find_images(options, models, world)
+    captioners = {name: load_captioner(options, name) for name in models}
     check_draws(options, images)
     said = {s: read(options, s, images) for s in sources if s not in captioners}
     images = only_captioned(options, images, said)
-    models = [make_model(options, *item) for item in captioners.items()]
-    if models and not images.are_scenes:
+    describers = [make_model(options, *item) for item in captioners.items()]
+    if describers and not images.are_scenes:
         images = readable(images, world)
     judges = find_judges(options) if world.rank == 0 else None
-    for model in models:
+    for model in describers:
         model.captioner.to(device)
         said[model.source] = describe(options, model, images, world)
     images = images.part(known_of_all(said))
@@ -258,7 +261,7 @@ def load_captioner(options: EvaluateOptions, source: str) -> Captioner:
     return load(source, model_config=options.model_config, vocab=options.vocab)
 
 
-def find_images(options: EvaluateOptions, models: Iterable[str]) -> ImageSet:
+def find_images(options: EvaluateOptions, models: Sequence[str], world: World) -> ImageSet:
     """The data set or references named, or the data set that the runs were trained on."""
     for change in options.set:
         if not change.strip().startswith("data."):
@@ -269,14 +272,17 @@ def find_images(options: EvaluateOptions, models: Iterable[str]) -> ImageSet:
             raise UserError("--references cannot go with --data or --set: give one or the other")
         return ImageSet.from_references(options.references, limit=options.limit)
     if options.data:
-        return load_images(options, load_config(options.data, options.set).data)
+        data = load_config(options.data, options.set).data
+        return load_images(options, data, models, world)
     runs = [name for name in models if is_run(name)]
     if not runs:
         raise UserError(
             "nothing says which images and references: add --data CONFIG.toml or --references FILE"
         )
     sets = [
-        load_images(options, load_config(Path(name) / "config.toml", options.set).data)
+        load_images(
+            options, load_config(Path(name) / "config.toml", options.set).data, models, world
+        )
         for name in runs
     ]
     if not same_images(sets):
@@ -296,7 +302,11 @@ def check_draws(options: EvaluateOptions, images: ImageSet) -> None:
         )
 
 
-def load_images(options: EvaluateOptions, data: DataConfig) -> ImageSet:
+def load_images(
+    options: EvaluateOptions, data: DataConfig, models: Sequence[str], world: World
+) -> ImageSet:
+    """A split of a data set, which is fetched first if it is missing and its config says so."""
+    world.first(lambda: fetch(data, sources=models, vocab=options.vocab))
     return ImageSet.from_data(data, options.split, limit=options.limit)
 
 

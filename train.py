@@ -47,10 +47,11 @@ from smile.training.loader import read
 from smile.training.objective import Objective
 from smile.training.once import TrainingData
 from smile.training.precision import Precision
+from smile.training.provide import provide
 from smile.training.schedule import Phase
 from smile.training.setup import accents_line, make_captioner, make_optimizer, recorded
 from smile.training.speed import give_back_freed_memory, prepare, train_mode, uncompiled
-from smile.training.splits import Splits, choose_shown, load_splits
+from smile.training.splits import Splits, choose_shown
 from smile.version import __version__
 from smile.weights.run_folder import LAST_FOLDER, MLE_FOLDER, save_run
 
@@ -114,7 +115,7 @@ def train(
     torch.manual_seed(config.train.seed)
     config = recorded(config)
     folder = Path() if tries else world.first(lambda: run_folder(source, out, resume=resumes))
-    examples = load_splits(config)
+    examples = provide(config, world, resumes=resumes)
     if tries:
         dry_run(Trainer(make_captioner(config, examples["train"]), folder, examples, world=world))
         return

@@ -1,6 +1,7 @@
 """What `train.py` is made of, one idea a file.
 
 schedule       which objective and learning rate at which step
+provide        data and weights that are missing: named, fetched
 splits         the images for training, for validation and to show
 estimate       sizes, memory and time of a run, before it begins
 checks         mistakes found before the first step
