@@ -5,7 +5,6 @@ lies in a folder WORK until it is whole, and is then renamed; what is there alre
 An archive that somebody put into the folder by hand is used, checked and kept.
 """
 
-import contextlib
 import os
 import shutil
 import sys
@@ -32,7 +31,7 @@ from smile.data.unzip import BadArchive
 from smile.errors import UserError
 from smile.system.connection import shown
 from smile.system.download import fetch, offline, only_process
-from smile.system.files import digest, reading, writing
+from smile.system.files import digest, make_folder, reading, remove_empty, writing
 from smile.system.missing import Missing, curl, refuse, shown_size
 
 LOCK = ".download.lock"
@@ -78,10 +77,10 @@ def download(root: Path, *, ratings: bool = False) -> None:
             f"{root}: it holds files, and nothing of Flickr8k, so that is not downloaded to it: "
             'name a new folder, or set data.format = "folder" for photos of your own'
         )
-    made = [path for path in (root, *root.parents) if not path.exists()]
+    made: list[Path] = []
     try:
         with writing(root):
-            root.mkdir(parents=True, exist_ok=True)
+            made += make_folder(root)
             with only_process(root, root / LOCK):
                 every_photo = _is_unfinished(root)
                 remove_unpacked(root)  # of a killed process: the room is needed
@@ -89,9 +88,7 @@ def download(root: Path, *, ratings: bool = False) -> None:
     finally:
         if root.is_dir():
             remove_unpacked(root)
-        for path in made:  # unless something came of it
-            with contextlib.suppress(OSError):
-                path.rmdir()
+        remove_empty(made)
 
 
 def _complete(root: Path, *, ratings: bool, every_photo: bool) -> None:

@@ -13,7 +13,7 @@ import re
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,28 @@ def remove(path: str | Path) -> None:
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
         flush(path.parent)
+
+
+def make_folder(folder: Path) -> list[Path]:
+    """Makes a folder, and those that it is in; returns the new ones, the innermost first.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        remove_empty(made)
+        raise
+    return made
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Removes those of the folders that are there and empty, in this order."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def check_empty(folder: str | Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from smile.errors import UserError
 from smile.system.distributed import World
-from smile.system.files import remove_unfinished, writing
+from smile.system.files import make_folder, remove_empty, remove_unfinished, writing
 from smile.system.lock import ProcessLock
 from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.weights.checksum import check_sum
@@ -82,8 +82,7 @@ def _claim(folder: Path, lock: ProcessLock) -> list[Path]:
     made: list[Path] = []
     try:
         with writing(folder):
-            made += [path for path in (folder, *folder.parents) if not path.exists()]
-            folder.mkdir(parents=True, exist_ok=True)
+            made += make_folder(folder)
             if not lock.acquire():
                 raise UserError(
                     f"{folder}: another run is writing it: wait for its end, or use --out"
@@ -98,9 +97,7 @@ def _claim(folder: Path, lock: ProcessLock) -> list[Path]:
 def _leave(lock: ProcessLock, made: list[Path]) -> None:
     """Releases the lock, and removes the folders that were made, as far as they are empty."""
     lock.release()
-    for path in made:
-        with contextlib.suppress(OSError):  # not empty
-            path.rmdir()
+    remove_empty(made)
 
 
 def check_captioners(folder: Path) -> None:
