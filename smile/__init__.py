@@ -39,13 +39,13 @@ def _import_torch() -> None:
     Importing torch creates half a million objects that live until the end. The collector would
     traverse them again and again: half a second of the three that one caption takes.
     """
-    collects = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         import_module("torch")
         gc.freeze()
     finally:
-        if collects:
+        if was_enabled:
             gc.enable()
 
 

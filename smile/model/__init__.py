@@ -1,10 +1,10 @@
-"""BLIP's captioner, in reading order: each file needs only those above it.
+"""BLIP's captioner, in the order of imports: each file needs only those above it.
 
-cache      the keys and values that generation remembers: may be read last
+cache      keys and values that generation keeps: skip it at first reading
 layers     attention, the MLP, the pre-norm block
 vit        the image encoder
-decoder    the caption decoder, which reads words and image
-blip       encoder and decoder joined: pixels and token ids in, scores of words out
+decoder    the caption decoder, which attends to the image
+blip       encoder and decoder joined: pixels and token ids in, logits out
 generate   greedy, sampling and beam search
 tokenizer  text ↔ token ids
 images     from an image file to the tensor that the encoder reads

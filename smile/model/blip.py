@@ -1,14 +1,16 @@
-"""BLIP's model for captions: image encoder and caption decoder (Li et al. 2022, section 3.1).
+"""BLIP's captioning model: image encoder and caption decoder (Li et al. 2022, arXiv 2201.12086).
 
-BLIP pre-trains an image encoder with three text models, which share weights: one embeds a text, one
-tells whether a text fits an image, one writes captions. Captioning needs the image encoder and the
-last of them, so these two are all there is here.
+BLIP pre-trains an image encoder with three text models, which share weights (section 3.1): one
+embeds a text, one tells whether a text fits an image, one writes captions. Captioning needs only
+the image encoder and the last of the three.
 
-logits = model(images, ids)                  # scores of every word as the next one
+logits = model(images, ids)                  # of the next token at each position
 
-features = model.encode(images)              # the same in three steps: once per image,
-states = model.decode(ids, features)         # for any number of captions of it,
-logits = model.logits(states)                # at the positions that are wanted
+The same in three steps:
+
+features = model.encode(images)              # once per image
+states = model.decode(ids, features)         # for any number of captions per image
+logits = model.logits(states)                # only at the positions that are needed
 """
 
 from typing import Self
@@ -23,7 +25,7 @@ from smile.model.vit import ViT
 
 
 class BLIP(nn.Module):
-    """ViT encoder and cross-attention decoder: pixels and token ids in, scores of words out.
+    """ViT encoder and cross-attention decoder: pixels and token ids in, logits out.
 
     Raises:
         ValueError: the decoder does not fit the encoder.
@@ -39,7 +41,7 @@ class BLIP(nn.Module):
         self.decoder = Decoder(config=decoder)
 
     def forward(self, images: Tensor, ids: Tensor) -> Tensor:
-        """(B, 3, S, S) images, (B·K, T) ids → (B·K, T, V) scores of every word as the next one.
+        """(B, 3, S, S) images, (B·K, T) ids → (B·K, T, V) logits of the next token.
 
         Each image has K captions, which stand next to each other in `ids`; with K = 1 that is
         (B, T). `ids` begin with the prompt and are padded on the right.
@@ -64,27 +66,29 @@ class BLIP(nn.Module):
     ) -> Tensor:
         """(B·K, T) ids, (B, P + 1, D) features → (B·K, T, D) states for `logits`.
 
-        With a cache (from `new_cache`), `ids` are only the new words and `features` are not read;
-        without, they may also be what `decoder.keys_values` made of them.
+        With a cache (from `new_cache`), `ids` are only the new tokens, and `features` are not read.
+        Without one, `features` may also be the result of `decoder.keys_values`.
         """
         states: Tensor = self.decoder(ids, features, cache)
         return states
 
     def logits(self, states: Tensor) -> Tensor:
-        """(..., D) states → (..., V) scores of every word as the next one."""
+        """(..., D) states → (..., V) logits of the next token."""
         return self.decoder.logits(states)
 
     def new_cache(self, features: Tensor, *, max_length: int, copies: int = 1) -> DecoderCache:
-        """A cache for decoding `copies` texts of up to `max_length` words per image."""
+        """A cache for decoding `copies` texts of up to `max_length` tokens per image."""
         return self.decoder.new_cache(features, max_length=max_length, copies=copies)
 
     def init_weights(self) -> Self:
-        """Initialises all weights for training from scratch: normal, biases 0, norms 1.
+        """Initialises a new model for training from scratch: weights normal, biases 0.
+
+        Norms and `head_bias` keep the values that the constructor gave them.
 
         BLIP's and BERT's standard deviation, 0.02, suits a width of 768. It grows as √(768 / width)
         for narrower models; otherwise their activations start too small to learn from. The ViT's
-        positions start about as large as the patches they are added to: at 0.02, a small model
-        spends most of its training on finding out where each patch is.
+        positions start about as large as the patch tokens: at 0.02, a small model spends most of
+        the training on learning where each patch is.
         """
         for tower in (self.vit, self.decoder):
             std = 0.02 * (768 / tower.config.dim) ** 0.5

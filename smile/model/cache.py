@@ -1,7 +1,7 @@
-"""Keys and values that generation keeps between steps, so that each step computes one word only.
+"""Keys and values that generation keeps between steps, so that each step computes one token only.
 
-Each decoder layer attends to the image, whose keys and values are computed once and shared by all
-captions (or beams) of that image, and to the words before, of which each caption has its own.
+Each decoder layer attends to the image and to the tokens before. The image's keys and values are
+computed once and shared by all its captions (or beams); those of the tokens differ in each row.
 """
 
 import torch
@@ -11,10 +11,10 @@ KeysValues = tuple[Tensor, Tensor]  # each (B, heads, S, head_dim)
 
 
 class PastCache:
-    """One layer's keys and values of the words so far: room for `max_length` words in each row.
+    """One layer's keys and values of the tokens so far: room for `max_length` tokens in each row.
 
     Args:
-        like: (…, heads, …, head_dim), a tensor of the shape, dtype and device that keys have.
+        like: some keys, (…, heads, …, head_dim), for these two sizes, the dtype and the device.
     """
 
     def __init__(self, *, rows: int, max_length: int, like: Tensor):
@@ -24,7 +24,7 @@ class PastCache:
         self.length = 0
 
     def append(self, keys_values: KeysValues) -> KeysValues:
-        """Adds T words to the first R rows, (R, heads, T, head_dim); returns all words so far."""
+        """Adds T tokens to the first R rows, (R, heads, T, head_dim); returns all tokens so far."""
         keys, values = keys_values
         rows, end = keys.size(0), self.length + keys.size(2)
         self.keys[:rows, :, self.length : end] = keys
@@ -33,8 +33,8 @@ class PastCache:
         return self.keys[:rows, :, :end], self.values[:rows, :, :end]
 
     def copy_rows(self, sources: Tensor, rows: Tensor, start: int = 0) -> None:
-        """Copies row `sources[i]` to row `rows[i]`, from word `start` on."""
-        for buffer in (self.keys, self.values):
+        """Copies row `sources[i]` to row `rows[i]`, from token `start` on."""
+        for buffer in (self.keys, self.values):  # indexing copies, so the rows may overlap
             buffer[rows, :, start : self.length] = buffer[sources, :, start : self.length]
 
 
@@ -42,19 +42,19 @@ class DecoderCache:
     """All layers' keys and values, for `copies` captions or beams of each image.
 
     Args:
-        image: for each layer, those of B images.
-        past: for each layer, those of B·copies rows of words.
+        image: for each layer, keys and values of B images.
+        past: for each layer, the `PastCache` of B·copies rows.
     """
 
     def __init__(self, *, image: list[KeysValues], past: list[PastCache], copies: int):
         self.image = image
         self.past = past
         self.copies = copies
-        self.prompt_length = 0  # how many words all rows of an image share
+        self.prompt_length = 0  # how many tokens all rows of an image share
 
     @property
     def length(self) -> int:
-        """Number of words held."""
+        """Number of tokens held in each row."""
         return self.past[0].length
 
     @property

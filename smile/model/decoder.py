@@ -1,10 +1,10 @@
 """The caption decoder: BERT (Devlin et al. 2019) with causal self-attention and cross-attention.
 
-It reads token ids and image features and computes, at each position, the state that scores the next
-word. Blocks are post-norm, as in BERT: each sub-layer's output is added to its input, then
-normalised.
+It reads token ids and image features, and computes a hidden state at each position, from which
+`logits` predicts the next token. Blocks are post-norm: the sum of a sub-layer's input and output is
+normalised. As in BERT, a linear layer, GELU and LayerNorm (`head_…`) follow the last block.
 
-During generation it reads one word at a time; a `DecoderCache` holds what was computed before.
+During generation it reads one token at a time; a `DecoderCache` holds what was computed before.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +36,7 @@ class DecoderBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, image: KeysValues, past: PastCache | None = None) -> Tensor:
-        """(B·K, T, D) words, keys and values of B images → (B·K, T, D)."""
+        """(B·K, T, D), keys and values of B images → (B·K, T, D)."""
         attended = self.self_attention.self_attend(x, causal=True, past=past)
         x = self.self_norm(x + self.dropout(attended))
         x = self.cross_norm(x + self.dropout(self.cross_attention(x, image)))
@@ -45,11 +45,11 @@ class DecoderBlock(nn.Module):
 
 
 class TiedHead(nn.Module):
-    """Scores each word by the product of a state with that word's embedding, plus a bias.
+    """A token's logit is the product of the state and that token's embedding, plus a bias.
 
-    The output embeddings are "tied" to the input embeddings (Press and Wolf 2017). Both weights
-    belong to the decoder, which passes them in each call: a reference stored here would go stale
-    when the decoder's weights are replaced, as `load_state_dict(assign=True)` does.
+    The output embeddings are "tied" to the input embeddings (Press and Wolf 2017). Embeddings and
+    bias belong to the decoder, which passes them in each call: a reference stored here would go
+    stale when `load_state_dict(assign=True)` replaces the decoder's weights.
     """
 
     def forward(self, states: Tensor, word_embed: Tensor, bias: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class TiedHead(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Token ids and image features → states that score the next word."""
+    """Token ids and image features → hidden states, from which `logits` predicts tokens."""
 
     def __init__(self, *, config: DecoderConfig):
         super().__init__()
@@ -79,16 +79,16 @@ class Decoder(nn.Module):
         features: Tensor | list[KeysValues] | None,
         cache: DecoderCache | None = None,
     ) -> Tensor:
-        """(B·K, T) ids, (B, P, D_image) features → (B·K, T, D) states; `logits` scores them.
+        """(B·K, T) ids, (B, P + 1, D_image) features → (B·K, T, D) states for `logits`.
 
-        Captions are padded on the right. No word attends to the right, so padding needs no mask;
-        its own states are to be ignored.
+        Captions are padded on the right. No token attends to the right, so padding needs no mask.
+        The states at padding mean nothing.
 
         Args:
             ids: the K captions (or beams) of an image stand next to each other.
             features: the encoder's output, or the result of `keys_values`. Not read with a cache.
-            cache: from `new_cache`. The first `ids` are the prompt; after that, they are the next
-                word of each row.
+            cache: from `new_cache`. The first call passes the prompt as `ids`, each later call the
+                next token of each row.
 
         Raises:
             ValueError: `ids` do not fit the images, the cache or `max_positions`, or there are
@@ -111,26 +111,26 @@ class Decoder(nn.Module):
         return states
 
     def logits(self, states: Tensor) -> Tensor:
-        """(..., D) states → (..., V) scores of every word as the next one."""
+        """(..., D) states → (..., V) logits of the next token."""
         scores: Tensor = self.head(states, self.word_embed.weight, self.head_bias)
         return scores
 
     def keys_values(self, features: Tensor) -> list[KeysValues]:
-        """(B, P, D_image) → each block's keys and values of the images, for `forward`."""
+        """(B, P + 1, D_image) → each block's keys and values of the images, for `forward`."""
         return [attention.keys_values(features) for attention in self._cross_attentions()]
 
     def new_cache(self, features: Tensor, *, max_length: int, copies: int = 1) -> DecoderCache:
-        """Computes the images' keys and values and makes room for `max_length` words.
+        """Computes the images' keys and values and makes room for `max_length` tokens.
 
         Args:
-            features: (B, P, D_image), the encoder's output.
+            features: (B, P + 1, D_image), the encoder's output.
             copies: captions or beams of each image, after `DecoderCache.spread`.
         """
         rows = features.size(0) * copies
         image, past = [], []
         for attention in self._cross_attentions():
-            # Every step reads them, so they are copied to contiguous memory: one block at a time,
-            # so that only one block's are in memory twice.
+            # Contiguous, because every step reads them; copied block by block, so that only one
+            # block's keys and values are in memory twice.
             keys, values = attention.keys_values(features)
             image.append((keys.contiguous(), values.contiguous()))
             past.append(PastCache(rows=rows, max_length=max_length, like=keys))

@@ -1,10 +1,10 @@
-"""The layers everything here is built from: multi-head attention, the MLP, the pre-norm block.
+"""The layers that the model is built from: multi-head attention, the MLP, the pre-norm block.
 
 One attention module serves the ViT's self-attention, the decoder's causal self-attention and its
 cross-attention. They differ in where the keys and values come from:
 
-    attention.self_attend(x)             from `x` itself and, during generation, the words before it
-    attention(x, keys_values)            from something else, projected once: keys_values(source)
+    attention.self_attend(x)             from `x` itself and, during generation, the tokens before
+    attention(x, keys_values)            from another source, projected once: keys_values(source)
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ class Attention(nn.Module):
     """Multi-head scaled dot-product attention ("Attention Is All You Need", section 3.2).
 
     Args:
-        dim: width D of the queries and of the output; each head is `dim / num_heads` wide.
+        dim: width D of the queries and of the output; head_dim is `dim / num_heads`.
         num_heads: number of heads; divides `dim`.
         source_dim: width of what is attended to; `dim` unless given.
         dropout: probability that an attention weight is dropped in training.
@@ -47,12 +47,13 @@ class Attention(nn.Module):
 
         Args:
             causal: position t attends to positions up to t only.
-            past: keys and values of the positions before `x`; those of `x` are added to it.
+            past: keys and values of the positions before `x`; those of `x` are added to it. If it
+                is not empty, `x` must be a single position.
         """
         queries, keys_values = self.project(x)
         if past is not None:
             keys_values = past.append(keys_values)
-        causal = causal and x.size(1) > 1  # a single position is the last: it may see all others
+        causal = causal and x.size(1) > 1  # one position comes after all keys: no mask
         x = self.attend(queries, keys_values, causal=causal)
         x = self.out(self.merge_heads(x))
         return x
@@ -70,17 +71,17 @@ class Attention(nn.Module):
         return x
 
     def project(self, x: Tensor) -> tuple[Tensor, KeysValues]:
-        """(B, T, D) → queries, and keys and values, each (B, heads, T, D / heads)."""
+        """(B, T, D) → queries, and keys and values, each (B, heads, T, head_dim)."""
         return self.split_heads(self.query(x)), self.keys_values(x)
 
     def keys_values(self, source: Tensor) -> KeysValues:
-        """(B, S, source_dim) → keys and values, each (B, heads, S, D / heads)."""
+        """(B, S, source_dim) → keys and values, each (B, heads, S, head_dim)."""
         return self.split_heads(self.key(source)), self.split_heads(self.value(source))
 
     def attend(self, queries: Tensor, keys_values: KeysValues, *, causal: bool = False) -> Tensor:
-        """softmax(q kᵀ / √d) v: (B, heads, T, d) queries, S keys and values → (B, heads, T, d).
+        """softmax(q kᵀ / √d) v: (B, heads, T, d) queries, (B, heads, S, d) keys → (B, heads, T, d).
 
-        With `causal`, for which S = T, query t attends to keys up to t only.
+        With `causal`, query t attends to keys up to t only; S must equal T.
         """
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(
@@ -91,22 +92,22 @@ class Attention(nn.Module):
     def weights(queries: Tensor, keys: Tensor) -> Tensor:
         """softmax(q kᵀ / √d): (B, heads, T, d), (B, heads, S, d) → (B, heads, T, S).
 
-        Where each query looks. `attend` uses the same weights, but never holds all of them.
+        The attention weights, to look at. `attend` uses the same ones without storing them.
         """
         scale: float = keys.size(-1) ** -0.5
         return (queries * scale @ keys.transpose(-2, -1)).softmax(dim=-1)
 
     def split_heads(self, x: Tensor, copies: int = 1) -> Tensor:
-        """(B·K, T, D) → (B, heads, K·T, D / heads), for K `copies` of each source."""
+        """(B·K, T, D) → (B, heads, K·T, head_dim), for K `copies` of each source."""
         return rearrange(x, "(b k) t (h d) -> b h (k t) d", k=copies, h=self.num_heads)
 
     def merge_heads(self, x: Tensor, copies: int = 1) -> Tensor:
-        """The inverse of `split_heads`: (B, heads, K·T, D / heads) → (B·K, T, D)."""
+        """The inverse of `split_heads`: (B, heads, K·T, head_dim) → (B·K, T, D)."""
         return rearrange(x, "b h (k t) d -> (b k) t (h d)", k=copies)
 
 
 class MLP(nn.Module):
-    """Two linear layers applied to each position, with the exact (erf) GELU or another between."""
+    """Two linear layers at each position, with an activation between: by default the exact GELU."""
 
     def __init__(self, *, dim: int, hidden_dim: int, activation: Activation = F.gelu):
         super().__init__()
@@ -121,7 +122,7 @@ class MLP(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (Huang et al. 2016): in training, a residual branch is skipped per sample.
+    """Stochastic depth (Huang et al. 2016): training drops a residual branch of random samples.
 
     Branches that are kept are scaled by 1 / (1 - probability), so evaluation needs no correction.
     """
@@ -134,9 +135,9 @@ class DropPath(nn.Module):
         """(B, ..., D) → (B, ..., D)."""
         if not self.training or self.probability == 0.0:
             return branch
-        kept = 1.0 - self.probability
+        keep = 1.0 - self.probability
         shape = (branch.size(0),) + (1,) * (branch.dim() - 1)
-        return branch * (torch.rand(shape, device=branch.device) < kept) / kept
+        return branch * (torch.rand(shape, device=branch.device) < keep) / keep
 
 
 class PreNormBlock(nn.Module):
@@ -171,12 +172,11 @@ class PreNormBlock(nn.Module):
 
 
 def embedding(entries: int, dim: int) -> nn.Embedding:
-    """An embedding table that is not initialised: `init_weights` or a file of weights fills it.
+    """An uninitialised embedding table: `init_weights` or a file of weights fills it.
 
-    `nn.Embedding` would fill it with random numbers first. On the meta device, where models are
-    made before their weights are loaded, that imports torch's compiler: more than a second.
+    `nn.Embedding` samples random numbers first. On the meta device, where a model is created before
+    its weights are loaded, that imports torch's compiler, which takes more than a second.
     """
     empty = torch.empty(entries, dim)
-    # torch gives this method no types.
     table: nn.Embedding = nn.Embedding.from_pretrained(empty, freeze=False)  # type: ignore[no-untyped-call]
     return table

@@ -1,8 +1,8 @@
 """The image encoder: a Vision Transformer (Dosovitskiy et al. 2021) as BLIP uses it.
 
-An image is cut into square patches, each of which becomes a token. A class token is put before
-them, learned position embeddings are added, and pre-norm Transformer blocks mix them. The captioner
-reads all the tokens, the class token too.
+An image is cut into square patches, each of which becomes a token. A class token comes first,
+learned position embeddings are added, and pre-norm Transformer blocks mix the tokens. The decoder
+attends to all of them, the class token included.
 """
 
 from itertools import pairwise
@@ -17,23 +17,23 @@ from smile.model.layers import Activation, PreNormBlock
 
 
 class ConvStem(nn.Module):
-    """Patch tokens from a stack of small convolutions (Xiao et al. 2021, arXiv 2106.14881).
+    """Patch tokens from a stack of small convolutions (after Xiao et al. 2021, arXiv 2106.14881).
 
     Small convolutions are local and translation-equivariant: a dog is a dog two pixels further on.
-    The usual stem, one convolution as large as a patch, has to learn both from the data, for which
-    a few thousand images are too few. Each stage halves height and width; the last has the
-    encoder's width. GroupNorm, unlike BatchNorm, keeps the images of a batch independent.
+    The usual stem, one convolution as large as a patch, has to learn both from the data, and a few
+    thousand images are too few for that. Each stage halves height and width; the last has D
+    channels. GroupNorm, unlike BatchNorm, keeps the images of a batch independent.
     """
 
     def __init__(self, *, config: ViTConfig):
         super().__init__()
-        stages = config.patch_size.bit_length() - 1
+        stages = config.patch_size.bit_length() - 1  # log2: patch_size is a power of two
         channels = [3, *(max(8, config.dim >> n) for n in reversed(range(1, stages))), config.dim]
         self.halve, self.refine = nn.ModuleList(), nn.ModuleList()
-        for before, after in pairwise(channels):
-            norms = [nn.GroupNorm(1, after, eps=config.norm_eps) for _ in range(2)]
-            self.halve.append(nn.Sequential(nn.Conv2d(before, after, 3, 2, 1), norms[0], nn.GELU()))
-            self.refine.append(nn.Sequential(nn.Conv2d(after, after, 3, 1, 1), norms[1], nn.GELU()))
+        for c_in, c_out in pairwise(channels):
+            norms = [nn.GroupNorm(1, c_out, eps=config.norm_eps) for _ in range(2)]
+            self.halve.append(nn.Sequential(nn.Conv2d(c_in, c_out, 3, 2, 1), norms[0], nn.GELU()))
+            self.refine.append(nn.Sequential(nn.Conv2d(c_out, c_out, 3, 1, 1), norms[1], nn.GELU()))
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, S, S) → (B, D, S / patch_size, S / patch_size)."""
@@ -45,18 +45,19 @@ class ConvStem(nn.Module):
 
 
 class ViT(nn.Module):
-    """Image → one feature vector for the whole and one for each patch.
+    """Pixels → a feature vector of the class token and of each patch.
 
     Args:
-        clip: CLIP's variant: patches have no bias, and a LayerNorm comes before the first block.
+        clip: CLIP's variant, for scoring captions: the patch embedding has no bias, and a LayerNorm
+            comes before the first block.
         activation: of the MLPs.
     """
 
     def __init__(self, *, config: ViTConfig, clip: bool = False, activation: Activation = F.gelu):
         super().__init__()
         self.config = config
-        grid = config.image_size // config.patch_size
         patch = config.patch_size
+        grid = config.image_size // patch
         if config.stem == "conv":
             self.patch_embed: nn.Module = ConvStem(config=config)
         else:
