@@ -1,11 +1,10 @@
-"""The captioner: pictures in, words out.
+"""The captioner: pictures in, captions out.
 
     captioner.caption(photo)                     # "two dogs play in the snow"
     captioner.describe(photo)                    # the best captions, with each word's probability
 
-It is the model of `blip.py` with what the model needs to read pictures and write words: a
-tokenizer, a transform from picture to pixels, and settings, among them the prompt and how to search
-for the most probable words.
+It is the model of `blip.py` with a tokenizer, a transform from picture to pixels, and settings such
+as the prompt and the number of beams.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +27,7 @@ class Caption:
     """A caption and its probability.
 
     logprob: natural logarithm of its probability given image and prompt, `[SEP]` included.
-    tokens: each word piece with its log-probability; they add up to `logprob`.
+    tokens: each word piece with its log-probability; their sum is `logprob`.
     """
 
     text: str
@@ -39,9 +38,12 @@ class Caption:
 class Captioner(BLIP):
     """BLIP's model with tokenizer and settings.
 
+    Like any module, it starts in training mode, with dropout: call `eval()` before captioning.
+    `smile.load` does.
+
     Args:
         config: sizes (`vit`, `decoder`), prompt (`data`) and search settings (`generate`).
-        tokenizer: its vocabulary is as large as the decoder's; None for ids in, ids out.
+        tokenizer: as many pieces as `decoder.vocab_size`. Without one, the model takes ids only.
 
     Raises:
         ValueError: the decoder does not fit the encoder or the vocabulary.
@@ -60,7 +62,7 @@ class Captioner(BLIP):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Raises ValueError for a captioner that was made without one."""
+        """Raises ValueError if the captioner was made without a tokenizer."""
         if self._tokenizer is None:
             raise ValueError("this captioner was made without a tokenizer, so it reads ids only")
         return self._tokenizer
@@ -77,19 +79,19 @@ class Captioner(BLIP):
         seeds: Sequence[int] | None = None,
         **settings: Any,
     ) -> str | list[str] | list[list[str]]:
-        """The best caption of one picture, a string, or of a list of pictures, a list of strings.
+        """The best caption: a string for one picture, a list of strings for a list of pictures.
 
-        With `num_return` above 1, each picture has a list of that many, best first.
+        With `num_return` above 1, each picture gets a list of that many strings, best first.
 
         Args:
             images: paths, Pillow images of any mode, or (H, W, 3) or (H, W) arrays of uint8.
-            prompt: the words that every caption continues, not repeated in what is returned;
+            prompt: the words that every caption continues. The result does not repeat them.
                 `config.data.prompt` unless given.
             seeds: one per picture, for sampling.
             settings: any of `[generate]`, such as `num_beams=1`, in place of `config.generate`'s.
 
         Raises:
-            TypeError: a picture is none of these, or prompts or seeds are not one for each.
+            TypeError: a picture is of another type, or there is not one seed for each picture.
             UserError: a picture cannot be read, or a setting is unknown or impossible.
         """
         if not are_several(images):
@@ -132,12 +134,12 @@ class Captioner(BLIP):
 
         Args:
             images: what `caption` takes, or (B, 3, S, S) pixels of the captioner's `transform`.
-            prompts: one for all images or one for each, as in `caption`.
+            prompts: one for all images or one for each; see `prompt` of `caption`.
             seeds: one per image, for sampling.
             settings: as in `caption`.
 
         Raises:
-            TypeError: a picture is none of these, or prompts or seeds are not one for each.
+            TypeError: a picture is of another type, or there is not one prompt or seed for each.
             UserError: a picture cannot be read, or a setting is unknown or impossible.
         """
         if not (isinstance(images, Tensor) or are_several(images)):
@@ -187,7 +189,7 @@ class Captioner(BLIP):
 
 
 def _one_each(name: str, given: object, kind: type, *, count: int) -> list[Any]:
-    """What was given for each of `count` pictures, as a list of `kind`."""
+    """`given` as a list of `count` values of type `kind`; TypeError if it is anything else."""
     values = list(given) if isinstance(given, Iterable) else [given]
     if len(values) != count or not all(isinstance(value, kind) for value in values):
         what = "text" if kind is str else "a whole number"

@@ -4,9 +4,9 @@ BLIP uses `transformers` 4.15 to 4.24, whose rules differ from today's. Lengths 
 `[SEP]` has probability 0 before `min_length`. A beam's score is its sum of log-probabilities
 divided by length ** length_penalty, where the length counts the prompt but not `[SEP]`.
 
-The model can be anything with the methods of `Model`. The prompt is read once per image and its
-cache is then copied for each beam; all beams share the image's keys and values. Only the last
-position goes through the head, and finished images leave the batch.
+The model can be anything with the methods of `Model`. The prompt is decoded once per image, and its
+cache is then copied for each beam; all beams share the image's keys and values. Logits are computed
+at the last position only, and finished images leave the batch.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ class Hypothesis:
     """A generated caption.
 
     ids: the tokens after the prompt, without `[SEP]`.
-    score: what the search ranked by: the sum of log-probabilities, penalties included, divided by
-        length ** length_penalty.
+    score: the sum of log-probabilities, divided by length ** length_penalty. Captions are ranked
+        by it. In beam search the log-probabilities include the repetition penalty.
     logprobs: the model's log-probability, without penalties, of each of `ids`, and of `[SEP]` if
-        the caption ended with it. Their sum is the caption's.
+        the caption ended with it. The caption's log-probability is their sum.
     """
 
     ids: list[int]
@@ -39,7 +39,7 @@ class Hypothesis:
 
 
 class Model(Protocol):
-    """What can be captioned with: a `Captioner`, or anything with its three methods."""
+    """What `generate` needs of a model: a `Captioner`, or anything with these three methods."""
 
     def decode(self, ids: Tensor, features: None, *, cache: DecoderCache) -> Tensor: ...
 
@@ -60,11 +60,10 @@ def generate(
     """The `num_return` best captions of each image, best first.
 
     Args:
-        features: (B, P, D), the encoder's output.
+        features: (B, P + 1, D), the encoder's output.
         prompts: (B, T) ids that each caption continues, `[DEC]` first, without padding.
         sep_id: the token that ends a caption.
-        options: sampling if `top_p`, `top_k` or `temperature` is set, else beam search; with one
-            beam, greedy search.
+        options: sampling if `options.samples`, else beam search; with one beam, greedy search.
         seeds: one per image, for sampling; 0, 1, … unless given. An image's captions depend on its
             seed only, not on the rest of the batch.
 
@@ -95,30 +94,30 @@ def check_options(options: GenerateConfig, *, prompt_length: int) -> None:
 
 
 def asked_options(config: Config, settings: Mapping[str, Any]) -> GenerateConfig:
-    """A captioner's `[generate]` settings, overridden by `settings`.
+    """A captioner's `[generate]` settings, with `settings` in their place where given.
 
     Raises:
         UserError: a setting is unknown or impossible, or one for beam search is given although the
             options sample, so that it would be ignored.
     """
     options = override(config, "generate", dict(settings)).generate
-    asked = [
+    search = [
         _in_words(name, settings[name])
         for name, unused in (("num_beams", 1), ("early_stopping", False), ("do_sample", True))
         if settings.get(name, unused) != unused
     ]
-    if not (options.samples and asked):
+    if not (options.samples and search):
         return options
-    usual = GenerateConfig()
+    defaults = GenerateConfig()
     sampling = {
         name: value
         for name in ("do_sample", "top_p", "top_k", "temperature")
-        if (value := getattr(options, name)) != getattr(usual, name)
+        if (value := getattr(options, name)) != getattr(defaults, name)
     }
     whose = "" if settings.keys() & sampling.keys() else "the model's "
     names = ", ".join(_in_words(name, value) for name, value in sampling.items())
     raise UserError(
-        f"{asked[0]} is for beam search, but {whose}{names} is for sampling: leave one of them out"
+        f"{search[0]} is for beam search, but {whose}{names} is for sampling: leave one of them out"
     )
 
 
@@ -132,9 +131,9 @@ def _in_words(name: str, value: Any) -> str:
 def greedy_search(
     model: Model, features: Tensor, prompts: Tensor, *, sep_id: int, options: GenerateConfig
 ) -> list[list[Hypothesis]]:
-    """Always takes the most likely next word. Arguments as for `generate`."""
+    """Always takes the most likely next token. Arguments as for `generate`."""
 
-    def pick(logits: Tensor, rows: list[int]) -> Tensor:
+    def pick(logits: Tensor, captions: list[int]) -> Tensor:
         return logits.argmax(dim=-1)
 
     found = _extend(model, features, prompts, pick, sep_id=sep_id, options=options)
@@ -150,18 +149,18 @@ def sample(
     options: GenerateConfig,
     seeds: list[int],
 ) -> list[list[Hypothesis]]:
-    """Samples each next word: temperature, then top-k, then nucleus (Holtzman et al. 2020).
+    """Samples each next token: temperature, then top-k, then nucleus.
 
     Arguments as for `generate`. The `num_return` captions of an image are sorted by score.
     """
     copies = options.num_return
     generators = [_generator(seed, copy) for seed in seeds for copy in range(copies)]
 
-    def pick(logits: Tensor, rows: list[int]) -> Tensor:
+    def pick(logits: Tensor, captions: list[int]) -> Tensor:
         probabilities = sampling_probabilities(logits, options).cpu()
         sampled = [
-            torch.multinomial(p, 1, generator=generators[row])
-            for p, row in zip(probabilities, rows, strict=True)
+            torch.multinomial(p, 1, generator=generators[caption])
+            for p, caption in zip(probabilities, captions, strict=True)
         ]
         return torch.cat(sampled).to(logits.device)
 
@@ -171,7 +170,7 @@ def sample(
 
 
 def _generator(seed: int, copy: int) -> torch.Generator:
-    """A generator for one caption, on the CPU, so that every device samples the same words.
+    """A generator for one caption, on the CPU, so that every device samples the same tokens.
 
     A generator reads only 32 bits of its seed, so `seed` and `copy` are hashed into 32 bits.
     """
@@ -182,8 +181,9 @@ def _generator(seed: int, copy: int) -> torch.Generator:
 def sampling_probabilities(logits: Tensor, options: GenerateConfig) -> Tensor:
     """(R, V) logits → (R, V) probabilities to sample from.
 
-    Top-k keeps the k most likely words. Nucleus keeps the smallest set of most likely words whose
-    probabilities sum to at least `top_p`. The rest is renormalised.
+    Top-k (Fan et al. 2018) keeps the k most likely tokens. Nucleus (Holtzman et al. 2020) keeps the
+    smallest set of most likely tokens whose probabilities sum to at least `top_p`. What is kept is
+    renormalised.
     """
     logits = logits / options.temperature
     if 0 < options.top_k < logits.size(-1):
@@ -192,7 +192,7 @@ def sampling_probabilities(logits: Tensor, options: GenerateConfig) -> Tensor:
     probabilities = logits.softmax(dim=-1)
     if options.top_p < 1:
         ranked, order = probabilities.sort(dim=-1, descending=True)
-        before = ranked.cumsum(dim=-1) - ranked  # the sum over all more likely words
+        before = ranked.cumsum(dim=-1) - ranked  # the sum over all more likely tokens
         ranked = ranked.masked_fill(before >= options.top_p, 0.0)
         probabilities = torch.zeros_like(probabilities).scatter(-1, order, ranked)
     return probabilities / probabilities.sum(dim=-1, keepdim=True)
@@ -208,31 +208,36 @@ def _extend(
     options: GenerateConfig,
     copies: int = 1,
 ) -> list[Hypothesis]:
-    """Continues `copies` captions of each image; `pick(logits, rows)` chooses each next word."""
+    """Continues `copies` captions of each image.
+
+    Args:
+        pick: (R, V) logits and the numbers of R captions → (R,) next tokens.
+    """
     state = _Rows(model, features, prompts, copies=copies, max_length=options.max_length)
     found: dict[int, Hypothesis] = {}
-    rows = list(range(len(state.ids)))  # the caption that each row of the state belongs to
-    while rows:
+    captions = list(range(len(state.ids)))  # the number of the caption in each row of the state
+    while captions:
         logits = state.logits.float()
         logprobs = logits.log_softmax(dim=-1)
-        words = pick(constrain(logits, state.ids, sep_id=sep_id, options=options), rows)
-        state.append(words, words.tolist(), logprobs.gather(1, words[:, None])[:, 0].tolist())
+        tokens = pick(constrain(logits, state.ids, sep_id=sep_id, options=options), captions)
+        state.append(tokens, tokens.tolist(), logprobs.gather(1, tokens[:, None])[:, 0].tolist())
         full = state.ids.size(1) == options.max_length
-        for slot, row in enumerate(rows):
-            generated, logprob = state.texts[slot]
+        for caption, (generated, token_logprobs) in zip(captions, state.texts, strict=True):
             ended = generated[-1] == sep_id
-            if (ended or full) and row not in found:
-                score = sum(logprob) / (state.ids.size(1) - ended) ** options.length_penalty
-                found[row] = Hypothesis(generated[:-1] if ended else generated, score, logprob)
-        # An image leaves the batch when all its captions are finished: its rows stay together.
-        groups = [range(start, start + copies) for start in range(0, len(rows), copies)]
+            if (ended or full) and caption not in found:
+                score = sum(token_logprobs) / (state.ids.size(1) - ended) ** options.length_penalty
+                ids = generated[:-1] if ended else generated
+                found[caption] = Hypothesis(ids, score, token_logprobs)
+        # An image leaves the batch when all its captions are finished. Until then, the rows of
+        # finished captions continue too, and what they generate is ignored.
+        groups = [range(start, start + copies) for start in range(0, len(captions), copies)]
         running = [
-            slot for group in groups if any(rows[s] not in found for s in group) for slot in group
+            row for group in groups if any(captions[r] not in found for r in group) for row in group
         ]
-        rows = [rows[slot] for slot in running]
-        if rows:
+        captions = [captions[row] for row in running]
+        if captions:
             state.advance(running)
-    return [found[row] for row in sorted(found)]
+    return [found[caption] for caption in sorted(found)]
 
 
 # Beam search --------------------------------------------------------------------------------------
@@ -243,8 +248,8 @@ def beam_search(
 ) -> list[list[Hypothesis]]:
     """Keeps the `num_beams` best unfinished captions in each step. Arguments as for `generate`.
 
-    A step ranks 2·num_beams continuations of an image, so that num_beams remain even if every beam
-    could end. `[SEP]` ends a beam only if it ranks among the first num_beams.
+    A step ranks 2·num_beams continuations of an image: at most num_beams of them end with `[SEP]`,
+    so at least num_beams remain. `[SEP]` ends a beam only if it ranks among the first num_beams.
     """
     beams = options.num_beams
     state = _Rows(model, features, prompts, copies=beams, max_length=options.max_length)
@@ -260,13 +265,13 @@ def beam_search(
         running = []
         length = state.ids.size(1)
         for image, steps in zip(images, _steps(scores, logprobs, beams), strict=True):
-            kept = finished[image].take(steps, state.texts, sep_id)
+            continued = finished[image].take(steps, state.texts, sep_id)
             if not finished[image].cannot_improve(steps[0].total, length):
-                running.append((image, kept))
+                running.append((image, continued))
         images = [image for image, _ in running]
         if not images:
             break
-        steps = [step for _, kept in running for step in kept]
+        steps = [step for _, continued in running for step in continued]
         state.branch(steps)
         if state.ids.size(1) == options.max_length:
             for row, step in enumerate(steps):
@@ -278,28 +283,26 @@ def beam_search(
 
 
 class _Step(NamedTuple):
-    """A continuation: the row, its next word, the word's log-probability, and the beam's total."""
+    """A continuation: the row, its next token, that token's log-probability, the beam's total."""
 
     row: int
-    word: int
+    token: int
     logprob: float
     total: float
 
 
 def _steps(scores: Tensor, logprobs: Tensor, beams: int) -> list[list[_Step]]:
-    """(B, beams·V) scores of B images, (B·beams, V) log-probabilities → 2·beams each, best first.
+    """(B, beams·V) scores, (B·beams, V) log-probabilities → the best 2·beams of each image.
 
-    Everything that a step reads from the device is read here, at once: each read waits for the
-    device.
+    Each read from the device waits for it, so a step reads only here: three tensors at once.
     """
-    ranked, places = scores.topk(2 * beams, dim=1)
+    totals, places = scores.topk(2 * beams, dim=1)  # a place is beam · V + token
     chosen = logprobs.view_as(scores).gather(1, places)
-    vocabulary = logprobs.size(1)
-    columns = (places.tolist(), *torch.stack([chosen, ranked]).tolist())
-    # A place among an image's scores stands for a beam (and so a row) and its next word.
+    vocab_size = logprobs.size(1)
+    columns = (places.tolist(), *torch.stack([chosen, totals]).tolist())
     return [
         [
-            _Step(image * beams + place // vocabulary, place % vocabulary, logprob, total)
+            _Step(image * beams + place // vocab_size, place % vocab_size, logprob, total)
             for place, logprob, total in zip(*row, strict=True)
         ]
         for image, row in enumerate(zip(*columns, strict=True))
@@ -318,7 +321,7 @@ class _Finished:
         """Finishes beams that reach `[SEP]`; returns the num_beams steps that continue."""
         beams, running = self.options.num_beams, []
         for rank, step in enumerate(steps):
-            if step.word != sep_id:
+            if step.token != sep_id:
                 running.append(step)
             elif rank < beams:
                 generated, logprobs = texts[step.row]
@@ -339,8 +342,8 @@ class _Finished:
     def cannot_improve(self, best_total: float, length: int) -> bool:
         """True when this image is finished.
 
-        With early stopping that is when num_beams captions have ended. Otherwise, it is when the
-        best running beam, if it ended at this length, would not beat the worst caption kept.
+        Nothing is finished before num_beams captions are kept. With early stopping, that is enough.
+        Otherwise the best running beam, ended at this length, must not beat the worst one kept.
         """
         if len(self.kept) < self.options.num_beams:
             return False
@@ -358,17 +361,17 @@ class _Finished:
         return min(h.score for h in self.kept)
 
 
-# What all of them share ---------------------------------------------------------------------------
+# Shared by all searches ---------------------------------------------------------------------------
 
 
-_Text = tuple[list[int], list[float]]  # words after the prompt, and their log-probabilities
+_Text = tuple[list[int], list[float]]  # tokens after the prompt, and their log-probabilities
 
 
 class _Rows:
     """The captions being generated: `copies` rows of each image, with the decoder's cache.
 
-    Words are kept twice: in `ids` on the device for the model, and in `texts` for the search, which
-    need not wait for the device to read them.
+    Tokens are kept twice: in `ids` on the device for the model, and in `texts` for the search, so
+    that it need not wait for the device.
     """
 
     def __init__(
@@ -378,26 +381,28 @@ class _Rows:
         self.cache = model.new_cache(features, max_length=max_length, copies=copies)
         logits = model.logits(model.decode(prompts, None, cache=self.cache)[:, -1])
         self.cache.spread()
-        self.logits = logits.repeat_interleave(copies, dim=0)  # (R, V), of each row's next word
+        self.logits = logits.repeat_interleave(copies, dim=0)  # (R, V), of each row's next token
         self.ids = prompts.repeat_interleave(copies, dim=0)  # (R, T), with the prompt
         self.texts: list[_Text] = [([], []) for _ in self.ids]
 
-    def append(self, ids: Tensor, words: list[int], logprobs: list[float]) -> None:
-        """Adds a word to each row: (R,) `ids` on the device, and the same as a list, `words`."""
+    def append(self, ids: Tensor, tokens: list[int], logprobs: list[float]) -> None:
+        """Adds a token to each row: (R,) `ids` on the device, and the same as a list, `tokens`."""
         self.ids = torch.cat([self.ids, ids[:, None]], dim=1)
         self.texts = [
-            ([*generated, word], [*before, logprob])
-            for (generated, before), word, logprob in zip(self.texts, words, logprobs, strict=True)
+            ([*generated, token], [*before, logprob])
+            for (generated, before), token, logprob in zip(
+                self.texts, tokens, logprobs, strict=True
+            )
         ]
 
     def branch(self, steps: list[_Step]) -> None:
         """Row i becomes the continuation `steps[i]`; images without a step leave the batch."""
-        rows, words, logprobs, _ = map(list, zip(*steps, strict=True))
+        rows, tokens, logprobs, _ = map(list, zip(*steps, strict=True))
         self._select(rows)
-        self.append(torch.tensor(words, device=self.ids.device), words, logprobs)
+        self.append(torch.tensor(tokens, device=self.ids.device), tokens, logprobs)
 
     def advance(self, rows: list[int] | None) -> None:
-        """Scores the next word of each row; with `rows`, only those rows are kept."""
+        """Computes the logits of each row's next token; with `rows`, only those rows are kept."""
         if rows is not None and len(rows) < len(self.ids):
             self._select(rows)
         states = self.model.decode(self.ids[:, -1:], None, cache=self.cache)
@@ -411,10 +416,12 @@ class _Rows:
 
 
 def constrain(scores: Tensor, ids: Tensor, *, sep_id: int, options: GenerateConfig) -> Tensor:
-    """Applies the repetition penalty; forbids repeated n-grams, and `[SEP]` before `min_length`.
+    """Scores with the repetition penalty (Keskar et al. 2019), and -∞ for what is forbidden.
+
+    Forbidden are repeated n-grams (Paulus et al. 2018), and `[SEP]` before `min_length`.
 
     Args:
-        scores: (R, V): log-probabilities in beam search, logits in greedy search and sampling.
+        scores: (R, V), log-probabilities in beam search, logits in greedy search and sampling.
         ids: (R, T), the captions so far, with the prompt.
     """
     scores = scores.clone()
@@ -430,11 +437,11 @@ def constrain(scores: Tensor, ids: Tensor, *, sep_id: int, options: GenerateConf
 
 
 def _forbid_repeats(scores: Tensor, ids: Tensor, size: int) -> None:
-    """Sets to -∞, in place, the scores of words that would repeat an n-gram of their row."""
+    """Sets to -∞, in place, the scores of tokens that would repeat an n-gram of their row."""
     if ids.size(1) < size:
         return
     grams = ids.unfold(1, size, 1)  # (R, T - n + 1, n)
-    ending = ids[:, ids.size(1) - size + 1 :]  # the n - 1 words that a next word would complete
+    ending = ids[:, ids.size(1) - size + 1 :]  # the n - 1 tokens before the next one
     repeated = (grams[:, :, :-1] == ending[:, None, :]).all(dim=2)
     rows, places = repeated.nonzero(as_tuple=True)
     scores[rows, grams[rows, places, -1]] = float("-inf")

@@ -33,9 +33,10 @@ _PICTURE = "a path, a Pillow image, or an (H, W, 3) or (H, W) array of uint8"
 # The formats that are read, by content. Not all of Pillow's: EPS, for one, would start Ghostscript.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000")
 
-# With these limits, no picture takes more than 1 GB of memory, measured for each format: decoding
-# takes up to 13 bytes a pixel (TIFF in one strip), WebP 16 and JPEG 2000 19. A JPEG that is not
-# progressive is decoded at half its size. Resizing needs a table of 32 bytes per pixel of a side.
+# With these limits, no picture takes more than 1 GB of memory, measured for each format. Decoding
+# takes up to 13 bytes a pixel (TIFF in one strip), WebP 16 and JPEG 2000 19. A large JPEG is
+# decoded at half its size unless it is progressive. Resizing needs a table of 32 bytes per pixel of
+# a side.
 MAX_PIXELS = 75_000_000
 MAX_PIXELS_OF = {"WEBP": 60_000_000, "JPEG2000": 50_000_000, "JPEG": 200_000_000}
 MAX_SIDE = 1_000_000
@@ -47,7 +48,7 @@ STRIP = 1_000_000  # pixels converted at a time, to save memory
 class Photo:
     """An image file and its captions, cleaned and without the prompt.
 
-    outside: whether it is outside the folder of its data set.
+    outside: whether the file is outside the folder of the data set.
     """
 
     path: str | os.PathLike[str]
@@ -56,16 +57,16 @@ class Photo:
 
     @property
     def name(self) -> str:
-        """The name for messages: its path."""
+        """The path, for messages."""
         return os.fspath(self.path)
 
     def read(self) -> Image.Image:
-        """Return the RGB picture. Raises UserError with the path if it cannot be read."""
+        """Returns the RGB picture. Raises UserError with the path if it cannot be read."""
         return open_image(self.path)
 
 
 def open_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Read an image file of one of `FORMATS` as an upright 8-bit RGB picture.
+    """Reads an image file of one of `FORMATS` as an upright 8-bit RGB picture.
 
     EXIF orientation is applied, transparency becomes white, 16-bit greys are scaled to 8 bit, and
     an animation gives its first frame. A picture of more than `LARGE` pixels is read at half its
@@ -77,7 +78,7 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
             too large.
     """
     try:
-        _refuse_what_is_no_file(path)
+        _require_regular_file(path)
         with warnings.catch_warnings():  # Pillow warns about unusual but readable files
             warnings.simplefilter("ignore")
             # Given a path, Pillow maps some TIFF files into memory and then rotates them wrongly.
@@ -112,8 +113,8 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _refuse_what_is_no_file(path: str | os.PathLike[str]) -> None:
-    """Raises for a folder, and for a pipe or a device, which might never end."""
+def _require_regular_file(path: str | os.PathLike[str]) -> None:
+    """Raises for a folder, a pipe or a device: reading the last two might never end."""
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError
@@ -154,9 +155,9 @@ def are_several(given: object) -> TypeGuard[Sequence[Picture]]:
 
 def pictures_of(given: Iterable[object]) -> Iterator[Image.Image]:
     """`picture_of` each; a TypeError names the number of the picture."""
-    for number, one in enumerate(given):
+    for number, picture in enumerate(given):
         try:
-            yield picture_of(one)
+            yield picture_of(picture)
         except TypeError as error:
             raise TypeError(f"picture {number}: {error}") from None
 
@@ -248,8 +249,8 @@ def _is_wide(image: Image.Image) -> bool:
 def _white(image: Image.Image) -> float:
     """The value of white in a wide grey.
 
-    Integers are 16-bit samples unless a value is larger. Floats have no fixed white, so the
-    smallest usual one (1, 255 or 65535) that no sample exceeds is taken.
+    Integers are taken for 16-bit samples, so 65535. Floats have no fixed white: the smallest of 1,
+    255 and 65535 that no sample exceeds. If a sample exceeds 65535, the largest one is white.
     """
     largest = max(_samples(strip).max() for _, strip in _strips(image))
     whites = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
@@ -257,7 +258,7 @@ def _white(image: Image.Image) -> float:
 
 
 def _to_8_bit(image: Image.Image, white: float) -> Image.Image:
-    """Scale a wide grey to 8 bit."""
+    """Scales a wide grey to 8 bit."""
     scaled = Image.new("L", image.size)
     for top, strip in _strips(image):
         grey = (_samples(strip) / white * 255).round().clip(0, 255).astype(np.uint8)
@@ -283,7 +284,7 @@ def to_pixels(image: Image.Image) -> Tensor:
 
 
 def normalise(image: Image.Image) -> Tensor:
-    """RGB picture → (3, H, W) float32 with CLIP's mean and standard deviation."""
+    """RGB picture → (3, H, W) float32, normalised by CLIP's mean and standard deviation."""
     pixels = to_pixels(image).float().div_(255)
     return pixels.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
 

@@ -1,12 +1,12 @@
-"""Text ↔ token ids: BERT's WordPiece (uncased), with BLIP's `[DEC]` and `[ENC]`.
+"""Text ↔ token ids: BERT's uncased WordPiece (Wu et al. 2016), with BLIP's `[DEC]` and `[ENC]`.
 
-`[DEC]` begins a caption, `[SEP]` ends it, `[PAD]` fills a batch. The vocabulary is a `vocab.txt`,
-one piece a line, either bert-base-uncased's (whose 30522 entries become BLIP's 30524 with the two
-added) or one trained on the captions of a run.
+`[DEC]` begins a caption, `[SEP]` ends it, `[PAD]` fills a batch. The vocabulary is a `vocab.txt`
+with one piece a line: bert-base-uncased's 30522, to which the two tokens of BLIP are added, or one
+trained on the captions of a run.
 
 BERT strips accents: "é" becomes "e", and its vocabulary has no "é". In many languages that makes
-other words, or none: Hindi and Thai lose vowels, "が" becomes "か". So a vocabulary trained here
-keeps them (`strip_accents=False`), and with them the joiners that Persian and Hindi spell with.
+another word, or none: Hindi and Thai lose vowels, "が" becomes "か". So a vocabulary trained here
+keeps accents (`strip_accents=False`). It also keeps the zero-width joiners of Persian and Hindi.
 """
 
 import re
@@ -23,14 +23,13 @@ from smile.system.files import lone_surrogate, read_text, show
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 ADDED = ["[DEC]", "[ENC]"]
 LARGEST_FILE = 2**27  # bytes of a vocab.txt
-# Characters of a word; a longer one is [UNK]. Where a language writes no spaces, a whole caption
-# may be one "word".
+# A word of more characters is [UNK]. In a language without spaces, a caption may be one "word".
 LONGEST_WORD, BERTS_LONGEST_WORD = 1000, 100
 
 # Control characters and the like, which BERT removes, except the two joiners.
 _CONTROL = "[\\p{C}\ufffd&&[^\u200c\u200d\\s]]"
-# BERT makes each Chinese character (and Japanese kanji) a word, so decoding cannot tell whether a
-# space stood beside it. These scripts write none.
+# BERT makes each Chinese character (and Japanese kanji) a word, so decoding cannot tell whether the
+# text had a space there. Chinese and Japanese have none, except next to Latin letters.
 _IDEOGRAPH = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0002fa1f"
 _CJK = f"[{_IDEOGRAPH}\u3001-\u3003\u3008-\u3011\uff01-\uff0f\uff1a-\uff1f]"  # and punctuation
 _NO_SPACE = re.compile(f"(?<={_CJK}) (?![a-z])|(?<![a-z]) (?={_CJK})")
@@ -63,7 +62,7 @@ class Tokenizer:
         self.pad_id, self.unk_id = ids["[PAD]"], ids["[UNK]"]
         self.bos_id, self.sep_id = ids["[DEC]"], ids["[SEP]"]
         self._special_ids = {ids[token] for token in SPECIAL + ADDED if token in ids}
-        self._pieces = _word_piece(ids, strip_accents=strip_accents)
+        self._word_piece = _word_piece(ids, strip_accents=strip_accents)
 
     @property
     def vocab_size(self) -> int:
@@ -84,7 +83,7 @@ class Tokenizer:
     def train(
         cls, captions: Iterable[str], *, vocab_size: int, strip_accents: bool = False
     ) -> "Tokenizer":
-        """Learns about `vocab_size` pieces from captions; the same captions give the same ones."""
+        """Learns about `vocab_size` pieces; the same captions always give the same pieces."""
         special = {token: i for i, token in enumerate(SPECIAL)}
         learner = _word_piece(special, strip_accents=strip_accents)
         captions = list(captions)
@@ -103,14 +102,17 @@ class Tokenizer:
         return cls(sorted(ids, key=ids.__getitem__), strip_accents=strip_accents)
 
     def save(self, path: str | Path) -> None:
-        """Writes a `vocab.txt`, which is enough to load the tokenizer here or in `transformers`."""
+        """Writes a `vocab.txt` for `from_vocab` or `transformers`.
+
+        The file does not hold `strip_accents`: pass it when loading.
+        """
         text = "".join(piece + "\n" for piece in self.vocab)
         Path(path).write_text(text, encoding="utf-8")
 
     def encode(
         self, text: str, *, prompt: str = "", max_tokens: int = 40, shift_first: bool = False
     ) -> list[int]:
-        """`[DEC]`, the prompt, the text, `[SEP]`; cut to `max_tokens`, prompt and ends included.
+        """`[DEC]`, the prompt, the text, `[SEP]`: at most `max_tokens`, always with `[SEP]`.
 
         Args:
             shift_first: the text's first piece `word` becomes `##word` ("first-token shifting"),
@@ -134,27 +136,28 @@ class Tokenizer:
             raise UserError(
                 f"{show(text)} holds {surrogate}, half of a pair: no character in UTF-8"
             )
-        return self._pieces.encode(text, add_special_tokens=False).ids
+        return self._word_piece.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Pieces joined to words up to the first `[SEP]`; special tokens left out.
+        """Joins the pieces up to the first `[SEP]`; special tokens are left out.
 
-        Spaces between Chinese characters and kanji are removed.
+        Spaces next to Chinese characters and kanji are removed, except before and after a-z.
         """
-        words: list[int] = []
+        pieces: list[int] = []
         for i in ids:
             if i == self.sep_id:
                 break
             if i not in self._special_ids:
-                words.append(int(i))
-        text = self._pieces.decode(words, skip_special_tokens=False).removeprefix("##")
+                pieces.append(int(i))
+        text = self._word_piece.decode(pieces, skip_special_tokens=False)
+        text = text.removeprefix("##")  # of a shifted first token
         return text if text.isascii() else _NO_SPACE.sub("", text)
 
 
 def read_vocab(path: str | Path, *, largest: int = LARGEST_VOCAB) -> list[str]:
     r"""The pieces of a `vocab.txt`, one a line, in the order of their ids.
 
-    Lines end with "\n" or "\r\n" only: a piece may hold any other line end that Unicode has.
+    Lines end with "\n" or "\r\n" only: a piece may hold any other line separator of Unicode.
 
     Raises:
         UserError: there is no such file, it is not UTF-8, or has more than `largest` lines.
@@ -199,6 +202,6 @@ def _word_piece(ids: dict[str, int], *, strip_accents: bool) -> WordPieceTokeniz
 
 
 def _split(tokenizer: WordPieceTokenizer, text: str) -> list[str]:
-    """The words that are split into pieces."""
+    """A text → its normalised words, not yet split into pieces."""
     normal = tokenizer.normalizer.normalize_str(text)
     return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normal)]
