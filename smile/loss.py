@@ -1,9 +1,10 @@
 """Losses for captioning: MLE, SMILE and the paper's variants (Yue et al. 2023, arXiv 2306.13460).
 
 MLE's softmax runs over the whole vocabulary: a caption that says "a dog" teaches the model that
-"small", "brown" and "running" were all wrong after "a". SMILE's runs only over the words of that
-very caption, so richer words it did not use are neither rewarded nor punished: more detail may get
-in, less may not ("semipermeable").
+"small", "brown" and "running" were all wrong after "a". SMILE's softmax runs over the words of that
+caption only. Words that the caption did not use are neither rewarded nor punished, so the model may
+add detail. The caption's words are still rewarded, so it may not leave detail out: the loss is
+"semipermeable".
 
     target caption    a   dog  chases  a   ball  [SEP]           N = 6 positions
     its words         {a, dog, chases, ball, [SEP]}              repeated ones counted once, no pad
@@ -16,16 +17,16 @@ in, less may not ("semipermeable").
     …                                          │
     6   → [SEP]       ·   ·    ·     ·    ■    │
 
-Without the full softmax in the first row ("first-token MLE", on by default), nothing would teach
-how a caption starts, and words of no caption could gain probability there.
+The full softmax in the first row ("first-token MLE", on by default) teaches how a caption starts:
+without it, words outside the caption could gain probability there.
 
 Every loss takes an `end_id`, the id of `[SEP]`, for Selective EOS Supervision (Yue et al. 2024,
-arXiv 2402.14545): where the label is not the end, the end is taken out of the softmax, so nothing
-teaches the model to continue where it could have stopped. Where the label is the end, nothing
+arXiv 2402.14545): where the label is not `[SEP]`, `[SEP]` is taken out of the softmax, so nothing
+teaches the model to continue where it could have stopped. Where the label is `[SEP]`, nothing
 changes.
 
 The functions here take any language model's `(logits, labels)` and read like their definitions.
-Training computes the same numbers faster, in `head_loss.py`.
+Training computes the same numbers faster, in `smile/training/head_loss.py`.
 """
 
 from functools import partial
@@ -103,10 +104,10 @@ def reverse_loss(
     pad_id: int = 0,
     reduction: str = "mean",
 ) -> Tensor:
-    """The "reverse" subset: every word *except* the caption's others (the paper's ablation).
+    """The "reverse" subset: the label and every word that is not in the caption (an ablation).
 
-    As in the reference, `pad_id` counts as one of the caption's words where the caption is followed
-    by padding. The other arguments are those of `smile_loss`.
+    As in the authors' code, `pad_id` counts as one of the caption's words if padding follows the
+    caption. The other arguments are those of `smile_loss`.
     """
     words = _words_of(labels, logits.size(2))
     words[:, pad_id] |= (labels[:, -1] == IGNORE) & (labels != IGNORE).any(dim=1)
@@ -126,13 +127,13 @@ def random_loss(
     pad_id: int = 0,
     reduction: str = "mean",
 ) -> Tensor:
-    """Random subset: at each position the label and `num_random` random words (the ablation).
+    """Random subset: at each position the label and `num_random` random words (an ablation).
 
-    Ids are sampled at each call, with replacement, from torch's global generator; a repeated id
-    counts once, and `pad_id` never counts. The other arguments are those of `smile_loss`.
+    Ids are sampled at each call, with replacement, from torch's global generator. A repeated id
+    counts once, a sampled `pad_id` not at all. The other arguments are those of `smile_loss`.
     """
-    drawn = torch.randint(logits.size(2), (*labels.shape, num_random), device=logits.device)
-    allowed = torch.zeros_like(logits, dtype=torch.bool).scatter_(2, drawn, True)
+    sampled = torch.randint(logits.size(2), (*labels.shape, num_random), device=logits.device)
+    allowed = torch.zeros_like(logits, dtype=torch.bool).scatter_(2, sampled, True)
     allowed[:, :, pad_id] = False
     if first_token_mle:
         allowed = allowed | first_token(labels)[:, :, None]
@@ -140,7 +141,7 @@ def random_loss(
 
 
 def _words_of(labels: Tensor, vocab_size: int) -> Tensor:
-    """(B, N) labels → (B, V), True at the words that occur in each row."""
+    """(B, N) labels → (B, V), True at the tokens that occur in each row."""
     words = torch.zeros(labels.size(0), vocab_size, dtype=torch.bool, device=labels.device)
     rows, columns = (labels != IGNORE).nonzero(as_tuple=True)
     words[rows, labels[rows, columns]] = True
@@ -148,27 +149,27 @@ def _words_of(labels: Tensor, vocab_size: int) -> Tensor:
 
 
 def first_token(labels: Tensor) -> Tensor:
-    """(B, N) → True at the first predicted position of each row that has one."""
-    seen = labels != IGNORE
-    return seen & (seen.cumsum(dim=1) == 1)
+    """(B, N) labels → (B, N), True at the first predicted position of each row."""
+    predicted = labels != IGNORE
+    return predicted & (predicted.cumsum(dim=1) == 1)
 
 
 def _masked_cross_entropy(
     logits: Tensor, labels: Tensor, allowed: Tensor, *, end_id: int | None, reduction: str
 ) -> Tensor:
-    """Cross entropy over the `allowed` (B, N, V) words and the label itself, in float32.
+    """Cross entropy over the `allowed` (B, N, V) tokens and the label itself, in float32.
 
     With `end_id`, the end token is allowed only where it is the label.
 
-    The mask is -inf in float32: the reference's -1e9 overflows in fp16. Positions that are not
-    predicted keep all words, so that their gradient is finite; their loss is dropped.
+    The mask is -inf in float32: the -1e9 of the authors' code overflows in float16. Positions that
+    are not predicted keep all tokens, so that their gradient is finite; their loss is dropped.
     """
-    seen = labels != IGNORE
-    targets = labels.masked_fill(~seen, 0)
+    predicted = labels != IGNORE
+    targets = labels.masked_fill(~predicted, 0)
     if end_id is not None:
         allowed = allowed.clone()
         allowed[:, :, end_id] = False
-    allowed = (allowed | ~seen[:, :, None]).scatter(2, targets[:, :, None], True)
+    allowed = (allowed | ~predicted[:, :, None]).scatter(2, targets[:, :, None], True)
     return mle_loss(
         logits.float().masked_fill(~allowed, float("-inf")), labels, reduction=reduction
     )

@@ -1,7 +1,7 @@
-"""The moving average of a run's weights, which is validated, shown and saved (`train.ema`).
+"""The moving average of a run's weights, which validates, captions and is saved (`train.ema`).
 
-On small data steps are noisy, and the average over the last few hundred captions pictures better
-than the weights of any single step (Polyak and Juditsky 1992). Training itself does not use it.
+On small data, optimiser steps are noisy. The average over the last few hundred steps gives better
+captions than the weights of any single step (Polyak and Juditsky 1992). Training does not use it.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class WeightAverage:
     """Exponential moving average of a model's trained weights.
 
-    The model holds either the trained weights or, inside `shown`, the averaged ones. The two are
-    swapped without a copy, so references to the tensors keep their values.
+    The model holds either the trained weights or, inside `shown`, the averaged ones. The two
+    exchange their memory, so nothing is copied.
 
     Args:
-        decay: share of the average that each step keeps. Early steps keep less, or the average
-            would be dominated by the first, random weights. 0: no average, at no cost.
+        decay: share of the average that each step keeps; 0: no average, at no cost. Early steps
+            keep less, or the first, random weights would dominate the average.
     """
 
     def __init__(self, model: nn.Module, *, decay: float) -> None:
@@ -37,19 +37,19 @@ class WeightAverage:
         if not self.weights:
             return
         self.steps += 1
-        kept = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        get_ema_multi_avg_fn(kept)(self.average, self.weights, None)  # all of them at once
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))  # as TensorFlow's EMA
+        get_ema_multi_avg_fn(decay)(self.average, self.weights, None)  # all tensors at once
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Copies the average to the trained weights, and starts a new average."""
+        """Copies the average to the trained weights and starts a new average from there."""
         for average, weight in zip(self.average, self.weights, strict=True):
             weight.copy_(average)
         self.steps = 0
 
     @contextlib.contextmanager
     def shown(self, is_shown: bool = True) -> Iterator[None]:
-        """Inside, the model has the averaged weights, or with False the trained ones."""
+        """A context in which the model has the averaged weights, or with False the trained ones."""
         before = self.is_shown
         self._show(is_shown)
         try:

@@ -1,4 +1,4 @@
-"""The loss of a batch: captioner, then `caption_loss` on the tokens after the prompt."""
+"""The loss of a batch: runs the captioner, then `caption_loss` on the tokens after the prompt."""
 
 import torch
 from torch import Tensor, nn
@@ -21,16 +21,16 @@ class Objective(nn.Module):
         self.prompt_length = len(captioner.tokenizer.prompt_ids(captioner.config.data.prompt))
 
     def num_targets(self, batch: Batch) -> int:
-        """How many tokens the loss of this batch sums over."""
+        """How many tokens the loss of this batch is summed over."""
         return int((self.labels(batch.ids) != IGNORE).sum())
 
     def labels(self, ids: Tensor) -> Tensor:
-        """(B, K, T) ids → (B·K, T - prompt) target ids, -100 at padding."""
+        """(B, K, T) ids → (B·K, T - prompt_length) target ids, -100 at padding."""
         labels = ids.flatten(0, 1)[:, self.prompt_length :]
         return labels.masked_fill(labels == self.captioner.tokenizer.pad_id, IGNORE)
 
     def forward(self, batch: Batch, objective: str) -> Tensor:
-        """A float32 scalar; `objective` is one of `caption_loss`'s.
+        """Returns a float32 scalar; `objective` is the name of a loss, as in `caption_loss`.
 
         A batch without images has loss 0 and gives every weight a gradient of zero.
         """
@@ -42,7 +42,7 @@ class Objective(nn.Module):
         total = torch.zeros((), device=batch.images.device)
         for ids, states in zip(groups, self.states(batch.images, groups), strict=True):
             total = total + caption_loss(
-                states[:, self.prompt_length - 1 :],
+                states[:, self.prompt_length - 1 :],  # the state at t predicts token t + 1
                 self.labels(ids),
                 weight=decoder.word_embed.weight,
                 bias=decoder.head_bias,
@@ -57,11 +57,11 @@ class Objective(nn.Module):
         return total
 
     def states(self, images: Tensor, groups: list[Tensor]) -> list[Tensor]:
-        """(B, 3, S, S), groups of (B, K, T) ids → the (B·K, T - 1, D) states of each group.
+        """(B, 3, S, S) images, (B, K, T) ids of each group → (B·K, T - 1, D) states of each group.
 
-        The state of a caption's last token predicts nothing and is not computed. The images are
-        encoded, and their keys and values computed, once for all groups. A frozen encoder's
-        features, (B, P + 1, D), may take the images' place.
+        The groups differ in K and T. The state of a caption's last token predicts nothing and is
+        not computed. The images are encoded once for all groups, and so are their keys and values.
+        Instead of images, a frozen encoder's features (B, P + 1, D) may be given.
         """
         features = images if images.dim() == 3 else self.captioner.encode(images)
         image = self.captioner.decoder.keys_values(features)

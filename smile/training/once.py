@@ -1,6 +1,7 @@
-"""What a run trains on and validates with: pictures, or what is computed from them only once.
+"""The data that a run trains and validates on.
 
-Pictures may be decoded once for all epochs, and a frozen encoder's features computed once.
+With `data.cache`, pictures are decoded once for all epochs. With a frozen encoder and no
+augmentation, its features are computed once.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from smile.training.splits import Splits
 
 
 class TrainingData:
-    """The splits of a run, as they are or `prepare`d; `loader` makes batches of one."""
+    """The splits of a run. `loader` makes batches of a split, before or after `prepare`."""
 
     def __init__(self, captioner: Captioner, splits: Splits, *, world: World) -> None:
         self.captioner, self.world = captioner, world
@@ -26,7 +27,7 @@ class TrainingData:
         self.features: dict[str, Features] = {}
 
     def prepare(self, *, folder: Path, precision: Precision, say: Callable[[str], None]) -> None:
-        """Decodes all pictures, or computes their features, where this is to be done only once.
+        """Decodes pictures and computes features, as far as the config lets this be done once.
 
         Raises:
             UserError: as `decode_once` and `compute_features` do.
@@ -55,7 +56,7 @@ class TrainingData:
 def decode_once(
     captioner: Captioner, splits: Splits, *, world: World, say: Callable[[str], None]
 ) -> Splits:
-    """The examples of both splits, which read their pictures from `data.cache` if that is set.
+    """The splits unchanged, or with `data.cache`, train and val with pictures read from that file.
 
     Raises:
         UserError: a picture cannot be read (without `data.skip_broken`), or the disk is too full.
@@ -90,9 +91,9 @@ def encode_once(
     world: World,
     say: Callable[[str], None],
 ) -> dict[str, Features]:
-    """A frozen encoder's features of all pictures of each split.
+    """A frozen encoder's features of all pictures of train and val, by split.
 
-    Empty if the features are not the same in each epoch, or if the processes cannot share a file.
+    Empty if the features change from epoch to epoch, or if the processes cannot share a file.
     """
     if not is_frozen(captioner) or captioner.config.data.augment:
         return {}

@@ -17,12 +17,12 @@ class Precision:
     """`train.precision` on a device.
 
     Weights stay in float32. Unless `name` is "float32", the forward pass runs under autocast
-    ("auto" is bfloat16 on CUDA). Small gradients vanish in float16, so the loss is multiplied by a
-    scale, as large as possible, and the gradients are divided by it. If they overflow, the step is
-    skipped and the scale halved.
+    ("auto" is bfloat16 on CUDA, else float32). Small gradients vanish in float16, so the loss is
+    multiplied by a scale, as large as possible, and the gradients are divided by it (Micikevicius
+    et al. 2018). If they overflow, the step is skipped and the scale is halved.
 
     Raises:
-        UserError: float16 on a device other than CUDA, where torch has no loss scaling.
+        UserError: float16 on a device other than CUDA.
     """
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -49,15 +49,15 @@ class Precision:
     def failed(self, norm: float) -> bool:
         """Whether a gradient of this norm means that training has diverged.
 
-        With float16 an overflow is normal: the next step has half the scale. Training has diverged
-        only if gradients overflow even with a scale below 1.
+        With float16, an overflow is normal: the next step has half the scale. There, training has
+        diverged only if gradients overflow even with a scale below 1.
         """
         return not math.isfinite(norm) and not (
             self.scaler.is_enabled() and self.scaler.get_scale() >= 1
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The state for a checkpoint: that of the loss scale, if there is one."""
+        """The state for a checkpoint: the loss scale, if there is one."""
         return self.scaler.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -68,7 +68,10 @@ class Precision:
     def step(
         self, optimizer: torch.optim.Optimizer, parameters: Iterable[Tensor], grad_clip: float
     ) -> Tensor:
-        """Clips the gradient to a norm of `grad_clip` (0: not at all), steps; returns the norm."""
+        """Clips the gradient to a norm of `grad_clip` (0: no clipping) and steps the optimiser.
+
+        Returns the norm before clipping.
+        """
         self.scaler.unscale_(optimizer)
         norm = nn.utils.clip_grad_norm_(parameters, grad_clip or float("inf"))
         self.scaler.step(optimizer)

@@ -10,7 +10,8 @@ from smile.config import Config, TrainConfig
 class Phase:
     """Consecutive epochs with one objective and a separate warm-up and cosine.
 
-    lr, warmup_steps: the peak rate, and the optimiser steps in which it is reached.
+    first_epoch, epochs: the first one (counted from 0), and their number.
+    lr, warmup_steps: the peak learning rate, and the number of optimiser steps until it is reached.
     """
 
     objective: str
@@ -28,7 +29,7 @@ class Phase:
             return cls(loss.objective, 0, total, lr, warmup)
         if epoch < loss.mle_epochs:
             return cls("mle", 0, loss.mle_epochs, lr, warmup)
-        lr, warmup = loss.lr or lr, loss.warmup_steps or warmup
+        lr, warmup = loss.lr or lr, loss.warmup_steps or warmup  # 0: as in [train]
         return cls(loss.objective, loss.mle_epochs, total - loss.mle_epochs, lr, warmup)
 
     def is_validated(self, config: TrainConfig, epoch: int) -> bool:
@@ -48,7 +49,10 @@ class Phase:
 
 
 def learning_rate(step: int, total: int, *, lr: float, min_lr: float, warmup: int) -> float:
-    """Linear warm-up to `lr`, then a half cosine down to `min_lr` at step `total - 1`."""
+    """Linear warm-up to `lr`, then half a cosine (Loshchilov and Hutter 2017) down to `min_lr`.
+
+    `step` counts from 0; `min_lr` is reached at step `total - 1`.
+    """
     if step < warmup:
         return lr * (step + 1) / warmup
     progress = (step - warmup) / max(1, total - 1 - warmup)

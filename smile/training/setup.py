@@ -17,7 +17,7 @@ from smile.weights.load import load
 
 
 def recorded(config: Config) -> Config:
-    """The config with `trained_on` set to this run's images, whatever weights it starts from."""
+    """The config with `model.trained_on` set to the kind of images that this run trains on."""
     trained_on: Literal["shapes", "photos"] = (
         "shapes" if config.data.format == "shapes" else "photos"
     )
@@ -25,7 +25,7 @@ def recorded(config: Config) -> Config:
 
 
 def make_captioner(config: Config, train_examples: Sequence[Example]) -> Captioner:
-    """The captioner to train; its config is the run's with the captioner's sizes filled in.
+    """The captioner to train; its config is the run's, completed with the captioner's sizes.
 
     Raises:
         UserError: weights or vocabulary are missing, or do not fit the config.
@@ -58,7 +58,7 @@ def make_captioner(config: Config, train_examples: Sequence[Example]) -> Caption
 
 
 def make_optimizer(captioner: Captioner) -> torch.optim.Optimizer:
-    """AdamW over the weights that learn, by the run's settings."""
+    """AdamW (Loshchilov and Hutter 2019) over the trained weights, with the run's settings."""
     config = captioner.config.train
     return torch.optim.AdamW(
         [weight for weight in captioner.parameters() if weight.requires_grad],
@@ -70,10 +70,10 @@ def make_optimizer(captioner: Captioner) -> torch.optim.Optimizer:
 
 
 def _make_tokenizer(config: Config, train_examples: Sequence[Example]) -> Tokenizer:
-    """A tokenizer over `tokenizer.vocab`, or with a vocabulary trained on the captions.
+    """A tokenizer with `tokenizer.vocab`, or with a vocabulary trained on the captions.
 
-    Unless the config says otherwise, the former strips accents, as BERT does, the latter keeps
-    them.
+    Unless the config sets `strip_accents`, a given vocabulary strips accents, as BERT does, and a
+    trained one keeps them.
     """
     settings = config.tokenizer
     if settings.vocab:
@@ -85,7 +85,7 @@ def _make_tokenizer(config: Config, train_examples: Sequence[Example]) -> Tokeni
 
 
 def accents_line(captioner: Captioner, train_examples: Sequence[Example]) -> str:
-    """A warning about lost accents to show before training, "" if they are kept."""
+    """A warning to show before training that accents are lost; "" if they are kept."""
     if not captioner.tokenizer.strip_accents:
         return ""
     texts = [text for example in train_examples for text in example.captions]
