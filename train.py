@@ -5,12 +5,12 @@
     python train.py configs/shapes.toml --resume
     torchrun --nproc-per-node 8 train.py configs/flickr8k.toml
 
-A run may start with some epochs of MLE and continue with SMILE, which needs a model that can
-already caption. Each of the two has its own warm-up and cosine; the captioner is kept as it was at
-the switch, and at the end both describe the same test images side by side.
+A run may start with some epochs of MLE, because SMILE needs a model that can already caption. MLE
+and SMILE have separate warm-ups and cosines. The captioner is also saved at the switch, and at the
+end the captioners before and after it describe the same test images.
 
-Whatever stops a run, --resume continues it as if nothing had happened. Several processes divide
-each batch among them, so that their gradients are those of one process with the whole batch.
+--resume continues an interrupted run as if it had never stopped. Several processes split each
+batch; together they compute the gradients of one process with the whole batch.
 """
 
 import argparse
@@ -63,13 +63,13 @@ def main() -> None:
     try:
         config = load_config(args.config, args.set)
         world = World.join(pick_device(config.train.device))
-        train(config, world, args.config, out=args.out, resumes=args.resume, tries=args.dry_run)
+        train(config, world, args.config, out=args.out, resumes=args.resume, dry=args.dry_run)
     except UserError as error:
         print(f"train.py: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stopped:
         status = 128 + stopped.number
-    except KeyboardInterrupt:  # not while training, which Ctrl-C ends in good order
+    except KeyboardInterrupt:  # before or after training; during it, Ctrl-C raises Stopped
         print("train.py: stopped", file=sys.stderr)
         sys.exit(130)
     world.leave(status)
@@ -84,7 +84,7 @@ def parse_args() -> argparse.Namespace:
         epilog="settings of CONFIG.toml, and of --set:\n\n" + describe_config(),
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument("config", metavar="CONFIG.toml", help="what to train on what, and how")
+    parser.add_argument("config", metavar="CONFIG.toml", help="the settings of the run")
     parser.add_argument(
         "--set",
         action="append",
@@ -109,14 +109,14 @@ def parse_args() -> argparse.Namespace:
 
 
 def train(
-    config: Config, world: World, source: str, *, out: Path | None, resumes: bool, tries: bool
+    config: Config, world: World, source: str, *, out: Path | None, resumes: bool, dry: bool
 ) -> None:
-    """Begins a run or resumes one; or only tries it out. `source` is the config's file."""
+    """Starts a run, resumes one, or does a dry run. `source` is the config's file."""
     torch.manual_seed(config.train.seed)
     config = recorded(config)
-    folder = Path() if tries else world.first(lambda: run_folder(source, out, resume=resumes))
+    folder = Path() if dry else world.first(lambda: run_folder(source, out, resume=resumes))
     examples = provide(config, world, resumes=resumes)
-    if tries:
+    if dry:
         dry_run(Trainer(make_captioner(config, examples["train"]), folder, examples, world=world))
         return
     with claimed(folder, world):
@@ -130,7 +130,7 @@ def train(
 
 
 def start(config: Config, folder: Path, examples: Splits, world: World) -> "Trainer":
-    """A new run, with a first checkpoint: if the disk is too small, that shows now."""
+    """A new run. Its first checkpoint is saved now, so that a full disk shows before training."""
     captioner = make_captioner(config, examples["train"])
     seed_process(config.train.seed, world)
     trainer = Trainer(captioner, folder, examples, world=world, identity=identity(config, examples))
@@ -142,7 +142,7 @@ def start(config: Config, folder: Path, examples: Splits, world: World) -> "Trai
 
 
 def resume(config: Config, folder: Path, examples: Splits, world: World) -> "Trainer | None":
-    """The run in `folder` as its last good checkpoint has it; None if nothing is left to do."""
+    """The run in `folder`, restored from its last good checkpoint; None if it is finished."""
     found = find_run(config, folder, examples, world)
     if found is None:
         return None
@@ -167,7 +167,7 @@ def resume(config: Config, folder: Path, examples: Splits, world: World) -> "Tra
 class Trainer:
     """One run: the captioner, its optimiser, the data, and the folder it writes.
 
-    With several processes each has one of these, and they do everything together.
+    With several processes, each has a `Trainer`, and all take every step together.
     """
 
     def __init__(
@@ -188,7 +188,7 @@ class Trainer:
         self.device = pick_device(config.train.device)
         self.captioner = prepare(captioner.to(self.device))
         self.objective = Objective(self.captioner)
-        self.model = self.world.parallel(self.objective)
+        self.model = self.world.parallel(self.objective)  # with several processes, in DDP
         self.average = WeightAverage(self.captioner, decay=config.train.ema)
         self.precision = Precision(config.train.precision, self.device)
         self.optimizer = make_optimizer(captioner)
@@ -238,34 +238,31 @@ class Trainer:
             self.say(f"switch to {phase.objective}: the MLE captioner is kept in {folder}")
 
     def train_epoch(self, phase: Phase) -> None:
-        """One pass over every caption, from the step where `progress` is."""
+        """One pass over every caption, from step `progress.step` on."""
         config, progress = self.config.train, self.progress
+        epoch, steps = progress.epoch, self.num_steps
         train_mode(self.captioner)
-        steps = self.num_steps
-        first = progress.step * config.accumulate
-        self.batches.batch_sampler.set_epoch(progress.epoch, first=first)
-        title = f"epoch {progress.epoch + 1}/{config.epochs} {phase.objective}"
-        steps_done = {"initial": progress.step, "total": steps, "unit": " steps"}
-        with bar(desc=title, **steps_done, world=self.world) as shown:
+        self.batches.batch_sampler.set_epoch(epoch, first=progress.step * config.accumulate)
+        title = f"epoch {epoch + 1}/{config.epochs} {phase.objective}"
+        counter = {"initial": progress.step, "total": steps, "unit": " steps"}
+        with bar(desc=title, **counter, world=self.world) as steps_bar:
             clock = time.perf_counter()
             for batches in batches_of(read(self.batches, self.world), config.accumulate):
                 progress.waited += time.perf_counter() - clock
-                at = {"epoch": progress.epoch, "step": progress.step, "steps": steps}
-                lr = phase.learning_rate(config, **at)
+                lr = phase.learning_rate(config, epoch=epoch, step=progress.step, steps=steps)
                 loss, tokens, images = self.step(batches, phase, lr)
                 progress.add_step(loss, tokens, images)
                 progress.seconds += time.perf_counter() - clock
-                shown.set_postfix(loss=f"{loss / max(tokens, 1):.3f}", lr=f"{lr:.1e}")
-                shown.update()
+                steps_bar.set_postfix(loss=f"{loss / max(tokens, 1):.3f}", lr=f"{lr:.1e}")
+                steps_bar.update()
                 self.manager.between_steps()
                 clock = time.perf_counter()
 
     def step(self, batches: list[Batch], phase: Phase, lr: float) -> tuple[float, int, int]:
         """One optimiser step on one or more batches; returns summed loss, tokens and images.
 
-        The loss is divided by the tokens of all the batches of all processes together, so neither
-        accumulating over several nor sharing them out changes the gradient from that of one large
-        batch, whatever the captions' lengths.
+        The loss is divided by the number of target tokens in all batches of all processes, so the
+        gradient is that of one large batch, even if caption lengths differ.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -279,21 +276,20 @@ class Trainer:
         for number, batch in enumerate(batches, start=1):
             with self.world.sync_gradients(self.model, enabled=number == len(batches)):
                 batch_loss = self.loss(self.model, batch, phase)
-                # Gradients are averaged over the processes, where they should be added up.
+                # DDP averages the gradients over the processes; their sum is needed.
                 self.precision.backward(batch_loss / (targets / self.world.size))
             total += batch_loss.detach()
-        norms = self.precision.step(
-            self.optimizer, self.captioner.parameters(), self.config.train.grad_clip
-        )
+        clip = self.config.train.grad_clip
+        grad_norm = self.precision.step(self.optimizer, self.captioner.parameters(), clip)
         self.average.update()
         self.optimizer.zero_grad(set_to_none=True)
-        own_loss, norm = torch.stack([total, norms]).tolist()
-        [loss] = self.world.sums([own_loss])
+        local_loss, norm = torch.stack([total, grad_norm]).tolist()
+        [loss] = self.world.sums([local_loss])
         self.check_finite(loss, norm, lr, during=f"step {self.progress.step + 1}")
         return loss, targets, images
 
     def loss(self, model: nn.Module, batch: Batch, phase: Phase) -> Tensor:
-        """The phase's objective summed over the batch's tokens."""
+        """The phase's objective, summed over the target tokens of the batch."""
         batch = batch.to(self.device)
         if batch.images.dtype == torch.uint8:
             batch = replace(batch, images=augment_batch(batch.images))
@@ -306,10 +302,7 @@ class Trainer:
         return math.ceil(len(self.batches) / self.config.train.accumulate)
 
     def finish_epoch(self, phase: Phase) -> None:
-        """Saves what was learned, then validates, and saves what came of that.
-
-        Whatever fails or kills the run in between: it resumes with the validation.
-        """
+        """Saves, validates and saves again: a run that stops during validation resumes there."""
         self.manager.save()
         self.captioner.eval()
         with self.average.shown():
@@ -318,27 +311,26 @@ class Trainer:
         give_back_freed_memory()
 
     def validate(self, phase: Phase) -> None:
-        """Loss and captions of the validation images, and everything written but checkpoints."""
+        """Validates, then writes the captioners, the log and its pictures."""
+        config, progress = self.config.train, self.progress
         val_loss = self.validation_loss(phase) if self.examples["val"] else None
         lr = self.optimizer.param_groups[0]["lr"]  # of the epoch's last step
         if val_loss is not None:
             self.check_finite(val_loss, 0.0, lr, during="validation")
-        record = report.epoch_record(
-            self.progress, phase, self.config.train, lr=lr, val_loss=val_loss
-        )
-        best = self.progress.best if val_loss is None else min(self.progress.best, val_loss)
-        is_best = val_loss is None or val_loss < self.progress.best
+        record = report.epoch_record(progress, phase, config, lr=lr, val_loss=val_loss)
+        best = progress.best if val_loss is None else min(progress.best, val_loss)
+        is_best = val_loss is None or val_loss < progress.best
         self.manager.write(lambda: self.write_captioners(is_best=is_best))
         with uncompiled(self.captioner):
             captions = self.describe(self.captioner, self.shown["val"])
         record |= report.summarise(captions, self.shown["val"]) | {"captions": captions}
         self.state.gather_broken()
-        record["broken_images"] = len(self.progress.broken)
+        record["broken_images"] = len(progress.broken)
         self.say(report.epoch_line(record))
         for name, caption in islice(captions.items(), 3):
             self.say(f"    {name}: {caption}")
-        self.progress.best = best
-        self.progress.next_epoch(record)
+        progress.best = best  # only now: a checkpoint before this line repeats the validation
+        progress.next_epoch(record)
         self.manager.write(lambda: self.write_log(captions))
 
     @torch.inference_mode()
@@ -347,12 +339,12 @@ class Trainer:
         total, count = torch.zeros((), device=self.device), 0
         loader = self.data.loader("val")
         batches = read(loader, self.world)
-        shown = bar(batches, total=len(loader), desc="validation", world=self.world)
-        for number, batch in enumerate(shown):
+        batches_bar = bar(batches, total=len(loader), desc="validation", world=self.world)
+        for number, batch in enumerate(batches_bar):
             self.state.note_broken(batch.broken)
             if batch.names:
-                # The objective "random" draws words: the same ones in each epoch, and without
-                # changing what training draws next.
+                # The objective "random" samples tokens: the same ones in each epoch, and without
+                # changing the random numbers of the training that follows.
                 with seeded(self.config.train.seed + number, self.device):
                     total += self.loss(self.objective, batch, phase)
                 count += self.objective.num_targets(batch)
@@ -361,7 +353,7 @@ class Trainer:
         return loss / max(tokens, 1)
 
     def compare(self) -> None:
-        """Describes test images by the captioners before and after, and says what the run made."""
+        """Captions test images with the captioners of the run, and says how to use the result."""
         train_examples, shown = self.examples["train"], self.shown["test"]
         if shown:
             comparison.compare(
@@ -376,43 +368,43 @@ class Trainer:
         example = [*shown, *self.shown["val"], *train_examples[:1]][0]
         self.say(comparison.closing_words(self.folder, example))
 
-    # What it leans on ---------------------------------------------------------------------------
+    # Helpers ------------------------------------------------------------------------------------
 
     def choose_shown(self) -> None:
-        """Opens what validation and pictures need, so that no epoch is lost to a broken image."""
+        """Chooses the images to caption; a broken validation image shows before training."""
         self.shown, broken = choose_shown(self.config, self.examples, world=self.world)
         if self.world.is_first:
             self.state.note_broken(broken)
 
     def prepare_data(self) -> None:
-        """Decodes all pictures, or computes their features, where this is to be done only once."""
+        """Runs `TrainingData.prepare`, and makes the loader of what that prepared."""
         self.data.prepare(folder=self.folder, precision=self.precision, say=self.say)
         self.batches = self.data.loader("train")
 
     def advise(self) -> None:
-        """Says what may make this run a disappointment."""
+        """Prints warnings about settings and data with which training may go badly."""
         for line in advice(self.config, self.examples, steps=self.num_steps):
             self.say(line)
 
     def describe(self, captioner: Captioner, examples: list[Example]) -> dict[str, str]:
-        """A caption for each example whose picture can be read, by the example's name."""
+        """Captions of the examples whose pictures can be read, by the examples' names."""
         captioner, between_steps = captioner.to(self.device), self.manager.between_steps
         return report.describe(captioner, examples, self.state, between_batches=between_steps)
 
     def write_captioners(self, *, is_best: bool) -> None:
-        """The captioner as it is after an epoch, in one or two places."""
+        """Writes the captioner to `last/` and, if it is the best, to the run's folder too."""
         if is_best:
             save_run(self.folder, self.captioner)
         save_run(self.folder / LAST_FOLDER, self.captioner)
 
     def write_log(self, captions: dict[str, str]) -> None:
-        """The log, and its pictures, as they are after an epoch."""
+        """Writes the log and its pictures."""
         shown, skip_broken = self.shown["val"], self.config.data.skip_broken
         records = self.progress.records
         report.write_log(self.folder, records, shown, captions, skip_broken=skip_broken)
 
     def check_finite(self, loss: float, norm: float, lr: float, *, during: str) -> None:
-        """Raises UserError where training has gone wrong, before anything of it is saved."""
+        """Raises UserError if training has diverged, before any of it is saved."""
         if not math.isfinite(loss) or self.precision.failed(norm):
             during = f"epoch {self.progress.epoch + 1}, {during}"
             self.manager.give_up(report.divergence(during, loss, norm, lr, self.config.train))
