@@ -108,7 +108,7 @@ def test_one_caption_an_image_is_the_reference_codes_batch(name, objective):
 
 def test_groups_by_length_and_stored_features_change_no_loss():
     captioner, ids = small(), some_captions()[:, [0, 2, 3, 1]]  # the longest ones last
-    captioner.tokenizer = SimpleNamespace(prompt_ids=lambda prompt: [1])
+    captioner.tokenizer = SimpleNamespace(prompt_ids=lambda prompt: [1], pad_id=0)
     batch = Batch(images=torch.randn(3, 3, 32, 32), ids=ids, names=["a", "b", "c"])
     assert len(batch.ids_by_length()) == 2
     mixed = {"mle_weight": 0.3, "label_smoothing": 0.1}
