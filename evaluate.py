@@ -4,7 +4,7 @@ python evaluate.py --model runs/shapes
 python evaluate.py --compare runs/shapes/mle runs/shapes --paper
 python evaluate.py --captions results.json --data configs/flickr8k.toml
 python evaluate.py --captions captions.jsonl --references refs.json
-python evaluate.py --human --data configs/flickr8k.toml    # people, measured by each other
+python evaluate.py --human --data configs/flickr8k.toml    # people, scored against each other
 torchrun --nproc-per-node 4 evaluate.py --model runs/coco --split test
 
 Prints a table and writes report.json and report.html: into the run's own folder, or evaluation/NAME
@@ -108,7 +108,7 @@ def evaluate(options: EvaluateOptions) -> None:
     device = pick_device(options.device)
     sources = find_sources(options)
     names = labels(sources)
-    # Whatever is wrong shows before any captioning.
+    # Mistakes must show before any captioning.
     folder = out_folder(options, sources, names)
     for name in FILES:
         check_writable(folder / name)
@@ -118,18 +118,18 @@ def evaluate(options: EvaluateOptions) -> None:
     images = find_images(options, models, world)
     captioners = {name: load_captioner(options, name) for name in models}
     check_draws(options, images)
-    said = {s: read(options, s, images) for s in sources if s not in captioners}
-    images = only_captioned(options, images, said)
+    captioned = {s: read(options, s, images) for s in sources if s not in captioners}
+    images = only_captioned(options, images, captioned)
     describers = [make_model(options, *item) for item in captioners.items()]
     if describers and not images.are_scenes:
         images = readable(images, world)
     judges = find_judges(options) if world.rank == 0 else None
     for model in describers:
         model.captioner.to(device)
-        said[model.source] = describe(options, model, images, world)
-    images = images.part(known_of_all(said))
+        captioned[model.source] = describe(options, model, images, world)
+    images = images.part(known_of_all(captioned))
     if judges is not None:
-        labelled = {label: said[source] for label, source in zip(names, sources, strict=True)}
+        labelled = {label: captioned[source] for label, source in zip(names, sources, strict=True)}
         systems = score_all(options, images, labelled, judges.families(images))
         report(options, images, systems, folder)
     world.leave()
@@ -158,7 +158,7 @@ def parse_options() -> EvaluateOptions:
     what.add_argument(
         "--human",
         action="store_true",
-        help="the references themselves, each in turn against an image's others, averaged",
+        help="score the references: each against the other ones of its image, averaged",
     )
     add_data_options(parser)
     add_metric_options(parser)
@@ -175,7 +175,7 @@ def parse_options() -> EvaluateOptions:
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("images and references", "default: the run's own data set")
+    group = parser.add_argument_group("images and references", "default: the data set of the run")
     group.add_argument("--data", metavar="CONFIG.toml", help="a data set: its [data] is read")
     group.add_argument(
         "--set",
@@ -195,19 +195,19 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--only-captioned",
         action="store_true",
-        help="leave out images of which a file of captions has none (they are an error)",
+        help="leave out images that a file of captions lacks (default: an error)",
     )
     group.add_argument(
         "--embed-outside",
         action="store_true",
-        help="show also pictures in report.html that lie elsewhere than in the folder of the "
-        "references or of the data set",
+        help="show pictures in report.html even if they are outside the folder of the references "
+        "or of the data set",
     )
 
 
 def add_metric_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "metrics", "models that are named are downloaded if need be; otherwise nothing is"
+        "metrics", "a model named here is downloaded if it is missing"
     )
     group.add_argument(
         "--clip",
@@ -224,10 +224,14 @@ def add_metric_options(parser: argparse.ArgumentParser) -> None:
         "--judge", metavar="MODEL", help="a captioner that ranks the images for every caption"
     )
     group.add_argument(
-        "--paper", action="store_true", help="also a table of published numbers beside ours"
+        "--paper", action="store_true", help="also a table of published numbers next to ours"
     )
     group.add_argument(
-        "--draws", type=whole_number(1), default=1000, metavar="N", help="of the bootstrap (1000)"
+        "--draws",
+        type=whole_number(1),
+        default=1000,
+        metavar="N",
+        help="bootstrap resamples (1000)",
     )
 
 
@@ -339,21 +343,21 @@ def read(options: EvaluateOptions, source: str, images: ImageSet) -> SystemCapti
 
 
 def only_captioned(
-    options: EvaluateOptions, images: ImageSet, said: dict[str, SystemCaptions]
+    options: EvaluateOptions, images: ImageSet, captioned: dict[str, SystemCaptions]
 ) -> ImageSet:
     """With --only-captioned, the images for which every file has a caption, else all."""
     if not options.only_captioned:
         return images
-    if not said:
+    if not captioned:
         raise UserError("--only-captioned goes with files of captions, and none is named")
-    return images.part(known_of_all(said))
+    return images.part(known_of_all(captioned))
 
 
-def known_of_all(said: dict[str, SystemCaptions]) -> list[int]:
-    """The numbers of the images that everybody captioned."""
-    common = set.intersection(*(set(one.captions) for one in said.values()))
+def known_of_all(captioned: dict[str, SystemCaptions]) -> list[int]:
+    """The numbers of the images that every system captioned."""
+    common = set.intersection(*(set(one.captions) for one in captioned.values()))
     if not common:
-        raise UserError(f"there is no image that all of {', '.join(said)} have a caption of")
+        raise UserError(f"there is no image that all of {', '.join(captioned)} have a caption of")
     return sorted(common)
 
 
@@ -469,12 +473,12 @@ def find_judges(options: EvaluateOptions) -> Judges:
 def score_all(
     options: EvaluateOptions,
     images: ImageSet,
-    said: dict[str, SystemCaptions],
+    captioned: dict[str, SystemCaptions],
     models: dict[str, Family],
 ) -> list[System]:
     """Every metric of every system."""
     systems = []
-    for label, one in tqdm(said.items(), desc="scores", leave=False, disable=None):
+    for label, one in tqdm(captioned.items(), desc="scores", leave=False, disable=None):
         captions = [one.captions[number] for number in images.numbers]
         if options.human:
             outcomes = human_outcomes(images)

@@ -69,7 +69,7 @@ def main() -> None:
         remedy = "; the same command resumes from here" if options.out or options.txt else ""
         print(f"sample.py: stopped{remedy}", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # whoever read our captions has had enough, as `head` does
+    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         discard_output()
         sys.exit(141)
     sys.exit(1 if failed else 0)
@@ -141,8 +141,8 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help="captions.jsonl (lines as of --json) or .csv (a row per caption); what it already "
-        "holds is not done again; images that cannot be read go to captions.jsonl.errors.jsonl",
+        help="captions.jsonl (lines as of --json) or .csv (a row per caption); images in it "
+        "are not captioned again; images that cannot be read go to captions.jsonl.errors.jsonl",
     )
     group.add_argument(
         "--txt",
@@ -162,7 +162,7 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         "--explain",
         type=Path,
         metavar="FILE.png",
-        help="for one image: a panel per word, lit where the model looked while saying it",
+        help="for one image: a panel per word, bright where the model looked for it",
     )
     group.add_argument(
         "--layer", type=whole_number(0), metavar="N", help="--explain: one decoder layer (all)"

@@ -250,7 +250,9 @@ class GenerateConfig:
     repetition_penalty: float = setting(
         1.0, "divides the scores of tokens already generated", minimum=0.001, maximum=1000
     )
-    no_repeat_ngram_size: int = setting(0, "no n tokens twice in a caption; 0: off", minimum=0)
+    no_repeat_ngram_size: int = setting(
+        0, "length of n-grams that may not repeat in a caption; 0: off", minimum=0
+    )
     top_p: float = setting(
         1.0, "sampling: probability mass of the nucleus", minimum=0.001, maximum=1
     )

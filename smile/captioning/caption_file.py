@@ -9,7 +9,7 @@
 
 Whole lines are appended in one `write` each batch, so a process killed at any moment leaves at most
 one torn line, at the end, where the next run cuts it off. Anything else that is not ours is refused
-and left alone. Whatever a file already holds is not done again.
+and left alone. An image that a file already holds is not captioned again.
 """
 
 import contextlib
@@ -132,10 +132,10 @@ class CaptionFile:
         self.run = json.loads(json.dumps({"version": VERSION} | run))
         self.tokens = tokens and not self.is_csv
         part = f".part-{rank}-of-{world}" if world > 1 else ""
-        self.own = beside(self.lines, part)
+        self.local = beside(self.lines, part)
         self.run_path = beside(self.path, ".run.json")
         self.errors_path = errors_path(self.path)
-        self.own_errors = beside(self.errors_path, part)
+        self.local_errors = beside(self.errors_path, part)
         self.lock = ProcessLock(self.lines.with_name(f".{self.lines.name}.lock"))
         self.done: set[str] = set()
 
@@ -146,7 +146,7 @@ class CaptionFile:
         written = [path for path in self._all_files() if path.stat().st_size]
         if not written:
             return
-        remedy = "name another --out, or start anew with --overwrite"
+        remedy = "name another --out, or replace it with --overwrite"
         try:
             differing = differences(read_json(self.run_path), self.run)
         except (UserError, RecursionError):
@@ -230,42 +230,42 @@ class CaptionFile:
 
     def open(self) -> None:
         """Learns which images are done, and opens this process's file for more."""
-        with writing(self.own):
+        with writing(self.local):
             for path in parts(self.lines):
                 self.done.update(name for name, *_ in scan(path))
             mode = stat.S_IMODE(self.path.stat().st_mode) if self.path.exists() else 0o666
-            self.file = os.open(self.own, _APPEND, mode)
+            self.file = os.open(self.local, _APPEND, mode)
 
     # During -----------------------------------------------------------------------------------
 
     def add(self, results: Sequence[Result]) -> None:
         """Appends what of a batch is not done yet."""
         lines = [r.json_line(tokens=self.tokens) for r in results if r.name not in self.done]
-        with writing(self.own):
+        with writing(self.local):
             _write(self.file, b"".join(lines))
-            self._expect_own()
+            self._expect_local()
 
-    def _expect_own(self) -> None:
+    def _expect_local(self) -> None:
         """Raises UserError if our file was removed or moved; what was removed is put back."""
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.stat(self.own), os.fstat(self.file)):
+            if os.path.samestat(os.stat(self.local), os.fstat(self.file)):
                 return
         status = os.fstat(self.file)
         if status.st_nlink:
             raise UserError(
-                f"{self.own} was moved while it was being written, and what was written with it: "
+                f"{self.local} was moved while it was being written, and what was written with it: "
                 "move it back, and run the same command again"
             )
-        self.own.parent.mkdir(parents=True, exist_ok=True)
-        put = beside(self.own, ".saved") if self.own.exists() else self.own
+        self.local.parent.mkdir(parents=True, exist_ok=True)
+        put = beside(self.local, ".saved") if self.local.exists() else self.local
         with open(self.file, "rb", closefd=False) as file:
             file.seek(0)
             data = file.read()
         write_atomically(put, lambda path: path.write_bytes(data))
         self._write_run()
-        what = "removed" if put == self.own else "replaced"
+        what = "removed" if put == self.local else "replaced"
         raise UserError(
-            f"{self.own} was {what} while it was being written: what was written is saved in "
+            f"{self.local} was {what} while it was being written: what was written is saved in "
             f"{put}; the same command resumes"
         )
 
@@ -273,20 +273,20 @@ class CaptionFile:
         """Appends to this process's list of images that could not be read."""
         for image in broken:
             line = json_line({"image": image.name, "reason": image.reason})
-            with writing(self.own_errors), open(self.own_errors, "ab", buffering=0) as file:
+            with writing(self.local_errors), open(self.local_errors, "ab", buffering=0) as file:
                 _write(file.fileno(), line)
 
     def close(self) -> None:
-        with writing(self.own):
-            self._expect_own()
+        with writing(self.local):
+            self._expect_local()
         os.close(self.file)
 
     # After ------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Leaves everything in good order where a run of one process ends early."""
+        """Closes the file of an interrupted run; a single process also gathers its lines."""
         os.close(self.file)
-        if self.own == self.lines:
+        if self.local == self.lines:
             with contextlib.suppress(UserError):  # there is another one on its way
                 self.finish(())
 

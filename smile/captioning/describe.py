@@ -70,11 +70,11 @@ class Model:
 
     def record(self, *, seed: int) -> dict[str, Any]:
         """Everything that the captions depend on, as a captions file records it."""
-        own = self.captioner.config.data.prompt
+        default = self.captioner.config.data.prompt
         return {
             "source": self.source,
             "weights": self.weights,
-            "prompt": own if self.prompt is None else self.prompt,
+            "prompt": default if self.prompt is None else self.prompt,
             "seed": seed if self.options.samples else None,
             **asdict(self.options),
         }
@@ -255,7 +255,7 @@ def _memory_may_end(where: str, batch_size: int) -> Iterator[None]:
 class TextFiles:
     """One .txt beside each image, a caption a line: the form that training tools read.
 
-    An existing .txt may be somebody's work: it is kept, unless `overwrite`. Of images that differ
+    An existing .txt may be written by hand: it is kept, unless `overwrite`. Of images that differ
     only in their suffix (a.jpg, a.png), the first one gets the .txt.
     """
 
@@ -268,14 +268,14 @@ class TextFiles:
         return os.path.isfile(_text_path(name)) and not self.overwrite
 
     def conflict(self, name: str) -> str:
-        """Why an image cannot have a .txt of its own, "" if it can. Ask in the images' order."""
+        """Why an image cannot have a .txt, "" if it can. Call it in the order of the images."""
         text = _text_path(name)
         if text == Path(name):
             return "its captions would replace the image itself: give it another suffix"
         if os.path.isdir(text):
             return f"its captions would go to {text}, which is a folder"
-        own = Path(name).suffix
-        if (first := self._suffixes.setdefault(hash(text), own)) != own:
+        suffix = Path(name).suffix
+        if (first := self._suffixes.setdefault(hash(text), suffix)) != suffix:
             return (
                 f"its captions would go to {text}, where those of {text.with_suffix(first).name} "
                 "are: rename one of the two"

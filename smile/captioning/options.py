@@ -68,10 +68,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_caption_options(parser: argparse.ArgumentParser) -> None:
-    """`--num-beams` and all its like: one option per setting of `[generate]`."""
+    """`--num-beams` and the like: one option per setting of `[generate]`."""
     group = parser.add_argument_group(
         "captions",
-        "what is not given is the model's own: its run's [generate], or what BLIP uses",
+        "defaults: [generate] of the model's run, or BLIP's settings",
     )
     kinds = get_type_hints(GenerateConfig)
     for setting in fields(GenerateConfig):
@@ -82,9 +82,14 @@ def add_caption_options(parser: argparse.ArgumentParser) -> None:
             help=setting.metadata["meaning"].replace("%", "%%"),
             **({"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}),
         )
-    group.add_argument("--prompt", help="what every caption continues; it is not shown itself")
     group.add_argument(
-        "--seed", type=int, default=0, help="of sampling; each image draws its own from it (0)"
+        "--prompt", help="text that every caption continues; not repeated in the output"
+    )
+    group.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="random seed of sampling, from which each image's seed is derived (0)",
     )
 
 

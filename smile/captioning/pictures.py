@@ -39,7 +39,7 @@ PLACES = {"mle": 0, "smile": 1, "before": 2}  # of labels that have the same col
 
 
 def colour_numbers(labels: Sequence[str]) -> list[int]:
-    """Which of `LABELS` each label has: some always their own (`PLACES`), the others the rest.
+    """Which of `LABELS` each label has: fixed for those in `PLACES`, the rest for the others.
 
     Of a path the last part counts, so that the folder "runs/shapes/mle" is blue like "MLE".
     """
@@ -165,7 +165,7 @@ def loss_curve(records: Sequence[dict], path: str | Path) -> None:
     curves break: losses of two objectives cannot be compared. A loss that is missing or not finite
     leaves a gap.
     """
-    # It takes a second to import, which nobody who draws nothing should wait for.
+    # Imported here, because it takes a second and most commands draw no chart.
     import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # pyplot might open a window
     from matplotlib.figure import Figure

@@ -57,7 +57,7 @@ def read_csv(path: Path, *, with_model: bool, captions_per_image: int) -> Iterat
         except (ValueError, LookupError, csv.Error) as error:
             raise UserError(
                 f"{path}, line {rows.line_num}: not captions of ours ({error}), expected rows of "
-                f"{','.join(header)}; put it right, move it away, or start anew with --overwrite"
+                f"{','.join(header)}; correct it, move it away, or replace it with --overwrite"
             ) from error
     if last and len(last["captions"]) >= captions_per_image:
         yield json_line(last)

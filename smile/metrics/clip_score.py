@@ -40,10 +40,10 @@ def ref_clip_scores(
         ValueError: if an image has no reference.
     """
     if not all(map(len, references)):
-        missing = next(i for i, own in enumerate(references) if not len(own))
+        missing = next(i for i, vectors in enumerate(references) if not len(vectors))
         raise ValueError(f"image {missing} has no reference to compare its caption with")
     pairs = zip(_unit(texts), references, strict=True)
-    best = np.array([max(0.0, (_unit(own) @ text).max()) for text, own in pairs])
+    best = np.array([max(0.0, (_unit(vectors) @ text).max()) for text, vectors in pairs])
     total = scores + best
     return 2 * scores * best / np.where(total > 0, total, 1)  # both 0: 0
 

@@ -1,8 +1,8 @@
-"""One process at a time: a file that says "somebody is at work here".
+"""One process at a time: a file that says "a process is at work here".
 
 lock = ProcessLock(folder / ".lock")
 if not lock.acquire():
-    raise UserError("somebody is at work there")
+    raise UserError("another process is at work there")
 ...
 lock.release()
 """
@@ -44,7 +44,7 @@ class ProcessLock:
         return self._key is not None
 
     def acquire(self) -> bool:
-        """Whether nobody else has the lock, and so now we do.
+        """Takes the lock; False if another process has it.
 
         Raises:
             OSError: the file cannot be made, or its disk has no locks.

@@ -49,8 +49,8 @@ def contenders(
 ) -> Iterator[tuple[str, Captioner]]:
     """The captioners to compare, each with its label, one at a time: memory need not hold two.
 
-    If the run began with other weights (`model.init`), these come first, as "before". After epochs
-    of MLE the captioner at their end follows. Last comes the run's own.
+    First, as "before", the weights of `model.init`, if it is set; then the captioner at the end of
+    the epochs of MLE, if there were any; last the captioner that the run trained.
     """
     if config.model.init:
         try:

@@ -1,4 +1,4 @@
-"""`--dry-run`: one batch through everything, by the trainer's own verbs."""
+"""`--dry-run`: one batch through everything, with the methods of the trainer."""
 
 from typing import Protocol
 

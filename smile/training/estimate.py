@@ -112,7 +112,7 @@ def total_memory(device: torch.device) -> float:
 
 
 def size(num_bytes: float) -> str:
-    """1.50 GB; or what is to be said of an infinity, which stands for what is not known."""
+    """A size such as 1.50 GB; infinity stands for an unknown one."""
     if num_bytes == math.inf:
         return "an unknown amount"
     return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"

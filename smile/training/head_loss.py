@@ -150,7 +150,7 @@ def _smile_from_states(
 
 
 class _Scores(torch.autograd.Function):
-    """Logits of each caption's own tokens, and MLE's summed loss at a few positions.
+    """Logits of the tokens of each caption, and MLE's summed loss at a few positions.
 
     Autograd would make two gradients of the size of the whole head and add them: with BLIP's
     vocabulary and 16 captions of 24 tokens, 103 MB beside the result. Here the few rows of the
@@ -175,8 +175,8 @@ class _Scores(torch.autograd.Function):
         if with_gradients:
             ctx.save_for_backward(states, firsts, words, weight)
             ctx.grad_scores = grad_scores
-        own = F.embedding(words, weight).transpose(1, 2)
-        return states @ own + bias[words][:, None, :], loss
+        embeddings = F.embedding(words, weight).transpose(1, 2)
+        return states @ embeddings + bias[words][:, None, :], loss
 
     @staticmethod
     @torch.autograd.function.once_differentiable

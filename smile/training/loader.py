@@ -52,8 +52,8 @@ def make_loader(
     """
     config, data = captioner.config.train, captioner.config.data
     transform: Callable[[Image.Image], Tensor] = captioner.transform
-    # Only a fork has the file of the features mapped; they are in memory, so without it nobody need
-    # read ahead.
+    # Only forked workers inherit the memory map of the features. Without fork, the main process
+    # reads them itself: they are in memory.
     forks = multiprocessing.get_start_method() == "fork"
     workers = config.workers if features is None or forks else 0
     if training and data.augment and data.augment_on == "device":

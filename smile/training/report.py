@@ -31,10 +31,10 @@ def describe(
     between_batches: Callable[[], None],
     batch_size: int = 64,
 ) -> dict[str, str]:
-    """A caption for each example whose picture can be read, by the example's name.
+    """Captions of the examples whose pictures can be read, by the examples' names.
 
-    `captioner` searches with its own settings; it need not be the one that `run` trains. The
-    processes of the run share the work, and all have its outcome.
+    The settings of `captioner` hold; it need not be the captioner that `run` trains. The processes
+    of the run share the work, and all return the whole result.
 
     Raises:
         BrokenImage: a picture cannot be read, and `data.skip_broken` is false.
@@ -44,17 +44,17 @@ def describe(
     starts = range(0, len(examples), batch_size * world.size)
     for start in bar(starts, desc="captions", unit=" batches", world=world):
         rows = range(start, min(start + batch_size * world.size, len(examples)))
-        own = rows[world.rank :: world.size]
-        pictures = [read_picture(examples[row], skip_broken=skip_broken) for row in own]
-        whole = {r: p for r, p in zip(own, pictures, strict=True) if not isinstance(p, Broken)}
+        local_rows = rows[world.rank :: world.size]
+        read = {row: read_picture(examples[row], skip_broken=skip_broken) for row in local_rows}
+        pictures = {row: p for row, p in read.items() if not isinstance(p, Broken)}
         found: list[list[Caption]] = []
-        if whole:
-            found = captioner.describe(list(whole.values()), seeds=list(whole), num_return=1)
-        said: dict[int, str | Broken] = {
-            row: best.text for row, [best, *_] in zip(whole, found, strict=True)
+        if pictures:
+            found = captioner.describe(list(pictures.values()), seeds=list(pictures), num_return=1)
+        results: dict[int, str | Broken] = {
+            row: best.text for row, [best, *_] in zip(pictures, found, strict=True)
         }
-        said |= {r: p for r, p in zip(own, pictures, strict=True) if isinstance(p, Broken)}
-        shares = world.gather([said[row] for row in own])
+        results |= {row: p for row, p in read.items() if isinstance(p, Broken)}
+        shares = world.gather([results[row] for row in local_rows])
         captions += [shares[i % world.size][i // world.size] for i in range(len(rows))]
         between_batches()
     if world.is_first:

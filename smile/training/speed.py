@@ -39,7 +39,7 @@ def prepare(captioner: Captioner) -> Captioner:
         keep_freed_memory()
     if config.compile:
         blocks = [*vit.blocks, *captioner.decoder.blocks]
-        # Blocks of one kind share compiled code, except that each stochastic depth has its own.
+        # Blocks of one kind share compiled code only if their drop_path is the same.
         torch._dynamo.config.recompile_limit = 8 + len(blocks)
         for block in blocks:
             block.compile(dynamic=True)  # caption lengths differ, and the last batch is smaller

@@ -10,4 +10,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE.toml",
         help="settings that weights do not show, such as [vit] num_heads",
     )
-    parser.add_argument("--vocab", metavar="vocab.txt", help="vocabulary, if not the source's own")
+    parser.add_argument(
+        "--vocab", metavar="vocab.txt", help="vocabulary to use instead of the source's"
+    )

@@ -59,7 +59,7 @@ from smile.weights.vocabulary import (
     read_pieces,
 )
 
-HEAD_DIM = 64  # of every BLIP: heads = width / 64 unless said otherwise
+HEAD_DIM = 64  # of every BLIP: heads = width / 64 unless given
 BLIP_NORM_EPS = {"vit": 1e-6, "decoder": 1e-12}
 
 
@@ -79,9 +79,9 @@ def load(
     Args:
         source: a run folder, a BLIP or SMILE `.pth`, a `transformers` folder, a name of `KNOWN`, or
             a hub id ("owner/name").
-        image_size: side of the images in pixels, if not the weights' own.
-        num_heads: attention heads of both towers, if not one per 64 of width.
-        vocab: a `vocab.txt`, if not the source's own or bert-base-uncased's.
+        image_size: side of the images in pixels; that of the weights unless given.
+        num_heads: attention heads of both towers; one per 64 of width unless given.
+        vocab: a `vocab.txt`; the source's, else bert-base-uncased's, unless given.
         model_config: a TOML file whose settings override all that was read or inferred.
         drop_path, dropout: for fine-tuning.
         check: compare a run's weights with their checksum first; see also `start_check`.
