@@ -227,3 +227,13 @@ def test_onednn_has_gradients_only_where_they_are_wanted():
 def test_float16_needs_a_gpu():
     with pytest.raises(UserError, match=r'"float16": needs train\.device = "cuda", not cpu'):
         Precision("float16", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("grad_clip", "step"), [(5.0, [-3.0, -4.0]), (0.0, [-30.0, -40.0])])
+def test_the_gradient_is_clipped_unless_the_limit_is_zero(grad_clip, step):
+    weight = nn.Parameter(torch.zeros(2))
+    weight.grad = torch.tensor([30.0, 40.0])
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    norm = Precision("float32", torch.device("cpu")).step(optimizer, [weight], grad_clip)
+    assert norm.item() == pytest.approx(50.0)
+    assert_close(weight.data, torch.tensor(step), rtol=1e-5, atol=0)
