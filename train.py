@@ -53,7 +53,7 @@ from smile.training.setup import accents_line, make_captioner, make_optimizer, r
 from smile.training.speed import give_back_freed_memory, prepare, train_mode, uncompiled
 from smile.training.splits import Splits, choose_shown
 from smile.version import __version__
-from smile.weights.run_folder import LAST_FOLDER, MLE_FOLDER, save_run
+from smile.weights.run_folder import EPOCHS_FOLDER, LAST_FOLDER, MLE_FOLDER, save_run
 
 
 def main() -> None:
@@ -392,10 +392,13 @@ class Trainer:
         return report.describe(captioner, examples, self.state, between_batches=between_steps)
 
     def write_captioners(self, *, is_best: bool) -> None:
-        """Writes the captioner to `last/` and, if it is the best, to the run's folder too."""
+        """Writes the captioner to `last/`, and where else it is to be kept."""
         if is_best:
             save_run(self.folder, self.captioner)
         save_run(self.folder / LAST_FOLDER, self.captioner)
+        if self.config.train.keep_captioners:
+            epoch = f"{self.progress.epoch + 1:03}"
+            save_run(self.folder / EPOCHS_FOLDER / epoch, self.captioner)
 
     def write_log(self, captions: dict[str, str]) -> None:
         """Writes the log and its pictures."""

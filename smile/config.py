@@ -220,6 +220,9 @@ class TrainConfig:
     val_every: int = setting(
         1, "epochs from one validation, with captions and checkpoint, to the next", minimum=1
     )
+    keep_captioners: bool = setting(
+        False, "keep the captioner of each validation, in the folder epochs/ of the run"
+    )
     caption_images: int = setting(
         64, "images captioned at each validation and at the end; 0: all of the split", minimum=0
     )

@@ -34,6 +34,7 @@ from smile.weights.positions import interpolate_positions
 WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.toml", "vocab.txt"
 LOG = "log.jsonl"  # a record per epoch: only training writes it
 MLE_FOLDER, LAST_FOLDER = "mle", "last"  # the captioner at the switch, and after the last epoch
+EPOCHS_FOLDER = "epochs"  # train.keep_captioners: epochs/002 is the captioner after two
 CHECKPOINTS = "checkpoints"  # what --resume reads
 
 
@@ -59,6 +60,12 @@ def save_run(folder: str | Path, captioner: Captioner) -> None:
 def is_run(folder: str | Path) -> bool:
     """Whether `folder` holds a captioner of ours."""
     return all((Path(folder) / name).is_file() for name in (WEIGHTS, CONFIG, VOCAB))
+
+
+def kept_captioners(folder: str | Path) -> dict[int, Path]:
+    """The captioners that `train.keep_captioners` kept in a run's folder: epoch → run folder."""
+    kept = (path for path in (Path(folder) / EPOCHS_FOLDER).glob("*") if is_run(path))
+    return {int(path.name): path for path in sorted(kept) if path.name.isdecimal()}
 
 
 def is_unfinished(folder: str | Path) -> bool:

@@ -121,6 +121,7 @@ CHANGES = {
     "train.seed": to(1),
     "train.save_minutes": to(1e-9),
     "train.val_every": to(2, given=TWO_EPOCHS),
+    "train.keep_captioners": to("true"),
     "train.caption_images": to(1, 0, given=("data.num_val=5",)),
     "train.precision": to("bfloat16"),
     "train.freeze": to("['vit']"),

@@ -23,7 +23,7 @@ from smile.training.report import summarise, summary_line
 from smile.training.schedule import Phase, learning_rate
 from smile.training.setup import make_captioner
 from smile.training.splits import load_splits
-from smile.weights.run_folder import load_run
+from smile.weights.run_folder import kept_captioners, load_run
 
 
 def run(script: str, *args, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
@@ -270,8 +270,12 @@ def test_phases_split_the_epochs(make_trainer):
 
 @pytest.mark.slow
 def test_validation_may_come_less_often(make_trainer, tmp_path):
-    """Each second epoch and at the end of a phase; a record covers the epochs since the last."""
+    """Each second epoch and at the end of a phase; a record covers the epochs since the last.
+
+    The captioner of each may be kept, for whoever wants to choose by something else than the loss.
+    """
     few = ["loss.mle_epochs=1", "data.num_train=16", "train.caption_images=2"]
+    few.append("train.keep_captioners=true")
     trainer = make_trainer("train.val_every=2", "train.epochs=5", *few)
     trainer.run()
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
@@ -279,6 +283,12 @@ def test_validation_may_come_less_often(make_trainer, tmp_path):
     losses = [json.loads(line)["train_loss"] for line in lines]
     assert all(0 < loss < 10 for loss in losses)
     assert trainer.progress.tokens == 0
+    kept = kept_captioners(tmp_path / "run")
+    assert list(kept) == [1, 2, 4, 5]
+    weights = [(path / "model.safetensors").read_bytes() for path in kept.values()]
+    assert len(set(weights)) == 4
+    assert weights[0] == (tmp_path / "run" / "mle" / "model.safetensors").read_bytes()
+    assert weights[-1] == (tmp_path / "run" / "last" / "model.safetensors").read_bytes()
 
 
 def test_the_phase_after_mle_may_have_a_rate_and_a_warm_up_of_its_own(make_trainer):

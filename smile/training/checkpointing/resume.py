@@ -20,7 +20,13 @@ from smile.training.comparison import COMPARISON
 from smile.training.console import say
 from smile.training.schedule import Phase
 from smile.training.splits import Splits
-from smile.weights.run_folder import CONFIG, LAST_FOLDER, MLE_FOLDER, is_run
+from smile.weights.run_folder import (
+    CONFIG,
+    LAST_FOLDER,
+    MLE_FOLDER,
+    is_run,
+    kept_captioners,
+)
 
 # Settings that may change: they do not affect what is learned, or only for how long. The data may
 # be moved: the captions are compared instead.
@@ -37,6 +43,7 @@ FREE = {
     "train.compile",
     "train.checkpoint_blocks",
     "train.caption_images",
+    "train.keep_captioners",
     *(name for name in SETTINGS if name.startswith("generate.")),
 }
 MAY_CHANGE = ", ".join(
@@ -212,7 +219,8 @@ def has_work_left(folder: Path, config: Config, progress: Progress, *, compares:
 def _renew_settings(folder: Path, config: Config) -> bool:
     """Gives the captioners in a run's folder the current `[generate]`; whether any changed."""
     renewed = False
-    for place in (folder, folder / LAST_FOLDER, folder / MLE_FOLDER):
+    kept = kept_captioners(folder).values()
+    for place in (folder, folder / LAST_FOLDER, folder / MLE_FOLDER, *kept):
         if is_run(place):
             theirs = load_config(place / CONFIG)
             ours = replace(theirs, generate=config.generate)
