@@ -5,16 +5,22 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+from plan import Run
+from results import as_text, results
 from safetensors.torch import load_file, save
+
+from smile.system.files import write_text
 
 MODELS = ("mle-1", "smile-1")  # beside the best of the others
 WEIGHTS = "model.safetensors"
 
 
-def collect(out: Path, names: list[str], to: Path) -> None:
-    """Writes results.tar.gz, and a zip of a run folder in half precision for a few captioners."""
+def collect(out: Path, runs: list[Run], to: Path, *, command: str, device: str) -> None:
+    """Writes results.json, results.tar.gz, and a few captioners: run folders in half precision."""
     to.mkdir(parents=True, exist_ok=True)
-    _results(out, names, to / "results.tar.gz")
+    write_text(to / "results.json", as_text(results(out, runs, command=command, device=device)))
+    names = [run.name for run in runs]
+    _archive(out, names, to / "results.tar.gz")
     others = [n for n in names if n.partition("-")[0] not in ("start", "mle", "smile", "scratch")]
     captioners = {name: name for name in MODELS} | {"best": best_by_retrieval(out, others)}
     for label, name in captioners.items():
@@ -35,11 +41,11 @@ def best_by_retrieval(out: Path, names: list[str]) -> str:
     return max(found, key=found.get, default="")
 
 
-def _results(out: Path, names: list[str], path: Path) -> None:
+def _archive(out: Path, names: list[str], path: Path) -> None:
     """Configs, logs and reports of each run; captions are in the reports."""
     wanted = [out / "timeline.json", *sorted((out / "logs").glob("*.log"))]
     for name in names:
-        wanted += [out / "scores" / name / "report.json"]
+        wanted += [out / "scores" / f"{name}{kind}" / "report.json" for kind in ("", "-epochs")]
         wanted += [out / name / part for part in ("config.toml", "log.jsonl")]
     unfinished = path.with_name(".unfinished")
     with tarfile.open(unfinished, "w:gz", compresslevel=6) as archive:

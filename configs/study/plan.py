@@ -1,9 +1,47 @@
-"""Which runs the study is made of, the most valuable first."""
+"""Which runs the study is made of, the most valuable first, and how large they are."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How large the study is.
+
+    epochs: of MLE. more: epochs of what follows. seeds: of the variants, 1 or 2.
+    rate: the peak learning rate of what follows.
+    every, starts, follows: settings of all runs, of those from nothing, and of the others.
+    """
+
+    epochs: int
+    more: int
+    seeds: int
+    batch_size: int
+    rate: float
+    every: tuple[str, ...] = ()
+    starts: tuple[str, ...] = ()
+    follows: tuple[str, ...] = ()
+
+
+# The configs are a GPU's. With a CPU's smaller batches, as many photos make four times the steps.
+SIZES = {
+    "gpu": Size(epochs=60, more=6, seeds=2, batch_size=128, rate=1e-4),
+    "cpu": Size(
+        epochs=30,
+        more=4,
+        seeds=1,
+        batch_size=32,
+        rate=5e-5,
+        every=("vit.image_size=128", "train.weight_decay=0.1"),
+        starts=(
+            *("train.lr=6e-4", "train.warmup_steps=400"),
+            *("train.ema=0.999", "train.val_every=2"),
+        ),
+        follows=("train.warmup_steps=80", "train.ema=0.997", "train.val_every=1"),
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,70 +61,78 @@ class Run:
     judge: str = ""
 
 
-# Name, meaning, settings of continue.toml. All begin with the same MLE captioner and have as many
-# epochs; "smile" and "mle" are the two that all others are measured by.
+@dataclass(frozen=True)
+class Continuation:
+    """What may follow MLE: settings of continue.toml, and a multiple of the size's rate."""
+
+    name: str
+    meaning: str
+    settings: tuple[str, ...] = ()
+    rate: float = 1.0
+
+
+# All begin with the same MLE captioner and have as many epochs; "smile" and "mle" are the two that
+# all others are measured by.
 CONTINUED = (
-    ("mle", "MLE all along", ("loss.objective=mle",)),
-    ("smile", "MLE → SMILE", ()),
-    ("mix-0.01", "MLE → 0.01 MLE + 0.99 SMILE", ("loss.mle_weight=0.01",)),
-    ("mix-0.1", "MLE → 0.1 MLE + 0.9 SMILE", ("loss.mle_weight=0.1",)),
-    ("slow", "MLE → SMILE at 0.3 of the rate", ("train.lr=3e-5",)),
-    ("fast", "MLE → SMILE at 3 times the rate", ("train.lr=3e-4",)),
-    ("selective", "MLE → SMILE, selective end", ("loss.selective_end=true",)),
-    ("reverse", "MLE → reverse", ("loss.objective=reverse",)),
-    ("random", "MLE → random", ("loss.objective=random",)),
-    ("no-first", "MLE → SMILE without first-token MLE", ('loss.first_token="none"',)),
-    ("shift", "MLE → first-token shifting", ('loss.first_token="shift"',)),
+    Continuation("mle", "MLE all along", ("loss.objective=mle",)),
+    Continuation("smile", "MLE → SMILE"),
+    Continuation("mix-0.01", "MLE → 0.01 MLE + 0.99 SMILE", ("loss.mle_weight=0.01",)),
+    Continuation("mix-0.1", "MLE → 0.1 MLE + 0.9 SMILE", ("loss.mle_weight=0.1",)),
+    Continuation("slow", "MLE → SMILE at 0.3 of the rate", rate=0.3),
+    Continuation("fast", "MLE → SMILE at 3 times the rate", rate=3.0),
+    Continuation("selective", "MLE → SMILE, selective end", ("loss.selective_end=true",)),
+    Continuation("reverse", "MLE → reverse", ("loss.objective=reverse",)),
+    Continuation("random", "MLE → random", ("loss.objective=random",)),
+    Continuation("no-first", "MLE → SMILE without first-token MLE", ('loss.first_token="none"',)),
+    Continuation("shift", "MLE → first-token shifting", ('loss.first_token="shift"',)),
 )
 FIRST = 2  # of these in both seeds before anything else
+SCRATCH = "SMILE from scratch"
+MEANINGS = {row.name: row.meaning for row in CONTINUED} | {"scratch": SCRATCH}
 
 
-def plan(*, epochs: int, more: int, seeds: int, batch_size: int) -> list[Run]:
-    """`epochs` of MLE in two seeds, one to judge the other; `more` epochs of everything else.
-
-    Args:
-        seeds: 1 or 2, how many the variants get.
-    """
+def plan(size: Size) -> list[Run]:
+    """MLE in two seeds, one to judge the other, and what follows it."""
     starts = [
         Run(
             name=f"start-{seed}",
             meaning="MLE, what the others begin with",
             config=FOLDER / "mle.toml",
-            settings=(f"train.epochs={epochs}", *_common(seed, batch_size)),
+            settings=(f"train.epochs={size.epochs}", *size.starts, *_common(seed, size)),
         )
         for seed in (1, 2)
     ]
-    first = [
-        _continued(row, seed, more, batch_size) for seed in (1, 2) for row in CONTINUED[:FIRST]
-    ]
+    first = [_continued(row, seed, size) for seed in (1, 2) for row in CONTINUED[:FIRST]]
     others = []
-    for seed in range(1, seeds + 1):
+    for seed in range(1, size.seeds + 1):
         scratch = Run(
             name=f"scratch-{seed}",
-            meaning="SMILE from scratch",
+            meaning=SCRATCH,
             config=FOLDER / "mle.toml",
             settings=(
-                *("loss.objective=smile", f"train.epochs={epochs + more}"),
-                *_common(seed, batch_size),
+                *("loss.objective=smile", f"train.epochs={size.epochs + size.more}"),
+                *(*size.starts, *_common(seed, size)),
             ),
             judge=f"start-{3 - seed}",
         )
-        variants = [_continued(row, seed, more, batch_size) for row in CONTINUED[FIRST:]]
+        variants = [_continued(row, seed, size) for row in CONTINUED[FIRST:]]
         others += [scratch, *variants] if seed == 1 else [*variants, scratch]
     return [*starts, *first, *others]
 
 
-def _continued(row: tuple[str, str, tuple[str, ...]], seed: int, more: int, batch_size: int) -> Run:
-    name, meaning, settings = row
+def _continued(row: Continuation, seed: int, size: Size) -> Run:
     return Run(
-        name=f"{name}-{seed}",
-        meaning=meaning,
+        name=f"{row.name}-{seed}",
+        meaning=row.meaning,
         config=FOLDER / "continue.toml",
-        settings=(f"train.epochs={more}", *settings, *_common(seed, batch_size)),
+        settings=(
+            *(f"train.epochs={size.more}", f"train.lr={size.rate * row.rate:.3g}"),
+            *(*size.follows, *row.settings, *_common(seed, size)),
+        ),
         init=f"start-{seed}",
         judge=f"start-{3 - seed}",
     )
 
 
-def _common(seed: int, batch_size: int) -> tuple[str, ...]:
-    return f"train.seed={seed}", f"train.batch_size={batch_size}"
+def _common(seed: int, size: Size) -> tuple[str, ...]:
+    return *size.every, f"train.seed={seed}", f"train.batch_size={size.batch_size}"

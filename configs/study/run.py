@@ -2,41 +2,50 @@
 
     python configs/study/run.py --data data/flickr8k --out runs/study
     python configs/study/run.py --data flickr8k_160px.zip --jobs 8 --budget 340
+    python configs/study/run.py --machine cpu --data data/flickr8k --out runs/study
 
 Two seeds of MLE, what comes of them by SMILE and its variants (`plan.py`), and every captioner's
-scores on the test photos, with the MLE captioner of the other seed as the judge of retrieval. The
-same command again goes on where it stopped. `--smoke` measures what a machine can do in half a
-minute, and says how many epochs fit into the budget.
+scores on the test photos, with the MLE captioner of the other seed as the judge of retrieval. What
+follows MLE is scored after each of its validated epochs too, on validation photos: that shows when
+it should have stopped. The same command again goes on where it stopped, whatever ended it.
+`--machine cpu` is a smaller study, for two cores and some hours. `--smoke` measures what a machine
+can do in half a minute, and says how many epochs fit into the budget.
 
-In the out folder: NAME-SEED/ for each run, as train.py leaves it; scores/NAME-SEED/report.json;
-logs/; timeline.json; collected/, what is worth taking along.
+In the out folder: NAME-SEED/ for each run, as train.py leaves it; scores/NAME-SEED/report.json and
+scores/NAME-SEED-epochs/report.json; logs/; timeline.json; collected/, what is worth taking along.
 
 Small captioners leave a GPU idle between their small operations, so several train on it at once.
 All are children of one process that has imported everything already: none waits for imports.
 """
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
+import shlex
 import signal
 import sys
 import time
 import zipfile
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
-# Set before torch is imported. There are about as many processes as cores, so each has one thread.
+# Set before torch is imported. This process has one thread; `threads` says how many a run has.
 # Asking whether there is a GPU must not start CUDA: no forked process could use it then.
+IS_ASKED = "OMP_NUM_THREADS" in os.environ
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 os.environ.setdefault("TQDM_MININTERVAL", "10")
 
-import torch._dynamo  # noqa: E402, F401  the optimiser would import it, once in each child
-from plan import Run, plan  # noqa: E402
+import torch  # noqa: E402
+import torch._dynamo  # noqa: E402  the optimiser would import it, once in each child
+from plan import SIZES, Run, plan  # noqa: E402
 from processes import WAYS, Child  # noqa: E402
+from results import TIMELINE  # noqa: E402
 
 import evaluate  # noqa: E402
 import train  # noqa: E402
@@ -44,12 +53,19 @@ from smile.config import load_config  # noqa: E402
 from smile.data.load import load_examples  # noqa: E402
 from smile.data.picture_cache import make_cache  # noqa: E402
 from smile.errors import UserError  # noqa: E402
-from smile.system.files import write_atomically  # noqa: E402
+from smile.system.files import write_atomically, write_text  # noqa: E402
 from smile.training.checkpointing.checkpoints import Checkpoints  # noqa: E402
+from smile.weights.run_folder import kept_captioners  # noqa: E402
 
-IMAGE_SIZE = 160
+SIZE_OPTIONS = {  # each a field of `Size`
+    "epochs": "of MLE",
+    "more": "epochs of what follows",
+    "seeds": "of variants, 1 or 2",
+    "batch_size": "photos in a batch",
+}
+POOL = 500  # validation photos that show when a run should have stopped
 STOPPING = 20  # seconds in which a run that is told to stop has saved itself
-TIMELINE = "timeline.json"  # which job took how long, of all calls of this command
+EPOCHS = "-epochs"  # after a run's name: the scores of its validated epochs
 REFRESH = 60  # seconds between two collections of what there is
 
 
@@ -75,6 +91,16 @@ class Study:
     def say(self, line: str) -> None:
         print(f"{self.seconds:6.1f} s  {line}", flush=True)
 
+    def note(self, name: str, child: Child) -> None:
+        """Adds a job that has ended to the timeline, of whatever call of this command."""
+        self.timeline.append(
+            {"job": name, "ended": round(self.seconds, 1), "seconds": round(child.seconds, 1)}
+            | {"status": child.status}
+        )
+
+    def save_timeline(self) -> None:
+        write_text(self.out / TIMELINE, json.dumps(self.timeline, indent=1) + "\n")
+
     def fits(self, kind: str) -> bool:
         """Whether a job of this kind, and the score of what it trains, would end in time."""
         if not self.args.budget:
@@ -96,10 +122,7 @@ def main() -> None:
             from smoke import smoke
 
             sys.exit(smoke(args, data))
-        runs = plan(
-            epochs=args.epochs, more=args.more, seeds=args.seeds, batch_size=args.batch_size
-        )
-        status = carry_out(Study(args, data, runs))
+        status = carry_out(Study(args, data, plan(args.size)))
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
         sys.exit(2)
@@ -121,13 +144,16 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/study"), metavar="DIR")
     parser.add_argument("--collect", type=Path, metavar="DIR", help="(collected in the out folder)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    parser.add_argument(
+        "--machine", choices=SIZES, default="gpu", help="how large the study is (gpu)"
+    )
+    parser.add_argument("--device", help="auto, cpu, cuda (auto, or cpu with --machine cpu)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1)")
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="loaders of each (2)")
-    parser.add_argument("--epochs", type=int, default=60, metavar="N", help="of MLE (60)")
-    parser.add_argument("--more", type=int, default=6, metavar="N", help="of what follows (6)")
-    parser.add_argument("--seeds", type=int, choices=(1, 2), default=2, help="of variants (2)")
-    parser.add_argument("--batch-size", type=int, default=128, metavar="N", help="photos (128)")
+    for name, help in SIZE_OPTIONS.items():
+        usual = ", ".join(f"{machine} {getattr(size, name)}" for machine, size in SIZES.items())
+        option = f"--{name.replace('_', '-')}"
+        parser.add_argument(option, type=int, metavar="N", help=f"{help} ({usual})")
     parser.add_argument(
         "--budget",
         type=float,
@@ -149,7 +175,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, default=2, metavar="N", help="of each measurement of --smoke (2)"
     )
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.seeds not in (None, 1, 2):
+        parser.error(f"--seeds {args.seeds}: expected 1 or 2")
+    args.device = args.device or ("cpu" if args.machine == "cpu" else "auto")
+    given = {name: getattr(args, name) for name in SIZE_OPTIONS if getattr(args, name) is not None}
+    args.size = replace(SIZES[args.machine], **given)
+    args.threads = threads(args.device, args.jobs)
+    return args
+
+
+def threads(device: str, jobs: int) -> int:
+    """Of each run: one beside a GPU, its share of the cores without; OMP_NUM_THREADS overrides."""
+    if IS_ASKED or device != "cpu":
+        return torch.get_num_threads()
+    return max(1, (os.cpu_count() or 1) // jobs)
 
 
 # Data ---------------------------------------------------------------------------------------------
@@ -165,7 +205,8 @@ def prepare(args: argparse.Namespace) -> Path:
                 archive.extractall(data)
             (data / ".unpacked").touch()
     data = data.resolve()
-    config = load_config(Path(__file__).parent / "mle.toml", [f"data.root={data}", *args.set])
+    settings = [f"data.root={data}", *args.size.every, *args.set]
+    config = load_config(Path(__file__).parent / "mle.toml", settings)
     both = [ex for split in ("train", "val") for ex in load_examples(config.data, split)]
     size = config.vit.image_size
     make_cache(both, cache_path(args), size=size, write=write_atomically, say=lambda line: None)
@@ -191,18 +232,32 @@ def is_scored(study: Study, name: str) -> bool:
 
 def next_job(study: Study, busy: set[str], failed: set[str]) -> tuple[str, str, list[str]] | None:
     """The most valuable job that can begin now: its name, kind and command line."""
-    for run in study.runs:
-        ready = run.judge and is_trained(study, run.name) and is_trained(study, run.judge)
-        name = f"score {run.name}"
-        if ready and not is_scored(study, run.name) and name not in busy | failed:
-            return name, "score", score_command(study, run)
-    for run in study.runs:
-        ready = not run.init or is_trained(study, run.init)
-        kind = "continue" if run.init else run.name.partition("-")[0]
-        undone = not is_trained(study, run.name) and run.name not in busy | failed
-        if ready and undone and study.fits(kind):
-            return run.name, kind, train_command(study, run)
+    for name, kind, argv in possible_jobs(study):
+        if name not in busy | failed and (kind == "score" or study.fits(kind)):
+            return name, kind, argv
     return None
+
+
+def possible_jobs(study: Study) -> Iterator[tuple[str, str, list[str]]]:
+    """What is not done and could be, the most valuable first."""
+    scored = [run for run in study.runs if run.judge]
+    scored = [r for r in scored if is_trained(study, r.name) and is_trained(study, r.judge)]
+    for run in scored:
+        if not is_scored(study, run.name):
+            yield f"score {run.name}", "score", score_command(study, run)
+    epochs = [
+        (f"epochs of {run.name}", "epochs", epochs_command(study, run))
+        for run in scored
+        if run.init and not is_scored(study, f"{run.name}{EPOCHS}")
+    ]
+    if not study.args.budget:  # where time is short, all runs come first
+        yield from epochs
+    for run in study.runs:
+        if not is_trained(study, run.name) and (not run.init or is_trained(study, run.init)):
+            kind = "continue" if run.init else run.name.partition("-")[0]
+            yield run.name, kind, train_command(study, run)
+    if study.args.budget:
+        yield from epochs
 
 
 def train_command(study: Study, run: Run) -> list[str]:
@@ -220,17 +275,31 @@ def train_command(study: Study, run: Run) -> list[str]:
 
 
 def score_command(study: Study, run: Run) -> list[str]:
-    last = train.LAST_FOLDER
+    model = str(study.out / run.name / train.LAST_FOLDER)
+    return [*evaluate_command(study, run, run.name), "--model", model]
+
+
+def epochs_command(study: Study, run: Run) -> list[str]:
+    """Scores what the run began with and the captioner of each validated epoch."""
+    begun = study.out / run.init / train.LAST_FOLDER
+    models = [begun, *kept_captioners(study.out / run.name).values()]
     return [
-        *("evaluate.py", "--model", str(study.out / run.name / last)),
-        *("--judge", str(study.out / run.judge / last), "--device", study.args.device),
-        *("--clip", "none", "--gpt2", "none", "--workers", "1", "--batch-size", "250"),
-        *("--out", str(study.out / "scores" / run.name)),
+        *evaluate_command(study, run, f"{run.name}{EPOCHS}"),
+        *("--split", "val", "--limit", str(POOL), "--compare", *map(str, models)),
     ]
 
 
-def call(argv: list[str]) -> None:
+def evaluate_command(study: Study, run: Run, name: str) -> list[str]:
+    return [
+        *("evaluate.py", "--judge", str(study.out / run.judge / train.LAST_FOLDER)),
+        *("--device", study.args.device, "--clip", "none", "--gpt2", "none"),
+        *("--workers", "1", "--batch-size", "250", "--out", str(study.out / "scores" / name)),
+    ]
+
+
+def call(argv: list[str], num_threads: int) -> None:
     """In a child: what the command line would do in a process of its own."""
+    torch.set_num_threads(num_threads)
     sys.argv = argv
     (train if argv[0] == "train.py" else evaluate).main()
 
@@ -270,24 +339,30 @@ def carry_out(study: Study) -> int:
     reap(study, children, failed)
     left = [run.name for run in study.runs if not is_trained(study, run.name)]
     left += [f"score {r.name}" for r in study.runs if r.judge and not is_scored(study, r.name)]
+    left += [
+        f"epochs of {run.name}"
+        for run in study.runs
+        if run.init and not is_scored(study, f"{run.name}{EPOCHS}")
+    ]
     study.say(f"not done: {', '.join(left)}" if left else "all is done")
     return 1 if failed else 0
 
 
 def start(study: Study, children: dict[str, Child], name: str, kind: str, argv: list[str]) -> None:
     log = study.out / "logs" / f"{name.replace(' ', '-')}.log"
-    children[name] = Child(call, argv, log=log, kind=kind)
+    children[name] = Child(call, argv, study.args.threads, log=log, kind=kind)
     study.say(f"{name} begins, {len(children)} at work")
 
 
 def collector(study: Study) -> Child:
     from collect import collect
 
-    (study.out / TIMELINE).write_text(json.dumps(study.timeline, indent=1) + "\n")
-    names = [run.name for run in study.runs]
+    study.save_timeline()
     to = study.args.collect or study.out / "collected"
     log = study.out / "logs" / "collect.log"
-    return Child(collect, study.out, names, to, log=log, kind="collect")
+    command = shlex.join(["python", "configs/study/run.py", *sys.argv[1:]])
+    about = functools.partial(collect, command=command, device=study.args.device)
+    return Child(about, study.out, study.runs, to, log=log, kind="collect")
 
 
 def reap(study: Study, children: dict[str, Child], failed: set[str]) -> None:
@@ -297,10 +372,7 @@ def reap(study: Study, children: dict[str, Child], failed: set[str]) -> None:
             continue
         del children[name]
         status, seconds = child.status, child.seconds
-        study.timeline.append(
-            {"job": name, "ended": round(study.seconds, 1), "seconds": round(seconds, 1)}
-            | {"status": status}
-        )
+        study.note(name, child)
         if status:
             failed.add(name)
             study.say(f"{name} failed ({status}): {child.last_line()}")
@@ -325,8 +397,10 @@ def stop(study: Study, children: dict[str, Child]) -> None:
         child.terminate()
     for name, child in children.items():
         child.wait(STOPPING)
+        study.note(name, child)
         study.say(f"{name} ended after {child.seconds:.1f} s")
     children.clear()
+    study.save_timeline()
 
 
 if __name__ == "__main__":

@@ -36,12 +36,14 @@ def smoke(args: argparse.Namespace, data: Path) -> int:
     settings = [
         *(f"data.root={data}", f"data.cache={(args.out / 'pictures.bin').resolve()}"),
         *(f"train.device={args.device}", f"train.workers={args.workers}", "train.epochs=1"),
-        *(f"train.batch_size={args.batch_size}", *args.set),
+        *(*args.size.every, f"train.batch_size={args.size.batch_size}", *args.set),
     ]
     shutil.rmtree(folder, ignore_errors=True)
     rates = {}
     for jobs in sorted({1, args.jobs} if args.smoke == "all" else {args.jobs}):
-        rates[jobs] = side_by_side(jobs, folder / str(jobs), settings, seconds=args.seconds)
+        rates[jobs] = side_by_side(
+            jobs, folder / str(jobs), settings, seconds=args.seconds, threads=args.threads
+        )
         if not rates[jobs]:
             return 1
     scored = args.smoke == "rate" or score(args, folder)
@@ -50,12 +52,14 @@ def smoke(args: argparse.Namespace, data: Path) -> int:
     return 0 if scored else 1
 
 
-def side_by_side(jobs: int, folder: Path, settings: list[str], *, seconds: float) -> float:
+def side_by_side(
+    jobs: int, folder: Path, settings: list[str], *, seconds: float, threads: int
+) -> float:
     """Photos a second of so many processes that train at once; 0 where one fails."""
     barrier = multiprocessing.Barrier(jobs)
     children = [
-        Child(measure, folder / str(n), settings, barrier, seconds, log=folder / f"{n}.log")
-        for n in range(jobs)
+        Child(measure, *(folder / str(n), settings, barrier, seconds, threads), log=log)
+        for n, log in enumerate(folder / f"{n}.log" for n in range(jobs))
     ]
     for child in children:
         child.wait(LONGEST)
@@ -78,8 +82,9 @@ def side_by_side(jobs: int, folder: Path, settings: list[str], *, seconds: float
     return rate
 
 
-def measure(folder: Path, settings: list[str], barrier, seconds: float) -> None:
+def measure(folder: Path, settings: list[str], barrier, seconds: float, threads: int) -> None:
     """In a child: trains for so many seconds, together with the others, and notes what it took."""
+    torch.set_num_threads(threads)
     began = time.perf_counter()
     folder.mkdir(parents=True)
     config = load_config(FOLDER / "mle.toml", settings)
@@ -138,7 +143,7 @@ def score(args: argparse.Namespace, folder: Path) -> bool:
     words = ["evaluate.py", "--model", str(run), "--judge", str(run), "--device", args.device]
     words += ["--clip", "none", "--gpt2", "none", "--workers", "1", "--batch-size", "250"]
     words += ["--limit", str(SCORED), "--out", str(folder / "score")]
-    child = Child(evaluate_with, words, log=folder / "score.log")
+    child = Child(evaluate_with, words, args.threads, log=folder / "score.log")
     child.wait(LONGEST)
     if child.status:
         print(f"scores: failed: {child.last_line()}", flush=True)
@@ -149,25 +154,27 @@ def score(args: argparse.Namespace, folder: Path) -> bool:
     return True
 
 
-def evaluate_with(argv: list[str]) -> None:
+def evaluate_with(argv: list[str], threads: int) -> None:
+    torch.set_num_threads(threads)
     evaluate.sys.argv = argv
     evaluate.main()
 
 
 def forecast(args: argparse.Namespace, rates: dict[int, float]) -> None:
     """What the whole would take here, and how many epochs of MLE the budget has room for."""
-    runs = plan(epochs=args.epochs, more=args.more, seeds=args.seeds, batch_size=args.batch_size)
+    size = args.size
+    runs = plan(size)
     photos, continued = 6000, [run for run in runs if run.init]
     # Seconds an epoch: few processes may not yet fill the machine.
     starting = STARTS * photos / min(STARTS * rates.get(1, math.inf), max(rates.values()))
-    going_on = len(continued) * args.more * photos / max(rates.values())
-    late = photos * (args.epochs + args.more) / max(rates.values()) if args.seeds == 2 else 0
+    going_on = len(continued) * size.more * photos / max(rates.values())
+    late = photos * (size.epochs + size.more) / max(rates.values()) if size.seeds == 2 else 0
     # Beginnings, ends of epochs and scores: 5 s a job and 15 s a score, so many at a time.
     around = 30 + 20 * len(continued) / args.jobs
-    total = args.epochs * starting + going_on + late + around
+    total = size.epochs * starting + going_on + late + around
     print(
-        f"the whole: {args.epochs} epochs of MLE {args.epochs * starting:.0f} s, {len(continued)} "
-        f"runs of {args.more} more {going_on:.0f} s, the second from scratch {late:.0f} s, "
+        f"the whole: {size.epochs} epochs of MLE {size.epochs * starting:.0f} s, {len(continued)} "
+        f"runs of {size.more} more {going_on:.0f} s, the second from scratch {late:.0f} s, "
         f"around it {around:.0f} s: {total:.0f} s"
     )
     if args.budget:

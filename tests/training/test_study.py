@@ -1,7 +1,9 @@
-"""The study's plan: its configs are sound, and runs that are compared differ in one thing only."""
+"""The study: runs that are compared differ in one thing only; its page has the numbers found."""
 
+import json
+import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -9,15 +11,24 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "configs" / "study"))
 
-from plan import CONTINUED, FIRST, plan  # noqa: E402
+from draw import PLOTS, captions_table, draw, sheet, table  # noqa: E402
+from plan import CONTINUED, FIRST, SIZES, plan  # noqa: E402
+from results import as_text, results  # noqa: E402
 
 from smile.config import load_config  # noqa: E402
+from smile.errors import UserError  # noqa: E402
+from smile.system.files import read_json  # noqa: E402
+
+
+@pytest.fixture(params=SIZES)
+def size(request):
+    return replace(SIZES[request.param], epochs=9, more=3, seeds=2, batch_size=64)
 
 
 @pytest.fixture
-def runs():
+def runs(size):
     """Each run of the plan by its name, with its config."""
-    planned = plan(epochs=9, more=3, seeds=2, batch_size=64)
+    planned = plan(size)
     assert len({run.name for run in planned}) == len(planned)
     return {run.name: (run, load_config(run.config, run.settings)) for run in planned}
 
@@ -30,7 +41,7 @@ def test_every_run_begins_after_what_it_needs_and_is_judged_by_another_seed(runs
         assert run.judge in ("", f"start-{3 - config.train.seed}")
         assert bool(run.judge) is not name.startswith("start-")
         seen.append(name)
-    first = [f"{name}-{seed}" for seed in (1, 2) for name, *_ in CONTINUED[:FIRST]]
+    first = [f"{row.name}-{seed}" for seed in (1, 2) for row in CONTINUED[:FIRST]]
     assert seen[: 2 + len(first)] == ["start-1", "start-2", *first]
 
 
@@ -38,19 +49,98 @@ def test_all_have_the_same_epochs_data_and_search(runs):
     (_, start), (_, scratch) = runs["start-1"], runs["scratch-1"]
     for _, config in runs.values():
         assert config.generate == start.generate
-        assert config.data == start.data
+        assert (config.data, config.vit.image_size) == (start.data, start.vit.image_size)
         assert config.train.batch_size == 64
     assert scratch.train.epochs == start.train.epochs + runs["smile-1"][1].train.epochs
 
 
 def test_each_continuation_differs_from_smile_in_what_its_row_says(runs):
     smile = asdict(runs["smile-1"][1])
-    for name, _, settings in CONTINUED:
-        config = asdict(runs[f"{name}-1"][1])
+    for row in CONTINUED:
+        config = asdict(runs[f"{row.name}-1"][1])
         changed = {
             f"{section}.{key}"
             for section, keys in config.items()
             for key, value in keys.items()
             if value != smile[section][key]
         }
-        assert changed == {setting.partition("=")[0] for setting in settings}
+        rate = {"train.lr"} if row.rate != 1 else set()
+        assert changed == {setting.partition("=")[0] for setting in row.settings} | rate
+
+
+# Results ------------------------------------------------------------------------------------------
+
+
+def test_results_hold_what_the_reports_say(tmp_path):
+    """A run without scores has its losses; the captioner of each epoch has its row."""
+    planned = {run.name: run for run in plan(SIZES["cpu"])}
+    record = {"epoch": 1, "objective": "smile", "train_loss": 2.0, "val_loss": None, "seconds": 3.0}
+    for name in ("start-1", "smile-1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "log.jsonl").write_text(json.dumps(record) + "\n")
+    said = [("a.jpg", "a dog", 2), ("b.jpg", "the cat sat", 3), ("c.jpg", "a cow", 2)]
+    write_report(tmp_path, "smile-1", ["last"], said)
+    write_report(tmp_path, "smile-1-epochs", ["last", "001"], said)
+    runs = [planned["start-1"], planned["smile-1"]]
+    found = results(tmp_path, runs, command="run.py", device="cpu")
+    assert json.loads(as_text(found)) == found
+    assert found["photos"] == ["a.jpg", "b.jpg", "c.jpg"]
+    start, smile = found["systems"]["start-1"], found["systems"]["smile-1"]
+    assert start["epochs"] == [[1, "smile", 2.0, None]] and "metrics" not in start
+    assert smile["lengths"] == [0, 0, 2, 1] and smile["captions"] == [text for _, text, _ in said]
+    assert smile["metrics"] == {"judge_r1": [5.0, 4.0, 6.0], "length": [2.3333, 2.0, None]}
+    assert [(row[0], row[3]) for row in smile["stops"]] == [(0, [5.0, 4.0, 6.0]), (1, [6.0, 5, 7])]
+
+
+def write_report(out: Path, name: str, labels: list[str], said: list[tuple[str, str, int]]) -> None:
+    """What evaluate.py writes, as far as it is read."""
+    values = {
+        "length": {label: {"value": 7 / 3, "low": 2.0} for label in labels},
+        "distinct_words": {label: {"value": None} for label in labels},
+        "judge_r1": {
+            label: {"value": 5.0 + n, "low": 4.0 + n, "high": 6.0 + n}
+            for n, label in enumerate(labels)
+        },
+    }
+    report = {
+        "systems": [{"label": label} for label in labels],
+        "metrics": [{"key": key, "values": cells} for key, cells in values.items()],
+        "per_image": [
+            {
+                "image": f"photos/{image}",
+                "systems": {
+                    label: {"caption": text, "scores": {"length": words}} for label in labels
+                },
+            }
+            for image, text, words in said
+        ],
+    }
+    (out / "scores" / name).mkdir(parents=True)
+    (out / "scores" / name / "report.json").write_text(json.dumps(report))
+
+
+def test_the_study_quotes_its_numbers_as_they_are():
+    """The tables of docs/flickr8k-study.md are those that draw.py prints."""
+    found = read_json(ROOT / "configs" / "study" / "results" / "h200.json")
+    text = (ROOT / "docs" / "flickr8k-study.md").read_text("utf-8")
+    assert table(found["systems"]) in text and captions_table(found) in text
+    for name in re.findall(r'(?:src|srcset)="([^"]+)"', text):
+        assert (ROOT / "docs" / name).is_file(), name
+
+
+@pytest.mark.parametrize("place", ["docs/sheet.jpg", "sheet.jpg"])
+def test_photos_of_the_data_set_are_not_drawn_where_git_might_commit_them(place):
+    with pytest.raises(UserError, match="may not be committed"):
+        sheet({"photos": [], "systems": {}}, ROOT, ROOT / place)
+
+
+@pytest.mark.slow
+def test_each_plot_is_drawn_for_light_and_dark_pages(tmp_path):
+    scores = {"judge_r1": [5.0, 4.0, 6.0], "length": [2.3, 2.0, 2.5]}
+    losses = [[1, "smile", 2.0, 2.1], [2, "smile", 1.9, 2.0]]
+    run = {"meaning": "MLE → SMILE", "metrics": scores, "lengths": [0, 1, 3], "epochs": losses}
+    numbers = [scores["length"], scores["length"], scores["judge_r1"]]
+    draw({"smile-1": run | {"stops": [[0, *numbers], [1, *numbers]]}}, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        f"{name}{kind}.png" for name in PLOTS for kind in ("", "-dark")
+    )
