@@ -55,7 +55,8 @@ from smile.data.picture_cache import make_cache  # noqa: E402
 from smile.errors import UserError  # noqa: E402
 from smile.system.files import write_atomically, write_text  # noqa: E402
 from smile.training.checkpointing.checkpoints import Checkpoints  # noqa: E402
-from smile.weights.run_folder import kept_captioners  # noqa: E402
+from smile.training.comparison import COMPARISON  # noqa: E402
+from smile.weights.run_folder import LAST_FOLDER, kept_captioners  # noqa: E402
 
 SIZE_OPTIONS = {  # each a field of `Size`
     "epochs": "of MLE",
@@ -223,7 +224,7 @@ def cache_path(args: argparse.Namespace) -> Path:
 
 
 def is_trained(study: Study, name: str) -> bool:
-    return (study.out / name / train.COMPARISON).exists()
+    return (study.out / name / COMPARISON).exists()
 
 
 def is_scored(study: Study, name: str) -> bool:
@@ -266,7 +267,7 @@ def train_command(study: Study, run: Run) -> list[str]:
         *(f"data.root={study.data}", f"data.cache={cache_path(args)}"),
         *(f"train.device={args.device}", f"train.workers={args.workers}"),
         *run.settings,
-        *([f"model.init={study.out / run.init / train.LAST_FOLDER}"] if run.init else []),
+        *([f"model.init={study.out / run.init / LAST_FOLDER}"] if run.init else []),
         *args.set,
     ]
     words = ["train.py", str(run.config), "--out", str(folder)]
@@ -275,13 +276,13 @@ def train_command(study: Study, run: Run) -> list[str]:
 
 
 def score_command(study: Study, run: Run) -> list[str]:
-    model = str(study.out / run.name / train.LAST_FOLDER)
+    model = str(study.out / run.name / LAST_FOLDER)
     return [*evaluate_command(study, run, run.name), "--model", model]
 
 
 def epochs_command(study: Study, run: Run) -> list[str]:
     """Scores what the run began with and the captioner of each validated epoch."""
-    begun = study.out / run.init / train.LAST_FOLDER
+    begun = study.out / run.init / LAST_FOLDER
     models = [begun, *kept_captioners(study.out / run.name).values()]
     return [
         *evaluate_command(study, run, f"{run.name}{EPOCHS}"),
@@ -291,7 +292,7 @@ def epochs_command(study: Study, run: Run) -> list[str]:
 
 def evaluate_command(study: Study, run: Run, name: str) -> list[str]:
     return [
-        *("evaluate.py", "--judge", str(study.out / run.judge / train.LAST_FOLDER)),
+        *("evaluate.py", "--judge", str(study.out / run.judge / LAST_FOLDER)),
         *("--device", study.args.device, "--clip", "none", "--gpt2", "none"),
         *("--workers", "1", "--batch-size", "250", "--out", str(study.out / "scores" / name)),
     ]

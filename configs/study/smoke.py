@@ -20,6 +20,7 @@ from smile.data.load import load_examples
 from smile.system.distributed import World
 from smile.training.schedule import Phase
 from smile.training.speed import train_mode
+from smile.weights.run_folder import LAST_FOLDER
 
 WARM_UP = 10  # steps that are not counted
 LONGEST = 60  # seconds for any part of it
@@ -139,7 +140,7 @@ def one_step(trainer: train.Trainer, batches: list, phase: Phase) -> float:
 
 def score(args: argparse.Namespace, folder: Path) -> bool:
     """Captions and all scores of a few test photos, by the captioner that was just begun."""
-    run = folder / "1" / "0" / train.LAST_FOLDER
+    run = folder / "1" / "0" / LAST_FOLDER
     words = ["evaluate.py", "--model", str(run), "--judge", str(run), "--device", args.device]
     words += ["--clip", "none", "--gpt2", "none", "--workers", "1", "--batch-size", "250"]
     words += ["--limit", str(SCORED), "--out", str(folder / "score")]
