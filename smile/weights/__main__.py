@@ -58,6 +58,9 @@ def _parse_options() -> dict[str, Any]:
     inspect.set_defaults(run=_inspect)
     convert = commands.add_parser("convert", help="write a run folder")
     convert.add_argument("source", metavar="SOURCE")
+    convert.add_argument(
+        "--half", action="store_true", help="weights as float16, in half the space"
+    )
     convert.set_defaults(run=_convert)
     export = commands.add_parser("export", help="write weights for transformers or for BLIP's code")
     export.add_argument("source", metavar="RUN")
@@ -144,11 +147,11 @@ def _account_lines(book: Account, theirs: dict[str, Tensor], convention: Convent
     return lines + [f"  {key:<75} MISSING" for key in book.missing]
 
 
-def _convert(*, source: str, folder: Path, **options: Any) -> None:
+def _convert(*, source: str, folder: Path, half: bool, **options: Any) -> None:
     check_empty(folder)
     captioner = load(source, **options)
     with writing(folder):
-        save_run(folder, captioner)
+        save_run(folder, captioner, half=half)
     print(f"{folder} is a run folder: python sample.py PHOTO --model {folder}")
 
 

@@ -38,13 +38,19 @@ EPOCHS_FOLDER = "epochs"  # train.keep_captioners: epochs/002 is the captioner a
 CHECKPOINTS = "checkpoints"  # what --resume reads
 
 
-def save_run(folder: str | Path, captioner: Captioner) -> None:
+def save_run(folder: str | Path, captioner: Captioner, *, half: bool = False) -> None:
     """Writes weights, config and vocabulary; `load_run` reads them back.
 
+    Args:
+        half: weights as float16, in half the space; `load_run` makes float32 of them.
+
     Raises:
+        UserError: a weight is too large for float16.
         OSError: they cannot be written.
     """
     weights = {name: tensor.contiguous() for name, tensor in captioner.state_dict().items()}
+    if half:
+        weights = {name: _to_float16(name, weight) for name, weight in weights.items()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     config = captioner.config
@@ -55,6 +61,17 @@ def save_run(folder: str | Path, captioner: Captioner) -> None:
         write_with_checksum(folder / WEIGHTS, lambda path: save_file(weights, path))
     except SafetensorError as error:
         raise OSError(f"{folder / WEIGHTS}: {error}") from error
+
+
+def _to_float16(name: str, weight: Tensor) -> Tensor:
+    """A weight as float16. Raises UserError if a number is too large for it."""
+    halved = weight.half()
+    if not halved.isfinite().all():
+        raise UserError(
+            f"{name}: holds {weight.abs().max():.1e}, more than float16's largest "
+            f"({torch.finfo(torch.float16).max:.0f}): write float32 (leave out --half)"
+        )
+    return halved
 
 
 def is_run(folder: str | Path) -> bool:

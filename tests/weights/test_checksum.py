@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import make_run
 from PIL import Image
 
@@ -19,7 +20,7 @@ from smile.training.checkpointing.folder import check_captioners
 from smile.weights import __main__ as weights_command
 from smile.weights import checksum
 from smile.weights.checksum import check_sum, checksum_path, start_check, write_with_checksum
-from smile.weights.run_folder import WEIGHTS, load_run
+from smile.weights.run_folder import WEIGHTS, load_run, save_run
 
 DIFFERS = r"model\.safetensors: not what was written.*delete .*model\.safetensors\.sha256"
 
@@ -171,3 +172,42 @@ def test_a_reader_meanwhile_sees_no_damage(tmp_path):
         check_sum(path)
     writer.join()
     start_check(path)()
+
+
+# Half precision -----------------------------------------------------------------------------------
+
+
+def convert(source: Path, folder: Path, *options: str) -> int:
+    command = ["convert", str(source), str(folder), *options]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["smile.weights", *command])
+        try:
+            weights_command.main()
+        except SystemExit as end:
+            return end.code
+    return 0
+
+
+def test_half_precision_takes_half_the_space_and_has_its_checksum(run, tmp_path):
+    assert convert(run, tmp_path / "half", "--half") == 0
+    sizes = [path.stat().st_size for path in (tmp_path / "half" / WEIGHTS, run / WEIGHTS)]
+    assert sizes[0] < 0.7 * sizes[1]  # the rest of so tiny a file is names
+    check_sum(tmp_path / "half" / WEIGHTS)
+    ours, whole = (load_run(folder).state_dict() for folder in (tmp_path / "half", run))
+    assert all(weight.dtype == torch.float32 for weight in ours.values())
+    assert all(torch.equal(ours[name], whole[name].half().float()) for name in whole)
+    flip_a_bit(tmp_path / "half")
+    with pytest.raises(UserError, match=DIFFERS):
+        load_run(tmp_path / "half")
+
+
+def test_a_weight_beyond_half_precision_is_named(run, tmp_path, capsys):
+    captioner = load_run(run)
+    with torch.no_grad():
+        captioner.decoder.head_bias[0] = 1e5
+    save_run(tmp_path / "large", captioner)
+    assert convert(tmp_path / "large", tmp_path / "half", "--half") == 2
+    assert (
+        "decoder.head_bias: holds 1.0e+05, more than float16's largest" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "half").exists()
