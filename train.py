@@ -397,8 +397,7 @@ class Trainer:
             save_run(self.folder, self.captioner)
         save_run(self.folder / LAST_FOLDER, self.captioner)
         if self.config.train.keep_captioners:
-            epoch = f"{self.progress.epoch + 1:03}"
-            save_run(self.folder / EPOCHS_FOLDER / epoch, self.captioner)
+            save_run(self.folder / EPOCHS_FOLDER / f"{self.progress.epoch + 1:03}", self.captioner)
 
     def write_log(self, captions: dict[str, str]) -> None:
         """Writes the log and its pictures."""
