@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from smile.errors import UserError
-from smile.system.files import check_writable, write_atomically, writing
+from smile.system.files import check_writable, make_folder, write_atomically, writing
 
 Colour = tuple[int, int, int]
 
@@ -289,7 +289,7 @@ def _draw_caption_line(draw, where, line: str, font, colours: dict) -> None:
 def check_picture(path: str | Path) -> None:
     """Raises UserError unless a picture can be written at `path`: its name, its folder, the disk.
 
-    Makes the folder. To be called before the work that the picture shows.
+    The folder may be missing. To be called before the work that the picture shows.
     """
     if Path(path).suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: expected a name that ends in {' or '.join(SUFFIXES)}")
@@ -300,6 +300,7 @@ def _save(write: Callable[[Path], object], path: str | Path) -> None:
     """Write a picture whole or not at all. Raises UserError if it cannot be written."""
     try:
         with writing(path):
+            make_folder(Path(path).parent)
             write_atomically(path, write)
     except ValueError as error:  # more pixels than the format allows
         raise UserError(f"{path}: cannot write: {error}") from error

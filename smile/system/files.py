@@ -150,9 +150,10 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def check_writable(path: str | Path) -> None:
-    """Raises UserError unless a file can be written at `path`; creates its folder if missing.
+    """Raises UserError unless a file can be written at `path`, in a folder that may be missing.
 
-    An existing file is not changed. A command checks its outputs so before it starts its work.
+    Nothing is changed or left behind, and several processes may ask at once. A command checks its
+    outputs so before it starts its work.
     """
     path = Path(path)
     with writing(path):
@@ -160,8 +161,11 @@ def check_writable(path: str | Path) -> None:
             os.stat(path)  # fails on a name that the file system does not allow
             check_regular(path)
         real = Path(os.path.realpath(path))  # a link is followed
-        real.parent.mkdir(parents=True, exist_ok=True)
-        _new_file(real).unlink()
+        there = next(folder for folder in real.parents if os.path.lexists(folder))
+        for name in real.relative_to(there).parts:
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(there / name)
+        _new_file(there / real.name).unlink()
 
 
 # Reading ------------------------------------------------------------------------------------------

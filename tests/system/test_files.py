@@ -78,7 +78,8 @@ def test_a_link_is_followed_and_stays(tmp_path):
 def test_whether_a_file_can_be_written_is_known_without_writing_it(tmp_path):
     path = tmp_path / "new" / "a"
     check_writable(path)
-    assert list(path.parent.iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+    path.parent.mkdir()
     path.write_text("old")
     (tmp_path / "link").symlink_to(path)
     check_writable(tmp_path / "link")
@@ -89,6 +90,7 @@ def test_whether_a_file_can_be_written_is_known_without_writing_it(tmp_path):
         ("new", "it is a folder"),
         ("new/a/b", "new/a/b: cannot write: not a directory"),
         ("x" * 300, "file name too long"),
+        (f"missing/{'x' * 300}/a", "file name too long"),
     ):
         with pytest.raises(UserError, match=reason):
             check_writable(tmp_path / name)
