@@ -9,6 +9,7 @@ import difflib
 import json
 import math
 import operator
+import os
 import textwrap
 import tomllib
 from collections.abc import Callable, Collection, Iterable
@@ -35,11 +36,18 @@ def setting(
     above: float | None = None,
     maximum: float | None = None,
     below: float | None = None,
+    is_path: bool = False,
 ) -> Any:
-    """Declare a dataclass field with its meaning and limits (of each element, for a list)."""
+    """Declare a dataclass field with its meaning and limits (of each element, for a list).
+
+    Args:
+        is_path: whether a "~" in front means the home folder.
+    """
     limits = {">=": minimum, ">": above, "<=": maximum, "<": below}
     given = {sign: limit for sign, limit in limits.items() if limit is not None}
-    return field(default=default, metadata={"meaning": meaning, "limits": given})
+    return field(
+        default=default, metadata={"meaning": meaning, "limits": given, "is_path": is_path}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +112,7 @@ class DecoderConfig:
 class TokenizerConfig:
     """How captions become tokens."""
 
-    vocab: str = setting("", 'a BERT vocab.txt; "": train on the training captions')
+    vocab: str = setting("", 'a BERT vocab.txt; "": train on the training captions', is_path=True)
     vocab_size: int = setting(
         8000, "most tokens in a trained vocabulary", minimum=7, maximum=LARGEST_VOCAB
     )
@@ -126,11 +134,13 @@ class DataConfig:
     format: Literal["shapes", "flickr8k", "karpathy", "folder"] = setting(
         "shapes", 'layout of the files; "shapes" draws its images and needs no files'
     )
-    root: str = setting("", "folder that holds the data set")
+    root: str = setting("", "folder that holds the data set", is_path=True)
     download: bool = setting(
         False, "fetch first what root lacks of Flickr8k (1.1 GB, for research and education)"
     )
-    annotations: str = setting("", 'the file of captions; "": the one in root (karpathy, folder)')
+    annotations: str = setting(
+        "", 'the file of captions; "": the one in root (karpathy, folder)', is_path=True
+    )
     prompt: str = setting("a picture of ", "text every caption continues")
     max_tokens: int = setting(40, "longest caption, prompt included, in tokens", minimum=2)
     max_words: int = setting(
@@ -502,7 +512,7 @@ def check_setting(
     if result is None:
         expected = _expected(name) + nearest(_quote(value).strip('"'), _choices(TYPES[name]))
         raise UserError(f"{place}: {called or name} = {_quote(value)}: expected {expected}")
-    return result
+    return os.path.expanduser(result) if SETTINGS[name].metadata["is_path"] else result
 
 
 def _convert(value: Any, kind: Any, limits: dict[str, float]) -> Any:

@@ -330,6 +330,18 @@ def test_the_description_names_every_setting_and_fits_a_terminal():
     assert max(map(len, lines)) <= 100
 
 
+def test_paths_may_begin_with_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    path = tmp_path / "c.toml"
+    path.write_text('[data]\nroot = "~/data"\nprompt = "~/ "\n')
+    config = load_config(path, ["data.annotations=~/a.json", "tokenizer.vocab=~/vocab.txt"])
+    assert (config.data.root, config.data.prompt) == ("/home/me/data", "~/ ")
+    assert (config.data.annotations, config.tokenizer.vocab) == (
+        "/home/me/a.json",
+        "/home/me/vocab.txt",
+    )
+
+
 def test_what_is_unset_stays_unset(tmp_path):
     assert load_config(write(tmp_path, "")).tokenizer.strip_accents is None
     assert "strip_accents" not in config_to_toml(Config())

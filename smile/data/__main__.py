@@ -18,6 +18,7 @@ education only. An interrupted download is resumed by the same command.
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from itertools import islice
@@ -36,17 +37,18 @@ MOST, SIZES = 1_000_000, (16, 2048)
 def main() -> None:
     take_any_name()
     args = parse_args()
+    folder = Path(os.path.expanduser(args.folder))  # a folder "~" is never meant
     try:
         if args.command == "draw":
-            draw(args.folder, count=args.count, seed=args.seed, size=args.size)
+            draw(folder, count=args.count, seed=args.seed, size=args.size)
         else:
-            download_flickr8k(args.folder)
+            download_flickr8k(folder)
     except UserError as error:
         print(f"smile.data: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         resumes = "; the same command resumes" * (args.command == "download")
-        print(f"smile.data: stopped; {args.folder} is incomplete{resumes}", file=sys.stderr)
+        print(f"smile.data: stopped; {folder} is incomplete{resumes}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -41,10 +41,13 @@ def missing(data: DataConfig) -> list[Missing]:
     """What is still to be downloaded before the data can be loaded; nothing but for Flickr8k.
 
     Raises:
-        UserError: a file in the folder cannot be read, or the mirror is no address.
+        UserError: the root is no folder, a file in it cannot be read, or the mirror is no address.
     """
     root = Path(data.root)
-    if data.format != "flickr8k" or holds_something_else(root):
+    if data.format != "flickr8k":
+        return []
+    _check_folder(root)
+    if holds_something_else(root):
         return []
     if not data.download and has_captions(root) and has_photos(root):
         return []  # without the official lists, a hash of the names splits them
@@ -67,9 +70,11 @@ def download(root: Path, *, ratings: bool = False) -> None:
         ratings: also ExpertAnnotations.txt, which training does not need.
 
     Raises:
-        UserError: the folder holds something else, the disk is too small, or an archive cannot be
-            had or is not the published one. What came so far is kept for the next try.
+        UserError: the root is no folder or holds something else, the disk is too small, or an
+            archive cannot be had or is not the published one. What came so far is kept for the next
+            try.
     """
+    _check_folder(root)
     if not _is_unfinished(root) and not _lacking(root, ratings=ratings, every_photo=False):
         return
     if holds_something_else(root):
@@ -125,6 +130,15 @@ def _lacking(root: Path, *, ratings: bool, every_photo: bool) -> list[Archive]:
     text = text and (not ratings or os.path.isfile(root / RATINGS))
     photos = has_photos(root, every_one=every_photo)
     return [TEXT] * (not text) + [PHOTOS] * (not photos)
+
+
+def _check_folder(root: Path) -> None:
+    """Raises UserError for a file, or a link to nowhere, in the folder's place."""
+    if os.path.lexists(root) and not root.is_dir():
+        raise UserError(
+            f"{root} is not a folder, nor a link to one that is there, so Flickr8k cannot be "
+            "downloaded to it: remove it, or name another folder"
+        )
 
 
 def _is_unfinished(root: Path) -> bool:

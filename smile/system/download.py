@@ -152,7 +152,7 @@ def place_of(url: str, folder: str | Path | None = None) -> Path:
     if parts.query:
         names[-1] += "%3F" + hashlib.sha256(parts.query.encode()).hexdigest()[:16]
     if folder is not None:
-        return Path(folder).expanduser() / names[-1]
+        return Path(folder) / names[-1]
     return cache_folder().joinpath(quote(host, safe=""), *names)
 
 

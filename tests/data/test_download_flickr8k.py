@@ -423,6 +423,25 @@ def test_a_folder_that_cannot_be_made_is_named(server):
     assert one_line(caught)
 
 
+@pytest.mark.parametrize("ask", [missing, provide])
+def test_what_is_no_folder_is_named(server, ask):
+    Path("data").mkdir()
+    for make in (Path.touch, lambda root: root.symlink_to("nowhere")):
+        make(root := Path("data/flickr8k"))
+        with pytest.raises(UserError, match=r"^data/flickr8k is not a folder.*remove it") as caught:
+            ask(data("data/flickr8k"))
+        assert one_line(caught) and server.paths == []
+        root.unlink()
+
+
+def test_home_has_the_data_and_nothing_else(server, run_script, monkeypatch):
+    monkeypatch.setenv("HOME", os.path.abspath("home"))
+    status, printed, _ = run_script(command.main, "download", "flickr8k", "~/some")
+    assert status == 0 and "data.root='~" not in printed
+    assert os.listdir() == ["home"] and os.listdir("home") == ["some"]
+    assert files("home/some") == WHOLE
+
+
 class Release(Flickr8kServer):
     """Redirects each request to an address of its own, which holds for one request."""
 
