@@ -310,7 +310,14 @@ def load_images(
     options: EvaluateOptions, data: DataConfig, models: Sequence[str], world: World
 ) -> ImageSet:
     """A split of a data set, which is fetched first if it is missing and its config says so."""
-    world.first(lambda: fetch(data, sources=models, vocab=options.vocab))
+    world.first(
+        lambda: fetch(
+            data,
+            sources=models,
+            vocab=options.vocab,
+            try_out=lambda source: load_captioner(options, source),
+        )
+    )
     return ImageSet.from_data(data, options.split, limit=options.limit)
 
 

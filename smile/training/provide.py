@@ -6,7 +6,7 @@ everything else would be useless without; the large ones come last, when the dat
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from smile.config import Config, DataConfig
 from smile.data import download, karpathy
@@ -14,6 +14,7 @@ from smile.errors import UserError
 from smile.system.distributed import World
 from smile.system.download import NotReached, offline
 from smile.system.missing import Missing, refuse, shown_size
+from smile.training.setup import load_init
 from smile.training.splits import Splits, load_splits
 from smile.weights import needed
 from smile.weights.repository import ELSEWHERE
@@ -30,16 +31,27 @@ def provide(config: Config, world: World, *, resumes: bool = False) -> Splits:
     """
     sources = [config.model.init] if config.model.init and not resumes else []
     vocab = "" if resumes else config.tokenizer.vocab
-    world.first(lambda: fetch(config.data, sources=sources, vocab=vocab))
+    world.first(
+        lambda: fetch(
+            config.data, sources=sources, vocab=vocab, try_out=lambda _: load_init(config)
+        )
+    )
     return load_splits(config)
 
 
-def fetch(data: DataConfig, *, sources: Sequence[str] = (), vocab: str | None = None) -> None:
+def fetch(
+    data: DataConfig,
+    *,
+    sources: Sequence[str] = (),
+    vocab: str | None = None,
+    try_out: Callable[[str], object] = lambda source: None,
+) -> None:
     """Fetches the data that are missing, and the small files of weights.
 
     Args:
         sources: what `load` will be asked for.
         vocab: the vocabulary that it will be given; "" or None if it is the source's own.
+        try_out: loads a source; called for those that are here, before data are fetched.
 
     Raises:
         UserError: a source or the vocabulary does not exist, or something cannot be fetched: then
@@ -54,6 +66,10 @@ def fetch(data: DataConfig, *, sources: Sequence[str] = (), vocab: str | None = 
     try:
         for source in sources:
             needed.fetch_small(source, own_vocab=not vocab)
+        if download.missing(data):
+            for source in sources:
+                if needed.local(source).exists():
+                    try_out(source)
         download.provide(data)
     except NotReached as error:
         missing = _missing(data, sources, own_vocab=not vocab)

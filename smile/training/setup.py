@@ -31,13 +31,7 @@ def make_captioner(config: Config, train_examples: Sequence[Example]) -> Caption
         UserError: weights or vocabulary are missing, or do not fit the config.
     """
     if config.model.init:
-        captioner = load(
-            config.model.init,
-            image_size=config.vit.image_size,
-            vocab=config.tokenizer.vocab or None,
-            drop_path=config.vit.drop_path,
-            dropout=config.decoder.dropout,
-        )
+        captioner = load_init(config)
         strip_accents = config.tokenizer.strip_accents
         if strip_accents not in (None, captioner.tokenizer.strip_accents):
             vocab = captioner.tokenizer.vocab
@@ -55,6 +49,17 @@ def make_captioner(config: Config, train_examples: Sequence[Example]) -> Caption
     config = replace(config, decoder=decoder)
     check_memory(config)
     return Captioner(config=config, tokenizer=tokenizer).init_weights()
+
+
+def load_init(config: Config) -> Captioner:
+    """The captioner that `model.init` names, at the run's image size; see `load`."""
+    return load(
+        config.model.init,
+        image_size=config.vit.image_size,
+        vocab=config.tokenizer.vocab or None,
+        drop_path=config.vit.drop_path,
+        dropout=config.decoder.dropout,
+    )
 
 
 def make_optimizer(captioner: Captioner) -> torch.optim.Optimizer:

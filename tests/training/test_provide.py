@@ -143,6 +143,18 @@ def test_a_score_fetches_its_data(server, empty, run, run_script):
     assert Counter(archives(server)) == {TEXT: 2, PHOTOS: 2}
 
 
+def test_weights_that_cannot_be_loaded_show_before_any_download(
+    server, empty, run, transformers_folder, run_main, run_script
+):
+    init = f"model.init={transformers_folder}"
+    status, _, errors = run_main(FLICKR8K, *sets(init, "vit.image_size=17"))
+    assert status == 2 and "vit.image_size = 17" in errors
+    words = ("--model", run, "--data", FLICKR8K, "--model-config", ROOT / "pyproject.toml")
+    status, _, errors = run_script(evaluate.main, *words)
+    assert status == 2 and "pyproject.toml" in errors
+    assert server.paths == [] and os.listdir() == []
+
+
 def test_a_run_that_resumes_needs_no_weights(server, empty):
     config = load_config(FLICKR8K)
     assert len(provide(config, World(), resumes=True)["train"]) == 8
