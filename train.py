@@ -100,7 +100,7 @@ def parse_args() -> argparse.Namespace:
     instead.add_argument(
         "--dry-run",
         action="store_true",
-        help="one batch through everything: sizes, memory and time; nothing is written",
+        help="one batch through everything: sizes, memory and time; no run is written",
     )
     return parser.parse_args()
 

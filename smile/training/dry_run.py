@@ -44,7 +44,7 @@ class Trainer(Protocol):
 def dry_run(trainer: Trainer) -> None:
     """Runs one batch through everything and prints an estimate for the whole run."""
     trainer.choose_shown()
-    trainer.say("\n".join(["dry run: nothing is written", *try_out(trainer).lines()]))
+    trainer.say("\n".join(["dry run: no run is written", *try_out(trainer).lines()]))
     trainer.advise()
 
 
