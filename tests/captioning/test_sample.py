@@ -346,7 +346,7 @@ def test_a_run_that_ends_early_keeps_what_it_has(photos, run_sample, monkeypatch
 def test_help_tells_whose_the_defaults_are(run_sample):
     code, out, _ = run_sample("--help", model=None)
     assert code == 0 and out.startswith("usage: sample.py IMAGE [IMAGE ...] [options]\n")
-    assert "what is not given is the model's own" in " ".join(out.split())
+    assert "defaults: [generate] of the model's run, or BLIP's settings" in " ".join(out.split())
     captions = out.partition("\ncaptions:")[2].partition("\nspeed:")[0]
     assert "--num-beams" in captions and "(3)" not in captions and "(30)" not in captions
 

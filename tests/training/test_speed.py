@@ -98,7 +98,7 @@ def test_captions_together_and_apart_give_the_same_loss_and_gradients(objective)
 def test_one_caption_an_image_is_the_reference_codes_batch(name, objective):
     golden = load_golden(name)
     length = golden.sizes.prompt_length
-    golden.captioner.tokenizer = SimpleNamespace(prompt_ids=lambda prompt: [0] * length)
+    golden.captioner.tokenizer = SimpleNamespace(prompt_ids=lambda prompt: [0] * length, pad_id=0)
     images, ids = golden.expected["image"], golden.expected["ids"]
     batch = Batch(images=images, ids=ids[:, None], names=["photo"] * len(images))
     measure = Objective(golden.captioner)
