@@ -57,6 +57,19 @@ def tree(tmp_path: Path, monkeypatch) -> Callable[..., None]:
 
 
 @pytest.fixture
+def empty_caches(tmp_path: Path, monkeypatch) -> None:
+    """The caches of a machine that has never downloaded anything, and may."""
+    from huggingface_hub import constants
+
+    for name in ("SMILE_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setenv("SMILE_CACHE", str(tmp_path / "smile"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.fixture
 def run_script(monkeypatch, capfd):
     """Runs a script's main() in this process: (exit status, standard output, standard error)."""
 

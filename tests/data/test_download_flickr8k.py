@@ -44,12 +44,8 @@ WHOLE = TEXTS | {f"Flicker8k_Dataset/{name}" for name in PHOTO_NAMES}
 
 
 @pytest.fixture(autouse=True)
-def surroundings(tmp_path, monkeypatch):
+def surroundings(tmp_path, empty_caches, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("SMILE_OFFLINE", "HF_HUB_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setenv("SMILE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(system_download, "wait", lambda seconds: None)
     monkeypatch.setattr(unzip, "flush_all", lambda folder: None)
 

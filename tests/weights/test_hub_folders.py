@@ -50,20 +50,15 @@ def captioner(tmp_path):
 
 
 @pytest.fixture
-def hub(captioner, tmp_path, monkeypatch):
+def hub(captioner, tmp_path, empty_caches, monkeypatch):
     """A hub with the captioner as `export` writes it."""
     from huggingface_hub import constants
 
     export_transformers(captioner, tmp_path / "repository")
     hub = Hub(tmp_path / "repository")
-    for name in ("SMILE_OFFLINE", "HF_HUB_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("no_proxy", "*")
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, hub.address)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     yield hub
     hub.close()

@@ -91,14 +91,8 @@ def published(captioner, tmp_path_factory) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def cache(tmp_path, monkeypatch) -> Path:
+def cache(tmp_path, empty_caches, monkeypatch) -> Path:
     """The empty caches of a machine with a connection; the hub's."""
-    for name in ("SMILE_OFFLINE", "HF_HUB_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setenv("SMILE_CACHE", str(tmp_path / "smile"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(download, "wait", lambda seconds: None)
     monkeypatch.setattr(verified, "AT_ONCE", 0)
