@@ -63,7 +63,7 @@ def download_folder(repo: str, *, model_type: str, files: tuple[str, ...]) -> Pa
         check_type(folder, model_type)
         return folder
     folder = download_small_files(repo, model_type=model_type, files=files)
-    pinned = _pinned_form(repo)
+    pinned, _ = _pinned_form(repo)
     forms = (pinned,) if pinned else WEIGHT_FILES
     weights = _first_there(repo, forms)
     for part in weight_parts(weights):
@@ -89,8 +89,7 @@ def download_small_files(repo: str, *, model_type: str, files: tuple[str, ...]) 
     if folder := _cached_folder(repo):
         check_type(folder, model_type)
         return folder
-    pinned = _pinned_form(repo)
-    pin = pin_of(repo, pinned) if pinned else Pin()
+    pinned, pin = _pinned_form(repo)
     if pinned:
         pinned_copies(repo, pinned, pin)  # before any download: refuses others
     folder = hub_file(repo, CONFIG, revision=pin.revision).parent
@@ -114,8 +113,7 @@ def missing_files(repo: str, small: Sequence[str]) -> list[Missing]:
     """
     if _cached_folder(repo):
         return []
-    pinned = _pinned_form(repo)
-    pin = pin_of(repo, pinned) if pinned else Pin()
+    pinned, pin = _pinned_form(repo)
     names = [CONFIG, *small]
     names = [name for name in names if not in_hub_cache(repo, name, revision=pin.revision)]
     if pinned:
@@ -154,11 +152,16 @@ def _cached_folder(repo: str) -> Path | None:
     return None
 
 
-def _pinned_form(repo: str) -> str | None:
-    """The pinned file of weights, unless those of the main branch are cached in another form."""
+def _pinned_form(repo: str) -> tuple[str | None, Pin]:
+    """The pinned file of weights, and its pin.
+
+    None and an empty pin, if there is none or the main branch's are cached in another form.
+    """
     name = pinned_weights(repo)
     others = (form for form in WEIGHT_FILES if form != name)
-    return None if any(in_hub_cache(repo, form) for form in others) else name
+    if name is None or any(in_hub_cache(repo, form) for form in others):
+        return None, Pin()
+    return name, pin_of(repo, name)
 
 
 def _first_there(repo: str, names: tuple[str, ...]) -> Path:
