@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 from typing import NamedTuple
 
+from smile.data import flickr8k_archives as flickr8k
 from smile.data.layouts import image_folder
 from smile.system.files import reading
 from smile.system.missing import Missing, curl
@@ -39,8 +40,8 @@ PHOTOS = {
     ),
     "flickr30k": (
         _Photos(
-            "Flickr30k's photos (flickr30k-images.tar.gz, whose address is sent to whoever fills "
-            "in the form there)",
+            "Flickr30k's photos (flickr30k-images.tar.gz, whose address is sent to anyone who "
+            "fills in the form there)",
             "flickr30k-images",
             FLICKR30K_FORM,
         ),
@@ -49,7 +50,7 @@ PHOTOS = {
         _Photos(
             "Flickr8k's photos (about 1 GB)",
             "Flicker8k_Dataset",  # the archive's own spelling
-            "https://github.com/jbrownlee/Datasets/releases/download/Flickr8k/Flickr8k_Dataset.zip",
+            f"{flickr8k.RELEASE}/{flickr8k.PHOTOS.name}",
         ),
     ),
 }
