@@ -7,7 +7,7 @@
 Two seeds of MLE, what comes of them by SMILE and its variants (`plan.py`), and every captioner's
 scores on the test photos, with the MLE captioner of the other seed as the judge of retrieval. What
 follows MLE is scored after each of its validated epochs too, on validation photos: that shows when
-it should have stopped. The same command again goes on where it stopped, whatever ended it.
+it should have stopped. The same command again resumes it, whatever ended it.
 `--machine cpu` is a smaller study, for two cores and some hours. `--smoke` measures what a machine
 can do in half a minute, and says how many epochs fit into the budget.
 

@@ -41,7 +41,7 @@ def shown_size(size: int) -> str:
 
 
 def curl(address: str, place: str | os.PathLike[str]) -> str:
-    """The command that downloads a file to `place`; given again, it goes on where it stopped."""
+    """The command that downloads a file to `place`; given again, it resumes."""
     return f"curl -fL -C - --create-dirs -o {shlex.quote(os.fspath(place))} {shlex.quote(address)}"
 
 

@@ -139,7 +139,7 @@ CHANGES = {
 }
 
 SAME_RESULT = {  # on purpose; what they do instead is tested at the end of this file
-    "data.download": "the files are the same, whoever fetched them",
+    "data.download": "the files are the same, fetched by this command or by hand",
     "train.workers": "who reads the pictures changes none",
     "train.checkpoint_blocks": "computing twice saves memory, and gives the same numbers",
     "train.compile": "the same captioner, after minutes of compiling",

@@ -272,7 +272,7 @@ def test_phases_split_the_epochs(make_trainer):
 def test_validation_may_come_less_often(make_trainer, tmp_path):
     """Each second epoch and at the end of a phase; a record covers the epochs since the last.
 
-    The captioner of each may be kept, for whoever wants to choose by something else than the loss.
+    The captioner of each may be kept, so that it can be chosen by something else than the loss.
     """
     few = ["loss.mle_epochs=1", "data.num_train=16", "train.caption_images=2"]
     few.append("train.keep_captioners=true")
