@@ -148,6 +148,7 @@ except UserError as error:
 """
 
 
+@pytest.mark.slow
 def test_who_waits_for_a_process_that_is_killed_says_so_in_a_line(tmp_path):
     with open(tmp_path / "said", "w+") as said:
         ranks = run_ranks(["-c", ALONE], 2, stderr=said)
