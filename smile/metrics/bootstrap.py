@@ -8,8 +8,8 @@ CIDEr's image frequencies stay those of the full set. The number of distinct wor
 bootstrapped, because a resample with repeats always has fewer; it gets a jackknife interval.
 
 Bootstrap intervals are percentiles of the resamples, so they never leave the range of the score.
-Jackknife intervals are normal ones, which could leave it: a count's is cut at 0, and a share's is
-normal on the scale of its log-odds, which keeps it between 0 and 1.
+Jackknife intervals are normal ones, which could leave it: a count's is cut at 0, a correlation's at
+-1 and 1, and a share's is normal on the scale of its log-odds, which keeps it between 0 and 1.
 """
 
 import math
@@ -118,8 +118,10 @@ class Bootstrap:
         return float(score(statistics.sum(axis=0))), np.concatenate(blocks)
 
 
-def jackknife(value: float, without_each: np.ndarray, *, share: bool = False) -> Interval:
-    """Interval of a count, or of a share, from its values with each image left out, (N,)."""
+def jackknife(
+    value: float, without_each: np.ndarray, *, share: bool = False, correlation: bool = False
+) -> Interval:
+    """Interval of a score from its values with each image left out, (N,): a count unless said."""
     half = _Z * _jackknife_error(without_each)
     if math.isnan(half):
         return Interval(value, half, half)
@@ -128,7 +130,8 @@ def jackknife(value: float, without_each: np.ndarray, *, share: bool = False) ->
         middle, half = math.log(value / (1 - value)), half / (value * (1 - value))
         low, high = ((1 + math.tanh(odds / 2)) / 2 for odds in (middle - half, middle + half))
         return Interval(value, min(low, value), max(value, high))  # rounding
-    return Interval(value, max(0.0, value - half), min(value + half, 1.0 if share else math.inf))
+    least, most = (-1.0 if correlation else 0.0), (1.0 if share or correlation else math.inf)
+    return Interval(value, max(least, value - half), min(value + half, most))
 
 
 def jackknife_compare(
