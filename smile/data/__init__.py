@@ -14,6 +14,8 @@ flickr8k        Flickr8k, in Kaggle's or its authors' layout
 flickr8k_archives  the published archives of Flickr8k, and mirrors of them
 flickr8k_folder    what of Flickr8k a folder lacks
 flickr8k_install   what the archives hold, put into a folder
+caption_ids     Flickr8k's captions by their ids, as its human ratings name them
+expert_ratings  how well experts found that captions describe Flickr8k's photos
 download        fetches what is lacking: `missing` and `provide`
 unzip           the wanted files of a zip archive, safely
 sources         where Karpathy's data sets are published, and what of them is missing

@@ -83,8 +83,8 @@ def read_captions(root: Path) -> tuple[Path, dict[str, list[str]]]:
         for row in read_table(annotations):
             captions.setdefault(nfc(path_of(row)), []).extend(row.captions or [""])
     elif os.path.isfile(annotations := root / tokens):
-        for name, caption in _token_lines(annotations):
-            captions.setdefault(nfc(name), []).append(caption)
+        for key, caption in token_lines(annotations):
+            captions.setdefault(nfc(key.partition("#")[0]), []).append(caption)
     else:
         raise UserError(
             f"{root}: neither {table} nor {tokens} is there; "
@@ -138,17 +138,19 @@ def _hashed(
     return names
 
 
-def _token_lines(path: Path) -> list[tuple[str, str]]:
-    """`NAME.jpg#0<tab>caption` lines as (name, caption)."""
-    keys, rows = [], []
+def token_lines(path: Path) -> list[tuple[str, str]]:
+    """`NAME.jpg#0<tab>caption` lines as ("NAME.jpg#0", caption).
+
+    Raises:
+        UserError: a line is another one, or two have the same id.
+    """
+    rows = []
     for line in lines(path):
         key, tab, caption = line.partition("\t")
-        name, hash_sign, _ = key.partition("#")
-        if not tab or not hash_sign:
+        if not tab or "#" not in key:
             raise UserError(
                 f"{path}: expected NAME.jpg#0<tab>caption on each line, found {line[:80]!r}"
             )
-        keys.append(key)
-        rows.append((name, text_of(caption, f"{path}, {key}")))
-    refuse_duplicates(keys, where=str(path))
+        rows.append((key, text_of(caption, f"{path}, {key}")))
+    refuse_duplicates((key for key, _ in rows), where=str(path))
     return rows

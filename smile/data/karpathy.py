@@ -120,6 +120,17 @@ def karpathy_ids(
     }
 
 
+def read_captions(path: Path) -> dict[str, list[str]]:
+    """The captions of each image of one of the files, by its name there, in its order.
+
+    Raises:
+        UserError: the file is wrong.
+    """
+    entries = list(_entries(path))
+    refuse_duplicates((entry.name for entry in entries), where=str(path))
+    return {entry.name: entry.captions for entry in entries}
+
+
 def _file(root: Path, annotations: str | os.PathLike[str]) -> Path:
     if path := find_file(root, annotations):
         return path
