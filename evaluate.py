@@ -5,6 +5,7 @@ python evaluate.py --compare runs/shapes/mle runs/shapes --paper
 python evaluate.py --captions results.json --data configs/flickr8k.toml
 python evaluate.py --captions captions.jsonl --references refs.json
 python evaluate.py --human --data configs/flickr8k.toml    # people, scored against each other
+python evaluate.py --agreement data/flickr8k               # do the metrics agree with people?
 torchrun --nproc-per-node 4 evaluate.py --model runs/coco --split test
 
 Prints a table and writes report.json and report.html: into the run's own folder, or evaluation/NAME
@@ -34,11 +35,15 @@ from smile.captioning.options import (
     whole_number,
 )
 from smile.config import DataConfig, load_config
+from smile.data.flickr8k_folder import RATINGS, USUAL
 from smile.data.splits import SPLITS
 from smile.errors import UserError, counted, first_few, printable, take_any_name
+from smile.evaluation.agreement import agreement_rows, score_rated
+from smile.evaluation.agreement_report import AGREEMENT_FILE, agreement_text, write_agreement
 from smile.evaluation.caption_files import is_caption_file, read_captions
 from smile.evaluation.image_set import ImageSet, lies_outside, same_images
 from smile.evaluation.models import NONE, ClipJudge, Gpt2Judge, RetrievalJudge, Weights
+from smile.evaluation.rated_captions import load_ratings
 from smile.evaluation.report import FILES, write_report
 from smile.evaluation.rows import System, make_rows
 from smile.evaluation.scoring import Family, Submission, human_outcomes, score
@@ -74,6 +79,7 @@ class EvaluateOptions(Options):
     captions: str | None
     compare: tuple[str, ...] | None
     human: bool
+    agreement: str | None
     data: str | None
     set: tuple[str, ...]
     references: str | None
@@ -105,6 +111,11 @@ def main() -> None:
 def evaluate(options: EvaluateOptions) -> None:
     """Everything from captions to reports. Of several processes, all write captions, one scores."""
     world = World.join()
+    if options.agreement is not None:
+        if world.rank == 0:
+            agreement(options, options.agreement)
+        world.leave()
+        return
     device = pick_device(options.device)
     sources = find_sources(options)
     names = labels(sources)
@@ -160,6 +171,14 @@ def parse_options() -> EvaluateOptions:
         action="store_true",
         help="score the references: each against the other ones of its image, averaged",
     )
+    what.add_argument(
+        "--agreement",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="whether the metrics order captions as experts do: Kendall's tau-c with Flickr8k's "
+        f"{RATINGS}, a file or its folder (the folder of --data, or {USUAL})",
+    )
     add_data_options(parser)
     add_metric_options(parser)
     add_model_options(parser)
@@ -169,7 +188,8 @@ def parse_options() -> EvaluateOptions:
         "--out",
         type=Path,
         metavar="DIR",
-        help="for report.json and report.html (the run's folder, or evaluation/NAME)",
+        help=f"for report.json and report.html, or {AGREEMENT_FILE} (the run's folder, or "
+        "evaluation/NAME)",
     )
     return parser.parse(EvaluateOptions)
 
@@ -327,6 +347,41 @@ def out_folder(options: EvaluateOptions, sources: Sequence[str], names: list[str
     if len(sources) == 1 and is_model(options, sources[0]) and is_run(sources[0]):
         return Path(sources[0])
     return Path("evaluation") / "-vs-".join(re.sub(r"[^\w.+-]+", "_", name) for name in names)
+
+
+# Agreement with experts ---------------------------------------------------------------------------
+
+
+def agreement(options: EvaluateOptions, given: str) -> None:
+    """The table on standard output, and agreement.json; `given` is the file of ratings, "" if none.
+
+    Raises:
+        UserError: another option does not go with it, or a file is missing or wrong.
+    """
+    useless = {
+        "--references": options.references is not None,
+        "--set without --data": bool(options.set) and options.data is None,
+        "--limit": options.limit is not None,
+        "--only-captioned": options.only_captioned,
+        "--embed-outside": options.embed_outside,
+        "--paper": options.paper,
+    }
+    if names := [name for name, was_given in useless.items() if was_given]:
+        raise UserError(
+            f"{names[0]} does not go with --agreement, which scores all captions that experts "
+            "rated: leave it out"
+        )
+    folder = options.out or Path("evaluation") / "agreement"
+    check_writable(folder / AGREEMENT_FILE)
+    ratings = load_ratings(
+        given, load_config(options.data, options.set).data if options.data else None
+    )
+    scores = score_rated(ratings, find_judges(options).families(ratings.images))
+    rows = agreement_rows(ratings, scores)
+    print(printable(agreement_text(ratings, rows)))
+    settings = {"clip": options.clip, "gpt2": options.gpt2, "judge": options.judge}
+    written = write_agreement(folder, ratings, scores, rows, settings=settings)
+    print(printable(f"\n→ {written}"))
 
 
 # Captions -----------------------------------------------------------------------------------------

@@ -70,11 +70,20 @@ def text_entries(counts: tuple[int, int, int] = COUNTS) -> dict[str, str]:
         f"Flickr_8k.{split}Images.txt": "".join(f"{name}\n" for name in names(number, count))
         for number, (split, count) in enumerate(zip(LISTS, counts, strict=True))
     }
-    rated = names(0, 2)
+    rated = names(0, counts[0])
+    experts = [  # each photo with a caption of its own, and with two of the next photo
+        f"{name}\t{other}#{number}\t{scores}\n"
+        for name, other in zip(rated, [*rated[1:], rated[0]], strict=True)
+        for other, number, scores in (
+            (name, 0, "4\t4\t4"),
+            (other, 1, "1\t1\t2"),
+            (other, 3, "1\t2\t3"),
+        )
+    ]
     return found | {
         "Flickr8k.token.txt": tokens,
         "Flickr8k.lemma.token.txt": tokens,
-        "ExpertAnnotations.txt": f"{rated[0]}\t{rated[1]}#0\t1\t1\t2\n",
+        "ExpertAnnotations.txt": "".join(experts),
         "CrowdFlowerAnnotations.txt": f"{rated[0]}\t{rated[1]}#0\t0\t0\t3\n",
         "readme.txt": "drawn for tests\n",
         "__MACOSX/._readme.txt": "\x00\x05\x16\x07",

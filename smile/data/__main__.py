@@ -26,6 +26,7 @@ from pathlib import Path
 
 from smile.config import LARGEST_SEED
 from smile.data.download import download
+from smile.data.flickr8k_folder import USUAL
 from smile.data.shapes import scenes, true_statements
 from smile.errors import UserError, take_any_name
 from smile.system.files import check_empty, write_text, writing
@@ -72,8 +73,8 @@ def parse_args() -> argparse.Namespace:
         metavar="DIR",
         nargs="?",
         type=Path,
-        default=Path("data/flickr8k"),
-        help="where to (data/flickr8k)",
+        default=Path(USUAL),
+        help=f"where to ({USUAL})",
     )
     return parser.parse_args()
 
@@ -81,7 +82,7 @@ def parse_args() -> argparse.Namespace:
 def download_flickr8k(folder: Path) -> None:
     """Downloads what `folder` lacks of Flickr8k, and says what to do with it."""
     download(folder, ratings=True)
-    root = "" if folder == Path("data/flickr8k") else f" --set data.root={shlex.quote(str(folder))}"
+    root = "" if folder == Path(USUAL) else f" --set data.root={shlex.quote(str(folder))}"
     print(
         f"{folder} holds Flickr8k; to train on it: "
         f"python train.py configs/flickr8k_scratch.toml{root}"

@@ -40,8 +40,8 @@ def captions_by_id(
         return root / tokens, _with_ids(root / tokens)
     if os.path.isfile(root / table):
         path, captions = flickr8k.read_captions(root)
-    elif path := find_file(root, annotations):
-        captions = karpathy.read_captions(path)
+    elif (file := find_file(root, annotations)) is not None:
+        path, captions = file, karpathy.read_captions(file)
     else:
         raise UserError(
             f"{root}: none of Flickr8k's files of captions is there ({tokens}, {table} or "

@@ -48,7 +48,7 @@ class Rated:
         return self.source == self.photo
 
 
-def read_ratings(path: str | os.PathLike[str]) -> list[Rated]:
+def read_ratings(path: Path) -> list[Rated]:
     """Every line, in the file's order.
 
     Raises:
@@ -57,7 +57,7 @@ def read_ratings(path: str | os.PathLike[str]) -> list[Rated]:
     if not os.path.exists(path):
         raise UserError(
             f"{path}: there is no such file; {RATINGS} is in {TEXT.name}, and this puts it there: "
-            f"{command(Path(path).parent)}"
+            f"{command(path.parent)}"
         )
     found = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):

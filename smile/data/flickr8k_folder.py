@@ -14,6 +14,7 @@ from smile.data.layouts import image_folder, lines
 from smile.system.files import reading
 from smile.system.picture_files import is_image
 
+USUAL = "data/flickr8k"  # the folder, unless somebody names another one
 RATINGS = "ExpertAnnotations.txt"
 HEAD = 1 << 16  # bytes of a text file that tell whose it is
 FEW = 0.01  # share of the photos

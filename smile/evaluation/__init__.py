@@ -11,4 +11,7 @@ rows           what tables and reports show
 published      published numbers to compare with
 table          the table on the terminal
 report         report.json and report.html
+rated_captions    captions that experts rated, and their photos
+agreement         whether the metrics order captions as experts do
+agreement_report  its table, and agreement.json
 """

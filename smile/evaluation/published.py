@@ -7,7 +7,7 @@ diversity", so we have no value in that row.
 
 from dataclasses import dataclass
 
-__all__ = ["NOTE", "PUBLISHED", "PUBLISHED_ROWS", "Published"]
+__all__ = ["AGREEMENT", "AGREEMENT_NOTE", "NOTE", "PUBLISHED", "PUBLISHED_ROWS", "Published"]
 
 NOTE = (
     "Published on COCO (SMILE, arXiv 2306.13460) and Flickr8k (SMILE_Flickr8k): other images and "
@@ -46,3 +46,7 @@ PUBLISHED = (
     Published("Flickr8k", "base", (11.24, 0.06, 10.18, 28.75, 30.27, 24792.0)),
     Published("Flickr8k", "SMILE", (23.33, 4.33, 12.62, 29.52, 73.23, 110.34)),
 )
+
+# Kendall's τ-c x 100 with the experts' ratings of Flickr8k, by the key of our metric.
+AGREEMENT = {"clip_score": 51.2, "ref_clip_score": 53.0}
+AGREEMENT_NOTE = "Published in CLIPScore's paper (arXiv 2104.08718), with CLIP ViT-B/32."

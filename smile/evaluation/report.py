@@ -26,7 +26,16 @@ from smile.metrics.bootstrap import Comparison, Interval
 from smile.system.files import write_atomically, writing
 from smile.version import NAME, __version__
 
-__all__ = ["FILES", "as_json", "write_report"]
+__all__ = [
+    "FILES",
+    "as_json",
+    "finite",
+    "json_text",
+    "row_as_json",
+    "versions",
+    "write_files",
+    "write_report",
+]
 
 FILES = ("report.json", "report.html")
 VERSION = 1  # of report.json
@@ -53,19 +62,28 @@ def write_report(
     Raises:
         UserError: they cannot be written.
     """
-    folder = Path(folder)
     content = as_json(images, systems, rows, settings=settings)
-    texts = (
-        json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n",
-        _html(content, images, rows, published=published, embed_outside=embed_outside),
-    )
+    page = _html(content, images, rows, published=published, embed_outside=embed_outside)
+    return write_files(Path(folder), dict(zip(FILES, (json_text(content), page), strict=True)))
+
+
+def json_text(content: dict[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def write_files(folder: Path, texts: dict[str, str]) -> list[Path]:
+    """Writes texts into a folder by their names, each whole or not at all; returns their paths.
+
+    Raises:
+        UserError: they cannot be written.
+    """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in zip(FILES, texts, strict=True):
+        for name, text in texts.items():
             # A lone surrogate (a byte of a file's name) becomes a JSON escape.
             data = text.encode("utf-8", "backslashreplace")
             write_atomically(folder / name, partial(Path.write_bytes, data=data))
-    return [folder / name for name in FILES]
+    return [folder / name for name in texts]
 
 
 # report.json --------------------------------------------------------------------------------------
@@ -87,16 +105,16 @@ def as_json(
         },
         "settings": settings,
         "systems": [{"label": system.label} | system.record for system in systems],
-        "metrics": [_row_as_json(row, labels) for row in rows],
+        "metrics": [row_as_json(row, labels) for row in rows],
         "per_image": [
             _image_as_json(number, example, systems, rows)
             for number, example in enumerate(images.examples)
         ],
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
-def _row_as_json(row: Row, labels: Sequence[str]) -> dict[str, Any]:
+def row_as_json(row: Row, labels: Sequence[str]) -> dict[str, Any]:
     values: dict[str, dict[str, float | str | None]] = {}
     for label, cell in zip(labels, row.cells, strict=True):
         if cell.interval is None:
@@ -120,7 +138,7 @@ def _comparison_as_json(comparison: Comparison, first: str) -> dict[str, Any]:
 
 
 def _interval_as_json(interval: Interval) -> dict[str, float | None]:
-    return {key: _number(value) for key, value in asdict(interval).items()}
+    return {key: finite(value) for key, value in asdict(interval).items()}
 
 
 def _image_as_json(
@@ -133,7 +151,7 @@ def _image_as_json(
             system.label: {
                 "caption": system.captions[number],
                 "scores": {
-                    row.metric.key: _number(scores[number])
+                    row.metric.key: finite(scores[number])
                     for row in rows
                     if (scores := row.cells[column].per_image) is not None
                 },
@@ -143,12 +161,12 @@ def _image_as_json(
     }
 
 
-def _number(value: float) -> float | None:
+def finite(value: float) -> float | None:
     """Rounded to float32's precision; null for NaN and infinity."""
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """The versions of Python, of this project, and of installed packages that scores depend on."""
     found = {"python": platform.python_version(), NAME: __version__}
     for package in PACKAGES:

@@ -3,7 +3,7 @@
 import math
 import shutil
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from smile.evaluation.catalogue import Metric
@@ -18,14 +18,29 @@ GAP = "  "
 LEAST_MEANING = 36  # columns; the meaning would be unreadable if narrower
 
 
-def table(rows: Sequence[Row], labels: Sequence[str], *, width: int | None = None) -> str:
+def table(
+    rows: Sequence[Row],
+    labels: Sequence[str],
+    *,
+    published: Mapping[str, float] | None = None,
+    width: int | None = None,
+) -> str:
     """Every measured row: values with 95 % intervals, differences from the first, the meaning.
 
     The last lines list the metrics that no system has, with the reason.
+
+    Args:
+        published: values for a last column, by the keys of metrics, which have a row in any case.
     """
-    measured = [row for row in rows if not row.missing]
+    published = published or {}
+    measured = [row for row in rows if not row.missing or row.metric.key in published]
     cells = {row.metric.key: [*_cells(row), *_differences(row)] for row in measured}
     heads = [*labels, *(f"{label} - {labels[0]}" for label in labels[1:])]
+    if published:
+        heads.append("published")
+        for row in measured:
+            value = published.get(row.metric.key)
+            cells[row.metric.key].append("" if value is None else row.metric.show(value))
     widths = [
         max(len(head), *(len(cells[row.metric.key][i]) for row in measured))
         for i, head in enumerate(heads)
@@ -131,7 +146,9 @@ def _note(row: Row) -> str:
 
 
 def _reasons(row: Row, labels: Sequence[str]) -> list[str]:
-    """Why some systems lack this metric."""
+    """Why some systems lack this metric; if all do, `not_measured` says it."""
+    if row.missing:
+        return []
     return [
         f"    missing for {label}: {cell.missing}"
         for label, cell in zip(labels, row.cells, strict=True)

@@ -61,7 +61,7 @@ def _before_less_after(table: np.ndarray, axis: int) -> np.ndarray:
 
 
 def _scale(scores: np.ndarray, ratings: np.ndarray, count: int | np.ndarray) -> np.ndarray:
-    """What turns 2 (C - D) into τ-c."""
+    """What turns 2 (C - D) into τ-c; NaN where there is nothing to order."""
     fewer = min(len(np.unique(scores)), len(np.unique(ratings)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.divide(np.where(fewer > 1, fewer, np.nan), (fewer - 1) * np.square(count))
+    m = float(fewer) if fewer > 1 else np.nan
+    return m / ((m - 1) * np.square(np.where(np.asarray(count) > 0, count, np.nan)))
