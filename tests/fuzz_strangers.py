@@ -47,6 +47,7 @@ from smile.data.load import load_examples  # noqa: E402
 from smile.errors import UserError  # noqa: E402
 from smile.evaluation.caption_files import read_captions  # noqa: E402
 from smile.evaluation.image_set import ImageSet  # noqa: E402
+from smile.evaluation.rated_captions import load_ratings  # noqa: E402
 from smile.training.checkpointing.checkpoints import Checkpoints  # noqa: E402
 from smile.training.checkpointing.resume import check_about, check_same, identity  # noqa: E402
 from smile.weights.checksum import checksum_path  # noqa: E402
@@ -311,6 +312,26 @@ def train_on(layout: str) -> Callable[[Path], None]:
     return script
 
 
+def rated_folder(folder: Path) -> None:
+    """Captions with their ids, and experts' ratings of some."""
+    folder.mkdir(parents=True, exist_ok=True)
+    captions = [
+        f"{n}.jpg#{number}\t{text}\n" for n in range(3) for number, text in enumerate(CAPTIONS)
+    ]
+    (folder / "Flickr8k.token.txt").write_text("".join(captions))
+    ratings = [
+        f"{n}.jpg\t{other}.jpg#{number}\t1\t{number + 1}\t4\n"
+        for n in range(3)
+        for number, other in enumerate((n, (n + 1) % 3, (n + 2) % 3))
+    ]
+    (folder / "ExpertAnnotations.txt").write_text("".join(ratings))
+
+
+def evaluate_agreement(folder: Path) -> None:
+    words = ("--agreement", folder, "--clip", "none", "--gpt2", "none")
+    run_script(evaluate, *words, "--out", folder / "report")
+
+
 def bulk_folder(suffix: str) -> Callable[[Path], None]:
     """What sample.py --out has written, to resume."""
 
@@ -373,6 +394,7 @@ AREAS = (
     Area("checkpoints", checkpoints, choose_checkpoint, choose_checkpoint),
     Area("run folder, older", older_run_folder, caption_of, sample_with),
     Area("transformers 5 folder", transformers_5_folder, caption_of, sample_with),
+    Area("ratings", rated_folder, lambda folder: load_ratings(str(folder)), evaluate_agreement),
 )
 _SOUND: list[Path] = []  # the folder of sound files, which children inherit
 

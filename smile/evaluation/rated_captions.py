@@ -17,7 +17,7 @@ from smile.data.expert_ratings import Rated, read_ratings
 from smile.data.flickr8k_folder import RATINGS, USUAL
 from smile.data.layouts import image_folder
 from smile.data.places import Places
-from smile.errors import UserError
+from smile.errors import UserError, brief
 from smile.evaluation.image_set import ImageIndex, ImageSet
 from smile.model.images import Photo
 from smile.system.picture_files import is_image
@@ -140,7 +140,7 @@ def _refuse_unknown(lines: Sequence[Rated], captions: Captions, path: Path) -> N
             unknown.append(f"{line.where}: {line.caption_id}")
     if unknown:
         raise UserError(
-            f"{unknown[0]} is not in {path} ({len(unknown)} of {len(lines)} lines name a photo or "
-            "a caption that is not there); expected Flickr8k's captions, all of them: name their "
-            "folder with --agreement FOLDER or --data CONFIG.toml"
+            f"{brief(unknown[0])} is not in {path} ({len(unknown)} of {len(lines)} lines name a "
+            "photo or a caption that is not there); expected Flickr8k's captions, all of them: "
+            "name their folder with --agreement FOLDER or --data CONFIG.toml"
         )

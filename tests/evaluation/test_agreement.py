@@ -37,6 +37,9 @@ RATED = [
 # with 2, a tie), and none is discordant: C - D = 20. With n = 9 and m = 3 distinct scores
 # (of 4 ratings), 2 * 20 / (9² * 2/3) = 20/27.
 TAU = 100 * 20 / 27
+# Without photo a all scores are 0 and C - D = 0. Without b, C - D = 8 and n = 6: 16 / (36 * 2/3),
+# which is 2/3. Of these two values the jackknife's standard error is 1/3.
+LOW = TAU - 100 * 1.959964 / 3
 
 
 def token_txt(folder: Path) -> None:
@@ -103,7 +106,8 @@ def test_by_hand(folder, agree, layout):
     report = read()
     assert (report["pairs"], report["photos"], report["left_out"]["own_captions"]) == (9, 2, 1)
     found = values(report)
-    assert found["bleu_1"]["value"] == pytest.approx(TAU, abs=1e-4)
+    interval = {key: found["bleu_1"][key] for key in ("value", "low", "high")}
+    assert interval == pytest.approx({"value": TAU, "low": LOW, "high": 100}, abs=1e-4)
     assert [line["scores"]["bleu_1"] for line in report["rated"]] == pytest.approx(
         [100 / 3, 200 / 3, 0], abs=1e-4
     )
@@ -120,7 +124,7 @@ def test_by_hand(folder, agree, layout):
 
 
 class FakeClip:
-    """Pictures by their redness, 0 to 2, and texts by how many of a's words they have."""
+    """Pictures by their redness, 0 to 2, and texts by how many of two words they have."""
 
     def embed_images(self, images, *, total):
         return torch.eye(3)[[image.getpixel((0, 0))[0] // 100 for image in images]]
@@ -130,9 +134,9 @@ class FakeClip:
 
 
 def test_models_judge_every_caption_of_a_photo(folder, agree, monkeypatch):
-    # To photo b belongs a text with one of the words, to a one with both: the scores of the three
-    # captions are 0, 2.5 and 2.5. Among two photos, the first caption's, which fits none, is tied
-    # for ranks 1 and 2, and the others rank theirs first.
+    # A text with one of the words fits photo b, and one with both fits a. So the three captions
+    # score 0, 2.5 and 2.5. The first fits neither photo, so its own is between ranks 1 and 2; the
+    # others rank theirs first.
     monkeypatch.setattr("smile.evaluation.models.load_clip", lambda *_, **__: FakeClip())
     (folder / "images").mkdir()
     for name, red in (("a.jpg", 250), ("b.jpg", 120)):
