@@ -18,7 +18,7 @@ from smile.system.files import sha256
 __all__ = ["AGREEMENT_FILE", "agreement_text", "write_agreement"]
 
 AGREEMENT_FILE = "agreement.json"
-LABEL = "τ-c x 100"
+LABEL = "tau-c x 100"
 VERSION = 1  # of agreement.json
 
 
@@ -65,7 +65,8 @@ def write_agreement(
         "left_out": {"own_captions": ratings.num_own, "elsewhere": ratings.num_elsewhere},
         "settings": settings,
         "metrics": [
-            row_as_json(row, [LABEL]) | {"published": AGREEMENT.get(row.metric.key)} for row in rows
+            row_as_json(row, ["tau_c"]) | {"published": AGREEMENT.get(row.metric.key)}
+            for row in rows
         ],
         "rated": [
             {

@@ -92,7 +92,7 @@ def read(path: str = "evaluation/agreement") -> dict:
 
 
 def values(report: dict) -> dict[str, dict]:
-    return {metric["key"]: metric["values"]["τ-c x 100"] for metric in report["metrics"]}
+    return {metric["key"]: metric["values"]["tau_c"] for metric in report["metrics"]}
 
 
 @pytest.mark.parametrize("layout", [token_txt, captions_txt, karpathy_json])
