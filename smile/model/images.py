@@ -6,6 +6,7 @@ and torch. Augmentation, which only training needs, is in `augment.py`.
 
 import contextlib
 import importlib
+import io
 import os
 import stat
 import warnings
@@ -20,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from smile.errors import UserError, reason_of
-from smile.system.picture_files import heif_plugin, is_heif
+from smile.system.picture_files import HEAD, heif_plugin, is_heif
 
 # The statistics CLIP was trained with, which BLIP keeps.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -77,27 +78,61 @@ def open_image(path: str | os.PathLike[str]) -> Image.Image:
         UserError: naming the path and the reason: a missing or empty file, not an image, truncated,
             too large.
     """
-    try:
+    with _saying_why(path):
         _require_regular_file(path)
-        with warnings.catch_warnings():  # Pillow warns about unusual but readable files
-            warnings.simplefilter("ignore")
-            # Given a path, Pillow maps some TIFF files into memory and then rotates them wrongly.
-            with open(path, "rb") as file, _open(file) as image:
-                _refuse_huge(image)
-                image.load()
-                return to_rgb(image, in_place=True)
+        # Given a path, Pillow maps some TIFF files into memory and then rotates them wrongly.
+        with open(path, "rb") as file:
+            return _read(file)
+
+
+def read_image(data: bytes, name: str, *, longest: int | None = None) -> Image.Image:
+    """Reads the bytes of an image file as `open_image` does; errors name it `name`.
+
+    Args:
+        longest: most pixels that a side of the result may have. A JPEG much larger than that is
+            decoded at a half, a quarter or an eighth of its size, which saves time and memory.
+
+    Raises:
+        UserError: naming `name` and the reason.
+    """
+    with _saying_why(name):
+        return _read(io.BytesIO(data), longest)
+
+
+@contextlib.contextmanager
+def _saying_why(name: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns whatever goes wrong while a picture is read into a UserError."""
+    try:
+        yield
     except Exception as error:  # decoders raise any type of exception on broken bytes
-        raise UserError(
-            f"{os.fspath(path)}: cannot read this image: {_reason(path, error)}"
-        ) from error
+        raise UserError(f"{os.fspath(name)}: cannot read this image: {_reason(error)}") from error
+
+
+def _read(file: BinaryIO, longest: int | None = None) -> Image.Image:
+    with warnings.catch_warnings():  # Pillow warns about unusual but readable files
+        warnings.simplefilter("ignore")
+        with _open(file) as image:
+            _refuse_huge(image)
+            if longest is not None:
+                scale = min(1, longest / max(image.size))
+                image.draft("RGB", (int(image.width * scale), int(image.height * scale)))
+            image.load()
+            image = to_rgb(image, in_place=True)
+    if longest is not None:
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return image
 
 
 def _open(file: BinaryIO) -> Image.Image:
     """Opens the picture, reading only its header; imports HEIC's plugin only if needed."""
+    head = file.read(HEAD)
+    file.seek(0)
     try:
         return Image.open(file, formats=_formats())
     except UnidentifiedImageError:
-        if not is_heif(file.name):
+        if not head:
+            raise ValueError("the file is empty") from None
+        if not is_heif(head):
             raise
     plugin = heif_plugin()
     if plugin is None:
@@ -135,14 +170,14 @@ def _refuse_huge(image: Image.Image) -> None:
         image.draft("RGB", (image.width // 2, image.height // 2))  # only JPEG can
 
 
-def _reason(path: str | os.PathLike[str], error: Exception) -> str:
-    """Why `path` could not be read, in plain words."""
+def _reason(error: Exception) -> str:
+    """Why a picture could not be read, in plain words."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):
         return "it is a folder"
     if isinstance(error, UnidentifiedImageError):
-        return "not an image file" if os.path.getsize(path) else "the file is empty"
+        return "not an image file"
     if isinstance(error, OSError) and error.strerror:
         return reason_of(error)
     return " ".join(str(error).split()) or type(error).__name__
@@ -179,13 +214,11 @@ def picture_of(given: object) -> Image.Image:
     if not isinstance(given, Image.Image):
         raise TypeError(f"found a {type(given).__name__}, expected {_PICTURE}")
     name = getattr(given, "filename", "") or f"a picture of mode {given.mode}"
-    try:
+    with _saying_why(name):
         if 0 in given.size:
             raise ValueError("it has no pixels")
         given.load()
         return to_rgb(given)
-    except Exception as error:
-        raise UserError(f"{name}: cannot read this image: {_reason(name, error)}") from error
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

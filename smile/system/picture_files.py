@@ -36,6 +36,7 @@ _FIRST_BYTES = re.compile(
     rb"|.{4}ftyp(?:avi[fs]|crx |" + b"|".join(_HEIF_BRANDS) + rb")",
     re.DOTALL,
 )
+HEAD = 16  # bytes that tell a format
 _SUFFIX = re.compile(r"\.[a-z]\w{0,7}", re.ASCII)  # "1.5 release" and "frame.0001" have none
 
 
@@ -58,19 +59,18 @@ def other_picture(path: str | os.PathLike[str]) -> str | None:
     return "no suffix" if _FIRST_BYTES.match(first_bytes(path)) else None
 
 
-def is_heif(path: str | os.PathLike[str]) -> bool:
+def is_heif(head: bytes) -> bool:
     """Whether a file is HEIF (such as HEIC), by its first bytes."""
-    head = first_bytes(path)
     return head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS
 
 
 def first_bytes(path: str | os.PathLike[str]) -> bytes:
-    """The first bytes of a file, enough to tell its format; empty if it cannot be read."""
+    """The first `HEAD` bytes of a file, enough to tell its format; empty if it cannot be read."""
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe might never return
             return b""
         with open(path, "rb") as file:
-            return file.read(16)
+            return file.read(HEAD)
     except OSError:
         return b""
 

@@ -11,7 +11,7 @@ from PIL import EpsImagePlugin, Image, ImageFile
 from smile.data.augment import v2
 from smile.errors import UserError
 from smile.model import images
-from smile.model.images import MEAN, STD, EvalTransform, open_image
+from smile.model.images import MEAN, STD, EvalTransform, open_image, read_image
 from smile.system import picture_files
 
 
@@ -104,6 +104,20 @@ def test_an_animation_gives_its_first_frame(tmp_path):
     assert open_image(path).getpixel((0, 0)) == (255, 0, 0)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+def test_bytes_are_read_as_their_file_is(tmp_path, picture, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = save(picture, tmp_path / f"a.{suffix}", exif=exif)
+    opened = open_image(path)
+    data = path.read_bytes()
+    assert read_image(data, "a") == read_image(data, "a", longest=max(picture.size)) == opened
+    side = max(picture.size) // 3
+    small = read_image(data, "a", longest=side)
+    assert max(small.size) == side
+    assert (small.width < small.height) == (opened.width < opened.height)
+
+
 def test_what_cannot_be_read_is_named_with_its_reason(tmp_path, picture, monkeypatch):
     whole = save(picture, tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
@@ -121,9 +135,14 @@ def test_what_cannot_be_read_is_named_with_its_reason(tmp_path, picture, monkeyp
         "cut.png": "cannot read",
     }
     for name, reason in reasons.items():
+        path = tmp_path / name
         with pytest.raises(UserError, match=reason) as caught:
-            open_image(tmp_path / name)
-        assert str(tmp_path / name) in str(caught.value)
+            open_image(path)
+        assert str(path) in str(caught.value)
+        if path.is_file():
+            with pytest.raises(UserError) as of_bytes:
+                read_image(path.read_bytes(), str(path))
+            assert str(of_bytes.value) == str(caught.value)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(UserError, match=r"whole\.jpg.*bomb"):
         open_image(tmp_path / "whole.jpg")
