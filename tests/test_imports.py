@@ -25,6 +25,7 @@ LAYERS = (
     {"captioning"},
     {"metrics"},
     {"evaluation", "training"},
+    {"page"},
 )
 ROW = {module: row for row, modules in enumerate(LAYERS) for module in modules}
 
