@@ -30,7 +30,7 @@ LAYERS = (
 ROW = {module: row for row, modules in enumerate(LAYERS) for module in modules}
 
 # Packages whose import has another name.
-DISTRIBUTIONS = {"PIL": "pillow"}
+DISTRIBUTIONS = {"PIL": "pillow", "fontTools": "fonttools"}
 
 
 def imported_names(path: Path, root: Path) -> Iterator[str]:

@@ -6,5 +6,9 @@ packed        the captioner's layers packed for the CPU
 describe      captions many images: read ahead, batch by batch, in order
 caption_file  captions on disk, which survive a kill
 pictures      contact sheets and other pictures of captions
+fonts         which fonts there are, and which characters each has
+bidi          the order of letters where right to left meets left to right
+typeset       text set in lines, for every picture and for the photo book
+lettering     text on Pillow's pictures
 explain       where the model looked for each word
 """

@@ -6,12 +6,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
+from smile.captioning.lettering import Colour, Lettering
+from smile.captioning.typeset import Typesetter
+from smile.data.notices import say_once
 from smile.errors import UserError
 from smile.system.files import check_writable, make_folder, write_atomically, writing
-
-Colour = tuple[int, int, int]
 
 PAPER = (255, 255, 255)
 INK = (38, 42, 51)
@@ -75,11 +76,18 @@ def contact_sheet(
     if not images or len(images) != len(captions):
         raise ValueError(f"{len(images)} images and {len(captions)} lists of captions")
     columns = min(columns, len(images))
-    font_size = max(13, tile // 16)
-    font = _font(font_size)
-    margin, gap, leading = tile // 8, tile // 12, round(font_size * 1.3)
+    typesetter = Typesetter()
+    lettering = Lettering(max(13, tile // 17), typesetter)
+    margin, gap, leading = tile // 8, tile // 12, lettering.leading
     colours = _label_colours(captions)
-    blocks = [[_wrap(text, font, tile) for text in texts] for texts in captions]
+    labels = [[_label(text, colours) for text in texts] for texts in captions]
+    blocks = [
+        [
+            lettering.lines(text, tile, split=label[0] if label else 0)
+            for text, label in zip(texts, ends, strict=True)
+        ]
+        for texts, ends in zip(captions, labels, strict=True)
+    ]
     heights = [sum(len(lines) * leading + leading // 3 for lines in block) for block in blocks]
     rows = range(0, len(images), columns)
     text_heights = [max(heights[first : first + columns]) for first in rows]
@@ -94,13 +102,14 @@ def contact_sheet(
             left = margin + column * (tile + gap)
             sheet.paste(_fit(images[index], tile), (left, top))
             y = top + tile + gap // 2
-            for lines in blocks[index]:
-                for number, line in enumerate(lines):
-                    _draw_caption_line(draw, (left, y), line, font, colours if not number else {})
+            for lines, label in zip(blocks[index], labels[index], strict=True):
+                for line in lines:
+                    lettering.draw(draw, (left, y), line, tile, colour=INK, label=label)
                     y += leading
                 y += leading // 3
         top += tile + gap // 2 + text_height + gap
     _save(sheet.save, path)
+    _say_missing(typesetter)
 
 
 def attention_sheet(
@@ -116,16 +125,21 @@ def attention_sheet(
     Each word comes with its log-probability, shown as a probability, and its map: rows of numbers,
     of which only the proportions matter. What was looked at little is darkened.
     """
-    font, small = _font(max(13, tile // 12)), _font(max(11, tile // 16))
+    typesetter = Typesetter()
+    large, small = (
+        Lettering(size, typesetter) for size in (max(13, tile // 12), max(11, tile // 16))
+    )
     height = max(1, round(tile * image.height / image.width))
     photo = image.convert("RGB").resize((tile, height), Image.Resampling.LANCZOS)
     panels = [(photo, "image", "")]
     panels += [
         (_heated(photo, heat), word, f"{math.exp(logprob):.0%}") for word, logprob, heat in words
     ]
+    names = [large.lines(word, tile * 3 / 4) for _, word, _ in panels]
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    margin, gap, label = tile // 8, tile // 12, round(font.size * 2.0)
+    margin, gap = tile // 8, tile // 12
+    label = large.size // 3 + large.leading * max(map(len, names)) + large.size // 3
     sheet = Image.new(
         "RGB",
         (
@@ -135,14 +149,25 @@ def attention_sheet(
         PAPER,
     )
     draw = ImageDraw.Draw(sheet)
-    for index, (panel, word, probability) in enumerate(panels):
+    for index, (panel, _, probability) in enumerate(panels):
         left = margin + index % columns * (tile + gap)
         top = margin + index // columns * (height + label + gap)
         sheet.paste(panel, (left, top))
-        below = top + height + font.size // 3
-        draw.text((left, below), word, font=font, fill=INK)
-        draw.text((left + tile, below), probability, font=small, fill=FAINT, anchor="ra")
+        y = top + height + large.size // 3
+        for line in small.lines(probability, tile):
+            width = small.width(line)
+            small.draw(draw, (left + tile - width, y), line, width, colour=FAINT)
+        for line in names[index]:
+            large.draw(draw, (left, y), line, large.width(line), colour=INK)
+            y += large.leading
     _save(sheet.save, path)
+    _say_missing(typesetter)
+
+
+def _say_missing(typesetter: Typesetter) -> None:
+    """Says, once a process, which characters no font has."""
+    if warning := typesetter.warning():
+        say_once(warning, topic=warning)
 
 
 def _heated(photo: Image.Image, heat: Sequence[Sequence[float]]) -> Image.Image:
@@ -246,44 +271,17 @@ def _split_label(text: str) -> tuple[str, str]:
     return (label + colon, rest) if colon else ("", text)
 
 
+def _label(text: str, colours: dict[str, Colour]) -> tuple[int, Colour] | None:
+    """Where a text's label ends, and its colour; None if it has no label."""
+    label, _ = _split_label(text)
+    return (len(label), colours[label]) if label else None
+
+
 def _label_colours(captions: Sequence[Sequence[str]]) -> dict[str, Colour]:
     labels = dict.fromkeys(_split_label(text)[0] for texts in captions for text in texts)
     labels.pop("", None)
     numbers = colour_numbers([label.removesuffix(":") for label in labels])
     return {label: LABELS[number] for label, number in zip(labels, numbers, strict=True)}
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    font = ImageFont.load_default(size=size)
-    assert isinstance(font, ImageFont.FreeTypeFont)  # the other kind comes in one size only
-    return font
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Wraps a text to `width` pixels, inside a word if necessary."""
-    lines = [""]
-    for word in text.split():
-        joined = f"{lines[-1]} {word}".lstrip()
-        if font.getlength(joined) <= width:
-            lines[-1] = joined
-            continue
-        if lines[-1]:
-            lines.append("")
-        for letter in word:
-            if lines[-1] and font.getlength(lines[-1] + letter) > width:
-                lines.append("")
-            lines[-1] += letter
-    return lines
-
-
-def _draw_caption_line(draw, where, line: str, font, colours: dict) -> None:
-    label, rest = _split_label(line)
-    if label not in colours:
-        label, rest = "", line
-    x, y = where
-    if label:
-        draw.text((x, y), label, fill=colours[label], font=font)
-    draw.text((x + font.getlength(label), y), rest, fill=INK, font=font)
 
 
 def check_picture(path: str | Path) -> None:
