@@ -71,7 +71,7 @@ def _font(path: Path, index: int, size: int) -> ImageFont.FreeTypeFont:
 
 @cache
 def _has_raqm() -> bool:
-    return features.check("raqm")
+    return bool(features.check("raqm"))
 
 
 def _direction(rtl: bool) -> dict:

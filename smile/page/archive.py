@@ -10,5 +10,5 @@ def zip_book(book: Book) -> bytes:
     Raises:
         UserError: the book is empty.
     """
-    book.expect_pictures()
+    book.check()
     raise UserError("the book cannot be zipped yet")

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from smile.errors import UserError, counted
 from smile.model.images import read_image
 
-MOST_PER_PAGE = 2
+PER_PAGE = (1, 2)
+LONGEST_TITLE = 200  # characters
 
 
 @dataclass
@@ -47,12 +48,6 @@ class Book:
     per_page: int = 1
     entries: list[Entry] = field(default_factory=list)
     _added: int = 0
-
-    def __post_init__(self) -> None:
-        if self.per_page not in range(1, MOST_PER_PAGE + 1):
-            raise UserError(
-                f"per_page is {self.per_page}: expected 1 to {MOST_PER_PAGE} pictures a page"
-            )
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -98,7 +93,15 @@ class Book:
             f"picture {number} is not in the book, which has {counted(len(self), 'picture')}"
         )
 
-    def expect_pictures(self) -> None:
-        """Raises UserError if the book is empty: there is nothing to bind."""
+    def check(self) -> None:
+        """Raises UserError if it cannot be bound: it is empty, or its title fills no title page."""
         if not self.entries:
             raise UserError("the book is empty: add a picture first")
+        if self.per_page not in PER_PAGE:
+            raise UserError(f"{self.per_page} pictures a page: expected 1 or 2")
+        for what, text in (("title", self.title), ("author", self.author)):
+            if len(text) > LONGEST_TITLE:
+                raise UserError(
+                    f"the book's {what} has {len(text)} characters, expected at most "
+                    f"{LONGEST_TITLE}: shorten it"
+                )

@@ -1,10 +1,48 @@
-"""The book as a PDF of A4 pages: a title page, then one or two pictures on each."""
+"""The book as a PDF of A4 pages: a title page, then one or two pictures on each.
 
-from collections.abc import Callable
+fpdf2 writes the file. Fonts, line breaks and the order of letters are those of `typeset.py`, as on
+a contact sheet.
+"""
+
+import importlib.util
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from PIL import Image
+
+from smile.captioning.fonts import Face, Fonts
+from smile.captioning.pictures import FAINT, INK, Colour
+from smile.captioning.typeset import Line, Typesetter
 from smile.errors import UserError
-from smile.page.book import Book
+from smile.model.images import read_image
+from smile.page.book import Book, Entry
+
+NEEDED = {"fpdf": "fpdf2", "uharfbuzz": "uharfbuzz"}  # by the names they are imported by
+
+# Millimetres.
+PAGE_WIDTH, PAGE_HEIGHT = 210.0, 297.0
+MARGIN = 22.0
+GAP = 12.0  # between two pictures of a page
+UNDER_PICTURE = 5.0
+NUMBER_FROM_BOTTOM = 17.0
+WIDTH = PAGE_WIDTH - 2 * MARGIN
+HEIGHT = PAGE_HEIGHT - 2 * MARGIN - 4.0  # of a page's contents: the page number is below
+LEAST_PICTURE = 0.5  # of a place's height: a longer caption goes on overleaf
+ABOVE_CENTRE = 0.45  # where a place's contents stand: the middle looks too low
+
+# Points, of 25.4 / 72 mm.
+TITLE, AUTHOR, CAPTION, NUMBER = 30.0, 15.0, 11.0, 9.0
+POINT = 25.4 / 72
+LEADING = 1.5  # from line to line, as a multiple of the letters' size: Thai and Hindi need it
+
+# Pictures: enough for 300 dots per inch, not shown so large that single pixels are seen.
+MOST_PIXELS = {1: 2000, 2: 1400}  # on the longer side, by pictures a page
+QUALITY = 85  # of the JPEG
+COARSEST = 25.4 / 100  # mm a pixel
+SMALLEST = 80.0  # mm: tiny pictures are enlarged to that,
+SMOOTH = 600  # smoothly, to about so many pixels
 
 
 @dataclass(frozen=True)
@@ -19,11 +57,160 @@ class Bound:
     warning: str
 
 
-def bind(book: Book, *, progress: Callable[[int, int], object] | None = None) -> Bound:
-    """The book as a PDF. `progress(done, total)` is called after each picture.
+def bind(
+    book: Book,
+    *,
+    fonts: Fonts | None = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Bound:
+    """The book as a PDF.
+
+    Args:
+        fonts: the system's unless given.
+        progress: called as `progress(done, total)` after each picture.
 
     Raises:
-        UserError: the book is empty, a picture cannot be read, or fpdf2 is not installed.
+        UserError: the book is empty or its title too long, a picture or a font cannot be read, or
+            a package is missing.
     """
-    book.expect_pictures()
-    raise UserError("the book cannot be bound yet")
+    book.check()
+    for module, package in NEEDED.items():
+        if importlib.util.find_spec(module) is None:
+            raise UserError(f"the book needs {package}: pip install -r requirements-page.txt")
+    sheets = _Pages(book, Typesetter(fonts))
+    if book.title.strip() or book.author.strip():
+        sheets.title_page()
+    for done, entry in enumerate(book, start=1):
+        sheets.add(entry)
+        if progress is not None:
+            progress(done, len(book))
+    return Bound(sheets.bytes(), sheets.typesetter.warning())
+
+
+def print_picture(entry: Entry, longest: int) -> tuple[bytes, tuple[int, int]]:
+    """A picture as a JPEG to print, upright and without its metadata, and its size in pixels.
+
+    The colour profile is kept, which tells what the numbers mean.
+    """
+    image = read_image(entry.picture, entry.name or f"picture {entry.number}", longest=longest)
+    size = image.size
+    profile = image.info.get("icc_profile") or b""
+    if max(size) < SMOOTH:
+        times = -(-SMOOTH // max(size))
+        larger = (image.width * times, image.height * times)
+        image = image.resize(larger, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    of_rgb = profile if profile[16:20] == b"RGB " else None
+    image.save(buffer, "JPEG", quality=QUALITY, optimize=True, icc_profile=of_rgb)
+    return buffer.getvalue(), size
+
+
+class _Pages:
+    """The PDF as it grows."""
+
+    def __init__(self, book: Book, typesetter: Typesetter) -> None:
+        from fpdf import FPDF
+
+        self.book, self.typesetter = book, typesetter
+        self.pdf = FPDF(format="A4")
+        self.pdf.set_auto_page_break(False)
+        self.pdf.c_margin = 0
+        self.pdf.alias_nb_pages(None)  # or "{nb}" in a caption would become a number
+        self.pdf.set_title(book.title)
+        self.pdf.set_author(book.author)
+        self.families: dict[Face, str] = {}
+        self.place = 0  # on the page, of the next picture; 0 begins a new page
+
+    def bytes(self) -> bytes:
+        return bytes(self.pdf.output())
+
+    # Pages ------------------------------------------------------------------------------------
+
+    def title_page(self) -> None:
+        self.pdf.add_page()
+        title = self._lines(self.book.title, TITLE)
+        author = self._lines(self.book.author, AUTHOR)
+        height = len(title) * _leading(TITLE)
+        y = max(MARGIN, PAGE_HEIGHT * 0.4 - height)
+        y = self._write(title, y, TITLE, INK)
+        self._write(author, y + _leading(AUTHOR) / 2, AUTHOR, FAINT)
+
+    def add(self, entry: Entry) -> None:
+        """A picture and its caption in the next place, or on pages of its own."""
+        lines = self._lines(entry.caption, CAPTION)
+        places = self.book.per_page
+        height = (HEIGHT - GAP * (places - 1)) / places
+        if _capacity(height * (1 - LEAST_PICTURE) - UNDER_PICTURE) < len(lines):
+            places, height, self.place = 1, HEIGHT, 0
+        if self.place == 0:
+            self._new_page()
+        here = _capacity(height * (1 - LEAST_PICTURE) - UNDER_PICTURE)
+        self._picture(entry, lines[:here], MARGIN + self.place * (height + GAP), height)
+        self.place = (self.place + 1) % places
+        per_page = _capacity(HEIGHT)
+        for first in range(here, len(lines), per_page):
+            self._new_page()
+            self._write(lines[first : first + per_page], MARGIN, CAPTION, INK)
+
+    def _new_page(self) -> None:
+        self.pdf.add_page()
+        y = PAGE_HEIGHT - NUMBER_FROM_BOTTOM
+        self._write(self._lines(str(self.pdf.page_no()), NUMBER), y, NUMBER, FAINT)
+
+    def _picture(self, entry: Entry, lines: Sequence[Line], top: float, height: float) -> None:
+        data, (width_px, height_px) = print_picture(entry, MOST_PIXELS[self.book.per_page])
+        text = UNDER_PICTURE + len(lines) * _leading(CAPTION) if lines else 0.0
+        fits = min(WIDTH / width_px, (height - text) / height_px)
+        scale = min(fits, max(COARSEST, SMALLEST / max(width_px, height_px)))
+        width, tall = width_px * scale, height_px * scale
+        y = top + (height - tall - text) * ABOVE_CENTRE
+        x = (PAGE_WIDTH - width) / 2
+        self.pdf.image(io.BytesIO(data), x, y, width, tall, alt_text=entry.caption or None)
+        self._write(lines, y + tall + UNDER_PICTURE, CAPTION, INK)
+
+    # Text -------------------------------------------------------------------------------------
+
+    def _lines(self, text: str, size: float) -> list[Line]:
+        def measure(text: str, face: Face, rtl: bool) -> float:
+            self._choose(face, rtl, size)
+            return self.pdf.get_string_width(text)
+
+        return self.typesetter.lines(text, WIDTH, measure)
+
+    def _write(self, lines: Sequence[Line], y: float, size: float, colour: Colour) -> float:
+        """Writes lines in the middle of the page, the first at `y`; returns where the next goes."""
+        self.pdf.set_text_color(*colour)
+        for line in lines:
+            widths = []
+            for run in line.runs:
+                self._choose(run.face, run.rtl, size)
+                widths.append(self.pdf.get_string_width(run.text))
+            x = (PAGE_WIDTH - sum(widths)) / 2
+            for run, width in zip(line.runs, widths, strict=True):
+                self._choose(run.face, run.rtl, size)
+                self.pdf.set_xy(x, y)
+                self.pdf.cell(width, _leading(size), run.text, align="L")
+                x += width
+            y += _leading(size)
+        return y
+
+    def _choose(self, face: Face, rtl: bool, size: float) -> None:
+        family = self.families.get(face)
+        if family is None:
+            family = self.families[face] = f"face{len(self.families)}"
+            try:
+                self.pdf.add_font(family, fname=face.path, collection_font_number=face.index)
+            except Exception as error:  # the libraries' errors on a font that is damaged
+                raise UserError(f"{face.path}: this font cannot be read: {error}") from error
+        self.pdf.set_font(family, size=size)
+        self.pdf.set_text_shaping(True, direction="rtl" if rtl else "ltr")
+
+
+def _leading(size: float) -> float:
+    """From one line to the next, in mm."""
+    return size * POINT * LEADING
+
+
+def _capacity(height: float) -> int:
+    """How many lines of a caption a height has room for."""
+    return int(height / _leading(CAPTION))
