@@ -3,6 +3,7 @@
 Fixtures are in `conftest.py`; processes are in `zygote.py`.
 """
 
+import io
 import json
 import random
 import signal
@@ -204,6 +205,13 @@ def make_photos(folder: Path, count: int) -> list[Path]:
         pixels = rng.randbytes(16 * 16 * 3)
         Image.frombytes("RGB", (16, 16), pixels).save(place / name)
     return sorted(folder.rglob("*.png"))
+
+
+def image_bytes(colour="red", size=(12, 8), form="PNG", **options) -> bytes:
+    """The bytes of an image file of one colour."""
+    buffer = io.BytesIO()
+    Image.new("RGB", size, colour).save(buffer, form, **options)
+    return buffer.getvalue()
 
 
 def ramp(size: int) -> Image.Image:

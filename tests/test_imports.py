@@ -30,7 +30,7 @@ LAYERS = (
 ROW = {module: row for row, modules in enumerate(LAYERS) for module in modules}
 
 # Packages whose import has another name.
-DISTRIBUTIONS = {"PIL": "pillow", "fontTools": "fonttools"}
+DISTRIBUTIONS = {"PIL": "pillow", "fontTools": "fonttools", "fpdf": "fpdf2"}
 
 
 def imported_names(path: Path, root: Path) -> Iterator[str]:
@@ -131,10 +131,18 @@ def test_requirements_name_every_package_used():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     required = {re.split("[=<>]", line)[0] for line in lines if line and not line.startswith("#")}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    optional = {re.split("[=<>]", one)[0] for one in project["optional-dependencies"]["java"]}
+    extras = project["optional-dependencies"]
+    optional = {re.split("[=<>]", one)[0] for one in (*extras["java"], *extras["page"])}
     assert third_party(ROOT) <= required | optional
     ranges = {re.split("[=<>]", one)[0] for one in project["dependencies"]}
     assert required == ranges
+
+
+def test_the_page_needs_the_same_by_either_name():
+    lines = (ROOT / "requirements-page.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line.partition("#")[0].strip() for line in lines if "==" in line]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert pins == project["optional-dependencies"]["page"]
 
 
 def takers_of_a_namespace(root: Path) -> list[str]:

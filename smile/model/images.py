@@ -115,7 +115,8 @@ def _read(file: BinaryIO, longest: int | None = None) -> Image.Image:
             _refuse_huge(image)
             if longest is not None:
                 scale = min(1, longest / max(image.size))
-                image.draft("RGB", (int(image.width * scale), int(image.height * scale)))
+                width, height = (max(1, int(side * scale)) for side in image.size)
+                image.draft("RGB", (width, height))
             image.load()
             image = to_rgb(image, in_place=True)
     if longest is not None:

@@ -93,10 +93,14 @@ class Book:
             f"picture {number} is not in the book, which has {counted(len(self), 'picture')}"
         )
 
-    def check(self) -> None:
-        """Raises UserError if it cannot be bound: it is empty, or its title fills no title page."""
+    def expect_pictures(self) -> None:
+        """Raises UserError if the book is empty: there is nothing to bind."""
         if not self.entries:
             raise UserError("the book is empty: add a picture first")
+
+    def check(self) -> None:
+        """Raises UserError if it cannot be bound: it is empty, or its title fills a page."""
+        self.expect_pictures()
         if self.per_page not in PER_PAGE:
             raise UserError(f"{self.per_page} pictures a page: expected 1 or 2")
         for what, text in (("title", self.title), ("author", self.author)):

@@ -4,16 +4,16 @@ fpdf2 writes the file. Fonts, line breaks and the order of letters are those of 
 a contact sheet.
 """
 
-import importlib.util
 import io
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib.util import find_spec
 
 from PIL import Image
 
 from smile.captioning.fonts import Face, Fonts
-from smile.captioning.pictures import FAINT, INK, Colour
+from smile.captioning.pictures import FAINT, GRID, INK, Colour
 from smile.captioning.typeset import Line, Typesetter
 from smile.errors import UserError
 from smile.model.images import read_image
@@ -33,16 +33,17 @@ LEAST_PICTURE = 0.5  # of a place's height: a longer caption goes on overleaf
 ABOVE_CENTRE = 0.45  # where a place's contents stand: the middle looks too low
 
 # Points, of 25.4 / 72 mm.
-TITLE, AUTHOR, CAPTION, NUMBER = 30.0, 15.0, 11.0, 9.0
+TITLE, AUTHOR, CAPTION, NUMBER = 30.0, 15.0, 12.0, 9.0
 POINT = 25.4 / 72
 LEADING = 1.5  # from line to line, as a multiple of the letters' size: Thai and Hindi need it
 
 # Pictures: enough for 300 dots per inch, not shown so large that single pixels are seen.
 MOST_PIXELS = {1: 2000, 2: 1400}  # on the longer side, by pictures a page
 QUALITY = 85  # of the JPEG
-COARSEST = 25.4 / 100  # mm a pixel
-SMALLEST = 80.0  # mm: tiny pictures are enlarged to that,
+COARSEST = POINT  # mm a pixel, 72 to the inch
+SMALLEST = 90.0  # mm: tiny pictures are enlarged to that,
 SMOOTH = 600  # smoothly, to about so many pixels
+MOST_CENTRED = 4  # lines of a caption; a longer one is read more easily from a straight edge
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def bind(
     """
     book.check()
     for module, package in NEEDED.items():
-        if importlib.util.find_spec(module) is None:
+        if find_spec(module) is None:
             raise UserError(f"the book needs {package}: pip install -r requirements-page.txt")
     sheets = _Pages(book, Typesetter(fonts))
     if book.title.strip() or book.author.strip():
@@ -118,10 +119,16 @@ class _Pages:
         self.pdf.alias_nb_pages(None)  # or "{nb}" in a caption would become a number
         self.pdf.set_title(book.title)
         self.pdf.set_author(book.author)
+        self.pdf.set_line_width(0.2)
+        self.pdf.set_draw_color(*GRID)
         self.families: dict[Face, str] = {}
+        self.widths: dict[tuple[str, Face, bool, float], float] = {}
         self.place = 0  # on the page, of the next picture; 0 begins a new page
+        self.numbered = False
 
     def bytes(self) -> bytes:
+        """The finished file."""
+        self._end_page()
         return bytes(self.pdf.output())
 
     # Pages ------------------------------------------------------------------------------------
@@ -132,8 +139,8 @@ class _Pages:
         author = self._lines(self.book.author, AUTHOR)
         height = len(title) * _leading(TITLE)
         y = max(MARGIN, PAGE_HEIGHT * 0.4 - height)
-        y = self._write(title, y, TITLE, INK)
-        self._write(author, y + _leading(AUTHOR) / 2, AUTHOR, FAINT)
+        y = self._write(title, y, TITLE)
+        self._write(author, y + _leading(AUTHOR) / 2, AUTHOR, colour=FAINT)
 
     def add(self, entry: Entry) -> None:
         """A picture and its caption in the next place, or on pages of its own."""
@@ -145,19 +152,29 @@ class _Pages:
         if self.place == 0:
             self._new_page()
         here = _capacity(height * (1 - LEAST_PICTURE) - UNDER_PICTURE)
-        self._picture(entry, lines[:here], MARGIN + self.place * (height + GAP), height)
+        top = MARGIN + self.place * (height + GAP)
+        self._picture(entry, lines[:here], top, height, centred=len(lines) <= MOST_CENTRED)
         self.place = (self.place + 1) % places
         per_page = _capacity(HEIGHT)
         for first in range(here, len(lines), per_page):
             self._new_page()
-            self._write(lines[first : first + per_page], MARGIN, CAPTION, INK)
+            self._write(lines[first : first + per_page], MARGIN, CAPTION, centred=False)
 
     def _new_page(self) -> None:
+        self._end_page()
         self.pdf.add_page()
-        y = PAGE_HEIGHT - NUMBER_FROM_BOTTOM
-        self._write(self._lines(str(self.pdf.page_no()), NUMBER), y, NUMBER, FAINT)
+        self.numbered = True
 
-    def _picture(self, entry: Entry, lines: Sequence[Line], top: float, height: float) -> None:
+    def _end_page(self) -> None:
+        """Writes the page's number last, as it is read; the title page has none."""
+        if self.numbered:
+            y = PAGE_HEIGHT - NUMBER_FROM_BOTTOM
+            self._write(self._lines(str(self.pdf.page_no()), NUMBER), y, NUMBER, colour=FAINT)
+
+    def _picture(
+        self, entry: Entry, lines: Sequence[Line], top: float, height: float, *, centred: bool
+    ) -> None:
+        """A picture in a place of this height, with as much of its caption as stands there."""
         data, (width_px, height_px) = print_picture(entry, MOST_PIXELS[self.book.per_page])
         text = UNDER_PICTURE + len(lines) * _leading(CAPTION) if lines else 0.0
         fits = min(WIDTH / width_px, (height - text) / height_px)
@@ -166,35 +183,51 @@ class _Pages:
         y = top + (height - tall - text) * ABOVE_CENTRE
         x = (PAGE_WIDTH - width) / 2
         self.pdf.image(io.BytesIO(data), x, y, width, tall, alt_text=entry.caption or None)
-        self._write(lines, y + tall + UNDER_PICTURE, CAPTION, INK)
+        self.pdf.rect(x, y, width, tall)  # or one with a white edge would seem to float
+        self._write(lines, y + tall + UNDER_PICTURE, CAPTION, centred=centred)
 
     # Text -------------------------------------------------------------------------------------
 
     def _lines(self, text: str, size: float) -> list[Line]:
-        def measure(text: str, face: Face, rtl: bool) -> float:
-            self._choose(face, rtl, size)
-            return self.pdf.get_string_width(text)
+        return self.typesetter.lines(
+            text, WIDTH, lambda text, face, rtl: self._measure(text, face, rtl, size)
+        )
 
-        return self.typesetter.lines(text, WIDTH, measure)
+    def _measure(self, text: str, face: Face, rtl: bool, size: float) -> float:
+        key = text, face, rtl, size
+        if key not in self.widths:
+            self._choose(text, face, rtl, size)
+            self.widths[key] = self.pdf.get_string_width(text)
+        return self.widths[key]
 
-    def _write(self, lines: Sequence[Line], y: float, size: float, colour: Colour) -> float:
-        """Writes lines in the middle of the page, the first at `y`; returns where the next goes."""
+    def _write(
+        self,
+        lines: Sequence[Line],
+        y: float,
+        size: float,
+        *,
+        colour: Colour = INK,
+        centred: bool = True,
+    ) -> float:
+        """Writes lines, the first at `y`, and returns where the next one would go.
+
+        They stand in the middle of the page, or begin at its edge: the right one if they are read
+        from right to left.
+        """
         self.pdf.set_text_color(*colour)
         for line in lines:
-            widths = []
-            for run in line.runs:
-                self._choose(run.face, run.rtl, size)
-                widths.append(self.pdf.get_string_width(run.text))
-            x = (PAGE_WIDTH - sum(widths)) / 2
+            widths = [self._measure(run.text, run.face, run.rtl, size) for run in line.runs]
+            free = WIDTH - sum(widths)
+            x = MARGIN + (free / 2 if centred else free if line.rtl else 0)
             for run, width in zip(line.runs, widths, strict=True):
-                self._choose(run.face, run.rtl, size)
+                self._choose(run.text, run.face, run.rtl, size)
                 self.pdf.set_xy(x, y)
                 self.pdf.cell(width, _leading(size), run.text, align="L")
                 x += width
             y += _leading(size)
         return y
 
-    def _choose(self, face: Face, rtl: bool, size: float) -> None:
+    def _choose(self, text: str, face: Face, rtl: bool, size: float) -> None:
         family = self.families.get(face)
         if family is None:
             family = self.families[face] = f"face{len(self.families)}"
@@ -203,7 +236,16 @@ class _Pages:
             except Exception as error:  # the libraries' errors on a font that is damaged
                 raise UserError(f"{face.path}: this font cannot be read: {error}") from error
         self.pdf.set_font(family, size=size)
-        self.pdf.set_text_shaping(True, direction="rtl" if rtl else "ltr")
+        self.pdf.set_text_shaping(rtl or _is_shaped(text), direction="rtl" if rtl else "ltr")
+
+
+def _is_shaped(text: str) -> bool:
+    """Whether letters change with their neighbours: there are marks or joiners among them.
+
+    Arabic's do too, which runs from right to left. For the others fpdf2 without shaping writes a
+    tenth of the bytes: with it, it places every letter by itself.
+    """
+    return any(unicodedata.category(char) in ("Mn", "Mc", "Me", "Cf") for char in text)
 
 
 def _leading(size: float) -> float:

@@ -116,6 +116,8 @@ def test_bytes_are_read_as_their_file_is(tmp_path, picture, suffix):
     small = read_image(data, "a", longest=side)
     assert max(small.size) == side
     assert (small.width < small.height) == (opened.width < opened.height)
+    thin = save(picture.resize((900, 2)), tmp_path / f"thin.{suffix}").read_bytes()
+    assert read_image(thin, "a", longest=90).size == (90, 1)
 
 
 def test_what_cannot_be_read_is_named_with_its_reason(tmp_path, picture, monkeypatch):

@@ -1,19 +1,12 @@
 """The photo book: what is added, edited, moved and removed is what it holds."""
 
-import io
 import pickle
 
 import pytest
-from PIL import Image
+from helpers import image_bytes
 
 from smile.errors import UserError
 from smile.page.book import Book
-
-
-def photo(colour="red", size=(12, 8), form="PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def captions(book: Book) -> list[str]:
@@ -24,7 +17,7 @@ def captions(book: Book) -> list[str]:
 def book():
     book = Book()
     for caption in "abc":
-        book.add(photo(), caption, name="a.png")
+        book.add(image_bytes(), caption, name="a.png")
     return book
 
 
@@ -42,7 +35,7 @@ def test_pictures_are_moved_by_their_number(book):
 def test_a_number_is_never_given_twice(book):
     numbers = [entry.number for entry in book]
     book.remove(numbers[-1])
-    assert book.add(photo(), "d").number not in numbers
+    assert book.add(image_bytes(), "d").number not in numbers
     assert captions(book) == ["a", "b", "d"]
 
 
@@ -59,7 +52,7 @@ def test_a_picture_that_is_gone_is_one_line(book):
     assert captions(book) == ["a", "b", "c"]
 
 
-@pytest.mark.parametrize("data", [b"", b"text", photo(size=(90, 60))[:80]])
+@pytest.mark.parametrize("data", [b"", b"text", image_bytes(size=(90, 60))[:80]])
 def test_what_is_no_picture_is_refused_and_the_book_stays_as_it_was(book, data):
     with pytest.raises(UserError, match=r"x\.jpg: cannot read this image"):
         book.add(data, "x", name="x.jpg")
@@ -71,6 +64,18 @@ def test_a_book_is_kept_in_a_session(book):
     assert pickle.loads(pickle.dumps(book)) == book
 
 
-def test_a_page_has_one_picture_or_two():
-    with pytest.raises(UserError, match="per_page is 3: expected 1 to 2"):
-        Book(per_page=3)
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"per_page": 3}, "3 pictures a page: expected 1 or 2"),
+        ({"title": "x" * 201}, "the book's title has 201 characters, expected at most 200"),
+        ({"author": "x" * 999}, "the book's author has 999 characters"),
+        ({"entries": []}, "the book is empty: add a picture first"),
+    ],
+)
+def test_a_book_that_cannot_be_bound_is_one_line(book, change, reason):
+    book.check()
+    for name, value in change.items():
+        setattr(book, name, value)
+    with pytest.raises(UserError, match=reason):
+        book.check()
