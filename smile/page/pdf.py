@@ -116,7 +116,7 @@ class _Pages:
         self.pdf = FPDF(format="A4")
         self.pdf.set_auto_page_break(False)
         self.pdf.c_margin = 0
-        self.pdf.alias_nb_pages(None)  # or "{nb}" in a caption would become a number
+        self.pdf.alias_nb_pages("")  # or "{nb}" in a caption would become a number
         self.pdf.set_title(book.title)
         self.pdf.set_author(book.author)
         self.pdf.set_line_width(0.2)

@@ -12,7 +12,7 @@ from smile.captioning.fonts import Fonts
 from smile.errors import UserError
 from smile.page import pdf
 from smile.page.book import Book
-from smile.page.pdf import bind, print_picture
+from smile.page.pdf import _is_shaped, bind, print_picture
 
 SCRIPTS = {
     "Latin": "Zoë naïvely ate crème brûlée",
@@ -53,9 +53,16 @@ def test_the_order_and_the_edits_are_the_book_s():
 
 
 def test_what_is_no_word_is_written_as_it_is():
-    captions = ["{nb} **a** __b__ [c](d)", r"(\) <b>&amp;</b> $x$", "", "  "]
+    captions = ["{nb} **a** __b__ [c](d)", "{nb} חתול {nb}", r"(\) <b>&amp;</b> $x$", "", "  "]
     texts = [page.extract_text() for page in pages_of(book_of(*captions))]
-    assert texts == ["{nb} **a** __b__ [c](d)\n1", "(\\) <b>&amp;</b> $x$\n2", "3", "4"]
+    assert texts[0] == "{nb} **a** __b__ [c](d)\n1"
+    assert texts[1].count("{nb}") == 2
+    assert texts[2:] == ["(\\) <b>&amp;</b> $x$\n3", "4", "5"]
+
+
+def test_letters_with_marks_are_shaped():
+    assert _is_shaped("कि") and _is_shaped("q\u0301") and _is_shaped("ที่")
+    assert not _is_shaped("Zoë 狗 кошка")
 
 
 def test_a_long_caption_goes_on_overleaf():
