@@ -16,7 +16,8 @@ LEADING = 1.35  # from one line to the next, as a multiple of the letters' size
 class Lettering:
     """Text of one size.
 
-    Without Raqm, which Pillow's own packages have and a system's may lack, letters are not joined.
+    Without Raqm, which Pillow's own packages have and a system's may lack, text from right to left
+    stands in its order too, but its letters are not joined.
     """
 
     def __init__(self, size: int, typesetter: Typesetter) -> None:
@@ -54,7 +55,8 @@ class Lettering:
             fill = label[1] if label and run.start < label[0] else colour
             options = _direction(run.rtl)
             font = self._font(run.face)
-            draw.text((x, y + self._ascent), run.text, fill, font, anchor="ls", **options)
+            text = run.text if options or not run.rtl else run.text[::-1]
+            draw.text((x, y + self._ascent), text, fill, font, anchor="ls", **options)
             x += self._measure(run.text, run.face, run.rtl)
 
     def _measure(self, text: str, face: Face, rtl: bool) -> float:

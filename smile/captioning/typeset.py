@@ -62,6 +62,7 @@ class Typesetter:
     def __init__(self, fonts: Fonts | None = None) -> None:
         self.fonts = fonts or system_fonts()
         self.missing: dict[str, None] = {}
+        self._faces: dict[tuple[str, str], Face | None] = {}
 
     def lines(self, text: str, width: float, measure: Measure, *, split: int = 0) -> list[Line]:
         """The lines of a text, each at most `width` wide; a line end in the text ends a line.
@@ -111,6 +112,13 @@ class Typesetter:
             place += len(cluster.text)
         return levelled
 
+    def _face(self, text: str, region: str) -> Face | None:
+        """The first font that has all of `text`, remembered: a search asks hundreds of fonts."""
+        key = text, region
+        if key not in self._faces:
+            self._faces[key] = self.fonts.face(text, region)
+        return self._faces[key]
+
     def _word(self, word: str, start: int, near: Face, region: str) -> Iterator[_Cluster]:
         """A word's clusters: all in one font if there is one that has them, else each in its own.
 
@@ -119,17 +127,17 @@ class Typesetter:
         pieces = list(_pieces(word, start))
         needed = "".join(_visible(text) for text, _ in pieces)
         has_letters = any(char.isalnum() for char in needed)
-        whole = near if not has_letters and near.has(needed) else self.fonts.face(needed, region)
+        whole = near if not has_letters and near.has(needed) else self._face(needed, region)
         was_missing = False
         for text, place in pieces:
             needed = _visible(text)
-            face = whole or self.fonts.face(needed, region)
+            face = whole or self._face(needed, region)
             if face is not None:
                 yield _Cluster(text, face, place)
                 was_missing = False
                 continue
             for char in needed:
-                if (face := self.fonts.face(char, region)) is not None:
+                if (face := self._face(char, region)) is not None:
                     yield _Cluster(char, face, place)
                     was_missing = False
                     continue

@@ -7,7 +7,7 @@ import unicodedata
 import pytest
 from PIL import Image
 
-from smile.captioning import pictures
+from smile.captioning import lettering, pictures
 from smile.captioning.fonts import Face, Fonts
 from smile.captioning.pictures import attention_sheet, contact_sheet
 from smile.captioning.typeset import Line, Typesetter
@@ -120,7 +120,9 @@ def test_sheets_say_what_no_font_has(tmp_path, monkeypatch, capsys):
     assert "U+10FFFD" in said[0] and "U+10FFFC" in said[1]
 
 
-def test_a_sheet_draws_a_text_from_right_to_left_at_the_right(tmp_path):
+@pytest.mark.parametrize("has_raqm", [True, False])
+def test_a_sheet_draws_a_text_from_right_to_left_at_the_right(tmp_path, monkeypatch, has_raqm):
+    monkeypatch.setattr(lettering, "_has_raqm", lambda: has_raqm)
     contact_sheet([Image.new("RGB", (9, 9))] * 2, [["cat"], ["حد"]], tmp_path / "a.png", tile=240)
     with Image.open(tmp_path / "a.png") as sheet:
         for left, inked in ((30, 0), (290, 1)):  # the left and the right half below each tile

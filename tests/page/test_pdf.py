@@ -86,6 +86,8 @@ def test_text_and_pictures_stay_inside_the_margins():
     for page in pages_of(book):
         page.extract_text(visitor_text=visit)
     assert len(places) > 20
+    [number] = [x for x, _, text in places if text.strip() == "2"]
+    assert number == pytest.approx(595 / 2, abs=4)  # in the middle
     for x, y, _ in places:
         assert 60 < x < 595 - 60 and 36 < y < 842 - 60
 
