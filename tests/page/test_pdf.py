@@ -34,6 +34,7 @@ def book_of(*captions: str, **options) -> Book:
     return book
 
 
+@pytest.mark.slow
 def test_every_page_has_its_picture_its_caption_and_its_number():
     pages = pages_of(book_of(*SCRIPTS.values(), title="Été", author="Юлия"))
     assert pages[0].extract_text() == "Été\nЮлия"
@@ -65,6 +66,7 @@ def test_letters_with_marks_are_shaped():
     assert not _is_shaped("Zoë 狗 кошка")
 
 
+@pytest.mark.slow
 def test_a_long_caption_goes_on_overleaf():
     words = [f"word{number}" for number in range(2000)]
     pages = pages_of(book_of("a", " ".join(words), "b", per_page=2))
@@ -74,6 +76,7 @@ def test_a_long_caption_goes_on_overleaf():
     assert [len(page.images) for page in pages] == [1, 1, *([0] * (len(pages) - 3)), 1]
 
 
+@pytest.mark.slow
 def test_text_and_pictures_stay_inside_the_margins():
     places = []
 
@@ -92,6 +95,7 @@ def test_text_and_pictures_stay_inside_the_margins():
         assert 60 < x < 595 - 60 and 36 < y < 842 - 60
 
 
+@pytest.mark.slow
 def test_a_character_that_no_font_has_is_shown_by_number_and_said():
     book = book_of("a 狗 runs", "狗")
     bound = bind(book, fonts=Fonts([]))
@@ -122,6 +126,7 @@ def test_pictures_stand_upright_and_bare():
     assert top[0] > 200 > 50 > top[2] and bottom[2] > 200 > 50 > bottom[0]
 
 
+@pytest.mark.slow
 def test_pictures_are_compressed_to_what_a_printer_needs():
     rows = Image.linear_gradient("L").resize((2600, 400))
     buffer = io.BytesIO()
@@ -145,11 +150,11 @@ def test_a_colour_profile_is_kept_if_it_is_of_rgb():
         assert ("icc_profile" in Image.open(io.BytesIO(data)).info) is kept
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3000, 2), (2, 3000)])
-def test_a_picture_of_any_shape_fits(size):
+def test_a_picture_of_any_shape_fits():
     book = Book()
-    book.add(image_bytes(size=size), "a")
-    assert len(pages_of(book)) == 1
+    for size in ((1, 1), (3000, 2), (2, 3000)):
+        book.add(image_bytes(size=size), "a")
+    assert len(pages_of(book)) == 3
 
 
 def test_progress_is_told():
