@@ -131,11 +131,21 @@ class Tokenizer:
         """`[DEC]` and the prompt's pieces: what generation starts from."""
         return [self.bos_id, *self._ids(prompt)]
 
+    def words(self, text: str) -> list[str]:
+        """The words of a text as the model reads them: lower-case, punctuation apart.
+
+        Raises:
+            UserError: the text holds half of a surrogate pair.
+        """
+        _check_characters(text)
+        return _split(self._word_piece, text)
+
+    def is_special(self, token: int) -> bool:
+        """Whether `decode` leaves this token out."""
+        return token in self._special_ids
+
     def _ids(self, text: str) -> list[int]:
-        if surrogate := lone_surrogate(text):
-            raise UserError(
-                f"{show(text)} holds {surrogate}, half of a pair: no character in UTF-8"
-            )
+        _check_characters(text)
         return self._word_piece.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -152,6 +162,11 @@ class Tokenizer:
         text = self._word_piece.decode(pieces, skip_special_tokens=False)
         text = text.removeprefix("##")  # of a shifted first token
         return text if text.isascii() else _NO_SPACE.sub("", text)
+
+
+def _check_characters(text: str) -> None:
+    if surrogate := lone_surrogate(text):
+        raise UserError(f"{show(text)} holds {surrogate}, half of a pair: no character in UTF-8")
 
 
 def read_vocab(path: str | Path, *, largest: int = LARGEST_VOCAB) -> list[str]:
