@@ -266,6 +266,9 @@ class GenerateConfig:
     no_repeat_ngram_size: int = setting(
         0, "length of n-grams that may not repeat in a caption; 0: off", minimum=0
     )
+    forbid: tuple[str, ...] = setting(
+        (), "words and phrases that no caption may hold; whole words, in any case"
+    )
     top_p: float = setting(
         1.0, "sampling: probability mass of the nucleus", minimum=0.001, maximum=1
     )
@@ -521,9 +524,9 @@ def _convert(value: Any, kind: Any, limits: dict[str, float]) -> Any:
         return value if value in get_args(kind) else None
     if get_origin(kind) is tuple:
         kinds = get_args(kind)
-        if isinstance(value, list) and kinds[-1] is Ellipsis:  # any number of the one kind
+        if isinstance(value, list | tuple) and kinds[-1] is Ellipsis:  # any number of the one kind
             kinds = kinds[:1] * len(value)
-        if not isinstance(value, list) or len(value) != len(kinds):
+        if not isinstance(value, list | tuple) or len(value) != len(kinds):
             return None
         items = tuple(_convert(v, k, limits) for v, k in zip(value, kinds, strict=True))
         return None if None in items else items
@@ -549,6 +552,8 @@ def _expected(name: str) -> str:
     kind = TYPES[name]
     if choices := ", ".join(json.dumps(choice) for choice in _choices(kind)):
         return f"one of {choices}" if get_origin(kind) is Literal else f"a list, each of {choices}"
+    if kind == tuple[str, ...]:
+        return 'a list of texts in quotes, such as ["a", "b"]'
     words = f"a list of {len(get_args(kind))} numbers" if get_args(kind) else _TYPE_WORDS[kind]
     return f"{words} {_bounds(name)}".rstrip()
 

@@ -349,7 +349,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     for key in sorted(old.keys() | new.keys()):
         name = key.rpartition(".")[2]
         # A setting that is younger than the record had its default.
-        before = old.get(key, getattr(GenerateConfig, name, None))
+        default = getattr(GenerateConfig, name, None)
+        before = old.get(key, list(default) if isinstance(default, tuple) else default)
         if name == "source" or before == (now := new.get(key)):
             continue
         if name == "weights":
@@ -362,7 +363,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _flat(record: Any, name: str = "") -> dict[str, Any]:
     """{"models": [{"seed": 0}]} as {"models.1.seed": 0}, with the number of the models."""
-    if isinstance(record, list):
+    if isinstance(record, list) and all(isinstance(item, dict) for item in record) and record:
         items = {"number": len(record)} | dict(enumerate(record, start=1))
     elif isinstance(record, dict):
         items = record

@@ -26,7 +26,7 @@ from smile.config import DecoderConfig, GenerateConfig, ViTConfig
 from smile.data.batches import Broken, Example, batches_of, catching_dead_workers
 from smile.errors import UserError, printable
 from smile.model.captioner import Caption, Captioner
-from smile.model.generate import asked_options, check_options
+from smile.model.generate import asked_options
 from smile.model.images import EvalTransform, open_image
 from smile.system.distributed import World
 from smile.system.files import write_text, writing
@@ -55,8 +55,7 @@ class Model:
 
     def __post_init__(self) -> None:
         prompt = self.captioner.config.data.prompt if self.prompt is None else self.prompt
-        length = len(self.captioner.tokenizer.prompt_ids(prompt))
-        check_options(self.options, prompt_length=length)
+        self.captioner.check(self.options, prompt=prompt)
 
     @property
     def options(self) -> GenerateConfig:

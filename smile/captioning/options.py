@@ -75,12 +75,18 @@ def add_caption_options(parser: argparse.ArgumentParser) -> None:
     )
     kinds = get_type_hints(GenerateConfig)
     for setting in fields(GenerateConfig):
-        kind: type = kinds[setting.name]
+        kind: Any = kinds[setting.name]
+        how: dict[str, Any]
+        if kind is bool:
+            how = {"action": argparse.BooleanOptionalAction}
+        elif kind == tuple[str, ...]:
+            how = {"type": between_commas, "metavar": "TEXT,TEXT"}
+        else:
+            how = {"type": kind, "metavar": kind.__name__.upper()}
         group.add_argument(
             "--" + setting.name.replace("_", "-"),
-            metavar=None if kind is bool else kind.__name__.upper(),
             help=setting.metadata["meaning"].replace("%", "%%"),
-            **({"action": argparse.BooleanOptionalAction} if kind is bool else {"type": kind}),
+            **how,
         )
     group.add_argument(
         "--prompt", help="text that every caption continues; not repeated in the output"
@@ -178,6 +184,16 @@ def labels(sources: Sequence[str]) -> list[str]:
     if len(set(names)) < len(names):
         raise UserError(f"--compare {' '.join(sources)}: expected two different models")
     return names
+
+
+def between_commas(text: str) -> tuple[str, ...]:
+    """A type of option: texts with commas between them."""
+    texts = tuple(part.strip() for part in text.split(","))
+    if not all(texts):
+        raise argparse.ArgumentTypeError(
+            f"{text[:40]!r}: expected words or phrases with commas between them"
+        )
+    return texts
 
 
 def whole_number(least: int, most: int = 10**9) -> Callable[[str], int]:

@@ -5,8 +5,9 @@ layers     attention, the MLP, the pre-norm block
 vit        the image encoder
 decoder    the caption decoder, which attends to the image
 blip       encoder and decoder joined: pixels and token ids in, logits out
-generate   greedy, sampling and beam search
 tokenizer  text ↔ token ids
+forbidden  words that no caption may hold: which tokens may not come next
+generate   greedy, sampling and beam search
 images     from an image file to the tensor that the encoder reads
 captioner  all of them joined: photo in, caption out
 """

@@ -68,6 +68,11 @@ class DecoderCache:
         sources = torch.arange(self.num_images).repeat_interleave(self.copies)
         self._copy_rows(sources, torch.arange(len(sources)))
 
+    def forget_last(self) -> None:
+        """Drops each row's last token: the next one takes its place."""
+        for past in self.past:
+            past.length -= 1
+
     def select(self, rows: Tensor) -> None:
         """Row i becomes what row `rows[i]` was: beams are reordered, finished images are removed.
 

@@ -15,9 +15,10 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from smile.config import Config
+from smile.config import Config, GenerateConfig
 from smile.model.blip import BLIP
-from smile.model.generate import Hypothesis, asked_options, generate
+from smile.model.forbidden import Forbidden
+from smile.model.generate import Hypothesis, asked_options, check_options, generate
 from smile.model.images import EvalTransform, Picture, are_several, picture_of, pictures_of
 from smile.model.tokenizer import Tokenizer
 
@@ -156,6 +157,7 @@ class Captioner(BLIP):
         # Prompts of the same length form one batch, so that no prompt needs padding.
         for length in sorted(set(map(len, ids))):
             group = [i for i, prompt in enumerate(ids) if len(prompt) == length]
+            forbidden = self._forbidden(options, prompt_length=length)
             found = generate(
                 self,
                 self.encode(pixels[group].to(self.vit.class_token)),  # its device and dtype
@@ -163,10 +165,23 @@ class Captioner(BLIP):
                 sep_id=self.tokenizer.sep_id,
                 options=options,
                 seeds=[seeds[i] for i in group],
+                forbidden=forbidden,
             )
             for i, hypotheses in zip(group, found, strict=True):
                 captions[i] = [self._caption(hypothesis) for hypothesis in hypotheses]
         return captions
+
+    def check(self, options: GenerateConfig, *, prompt: str) -> None:
+        """Raises UserError if `options` cannot be met after this prompt, whatever the picture."""
+        length = len(self.tokenizer.prompt_ids(prompt))
+        check_options(options, prompt_length=length)
+        self._forbidden(options, prompt_length=length)
+
+    def _forbidden(self, options: GenerateConfig, *, prompt_length: int) -> Forbidden | None:
+        if not options.forbid:
+            return None
+        lengths = {"prompt_length": prompt_length, "max_length": options.max_length}
+        return Forbidden(options.forbid, self.tokenizer, **lengths)
 
     def _pixels(self, images: Sequence[Picture] | Tensor) -> Tensor:
         """(B, 3, S, S) pixels of what `describe` takes."""

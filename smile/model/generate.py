@@ -10,8 +10,9 @@ at the last position only, and finished images leave the batch.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 from smile.config import Config, GenerateConfig, override
 from smile.errors import UserError
 from smile.model.cache import DecoderCache
+from smile.model.forbidden import Forbidden
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def generate(
     sep_id: int,
     options: GenerateConfig,
     seeds: Sequence[int] | None = None,
+    forbidden: Forbidden | None = None,
 ) -> list[list[Hypothesis]]:
     """The `num_return` best captions of each image, best first.
 
@@ -66,20 +69,30 @@ def generate(
         options: sampling if `options.samples`, else beam search; with one beam, greedy search.
         seeds: one per image, for sampling; 0, 1, … unless given. An image's captions depend on its
             seed only, not on the rest of the batch.
+        forbidden: what `options.forbid` means for the model's tokens.
 
     Raises:
-        UserError: the prompt leaves no room before `max_length`, or `num_return` is above
-            `num_beams`.
+        UserError: the prompt leaves no room before `max_length`, `num_return` is above
+            `num_beams`, or no token is left that may follow.
+        ValueError: `options.forbid` is given without `forbidden`.
     """
     check_options(options, prompt_length=prompts.size(1))
+    if options.forbid and forbidden is None:
+        raise ValueError("options.forbid is given: expected `forbidden` for the model's tokens")
     with torch.inference_mode():
         if options.samples:
             seeds = range(len(prompts)) if seeds is None else seeds
             return sample(
-                model, features, prompts, sep_id=sep_id, options=options, seeds=list(seeds)
+                model,
+                features,
+                prompts,
+                sep_id=sep_id,
+                options=options,
+                seeds=list(seeds),
+                forbidden=forbidden,
             )
         search = greedy_search if options.num_beams == 1 else beam_search
-        return search(model, features, prompts, sep_id=sep_id, options=options)
+        return search(model, features, prompts, sep_id=sep_id, options=options, forbidden=forbidden)
 
 
 def check_options(options: GenerateConfig, *, prompt_length: int) -> None:
@@ -129,14 +142,22 @@ def _in_words(name: str, value: Any) -> str:
 
 
 def greedy_search(
-    model: Model, features: Tensor, prompts: Tensor, *, sep_id: int, options: GenerateConfig
+    model: Model,
+    features: Tensor,
+    prompts: Tensor,
+    *,
+    sep_id: int,
+    options: GenerateConfig,
+    forbidden: Forbidden | None = None,
 ) -> list[list[Hypothesis]]:
     """Always takes the most likely next token. Arguments as for `generate`."""
 
-    def pick(logits: Tensor, captions: list[int]) -> Tensor:
+    def pick(logits: Tensor, captions: list[int], *, for_good: bool) -> Tensor:
         return logits.argmax(dim=-1)
 
-    found = _extend(model, features, prompts, pick, sep_id=sep_id, options=options)
+    found = _extend(
+        model, features, prompts, pick, sep_id=sep_id, options=options, forbidden=forbidden
+    )
     return [[hypothesis] for hypothesis in found]
 
 
@@ -148,6 +169,7 @@ def sample(
     sep_id: int,
     options: GenerateConfig,
     seeds: list[int],
+    forbidden: Forbidden | None = None,
 ) -> list[list[Hypothesis]]:
     """Samples each next token: temperature, then top-k, then nucleus.
 
@@ -156,15 +178,25 @@ def sample(
     copies = options.num_return
     generators = [_generator(seed, copy) for seed in seeds for copy in range(copies)]
 
-    def pick(logits: Tensor, captions: list[int]) -> Tensor:
+    def pick(logits: Tensor, captions: list[int], *, for_good: bool) -> Tensor:
         probabilities = sampling_probabilities(logits, options).cpu()
-        sampled = [
-            torch.multinomial(p, 1, generator=generators[caption])
-            for p, caption in zip(probabilities, captions, strict=True)
-        ]
+        sampled = []
+        for p, caption in zip(probabilities, captions, strict=True):
+            generator = generators[caption]
+            generator = generator if for_good else generator.clone_state()
+            sampled.append(torch.multinomial(p, 1, generator=generator))
         return torch.cat(sampled).to(logits.device)
 
-    found = _extend(model, features, prompts, pick, sep_id=sep_id, options=options, copies=copies)
+    found = _extend(
+        model,
+        features,
+        prompts,
+        pick,
+        sep_id=sep_id,
+        options=options,
+        forbidden=forbidden,
+        copies=copies,
+    )
     groups = [found[i : i + copies] for i in range(0, len(found), copies)]
     return [sorted(group, key=lambda h: h.score, reverse=True) for group in groups]
 
@@ -198,28 +230,43 @@ def sampling_probabilities(logits: Tensor, options: GenerateConfig) -> Tensor:
     return probabilities / probabilities.sum(dim=-1, keepdim=True)
 
 
+class _Pick(Protocol):
+    """(R, V) logits and the numbers of R captions → (R,) next tokens.
+
+    Unless it is `for_good`, the next call picks by the same random numbers.
+    """
+
+    def __call__(self, logits: Tensor, captions: list[int], /, *, for_good: bool) -> Tensor: ...
+
+
 def _extend(
     model: Model,
     features: Tensor,
     prompts: Tensor,
-    pick: Callable[[Tensor, list[int]], Tensor],
+    pick: _Pick,
     *,
     sep_id: int,
     options: GenerateConfig,
+    forbidden: Forbidden | None,
     copies: int = 1,
 ) -> list[Hypothesis]:
-    """Continues `copies` captions of each image.
+    """Continues `copies` captions of each image by what `pick` picks."""
 
-    Args:
-        pick: (R, V) logits and the numbers of R captions → (R,) next tokens.
-    """
-    state = _Rows(model, features, prompts, copies=copies, max_length=options.max_length)
+    def picks(captions: list[int], scores: Tensor) -> Iterable[tuple[int, int]]:
+        _check_possible(scores.amax(dim=1).min().item(), options)
+        return enumerate(pick(scores, captions, for_good=False).tolist())
+
+    limit = partial(constrain, sep_id=sep_id, options=options, forbidden=forbidden)
+    state = _Rows(model, features, prompts, limit, copies=copies, max_length=options.max_length)
     found: dict[int, Hypothesis] = {}
     captions = list(range(len(state.ids)))  # the number of the caption in each row of the state
     while captions:
         logits = state.logits.float()
         logprobs = logits.log_softmax(dim=-1)
-        tokens = pick(constrain(logits, state.ids, sep_id=sep_id, options=options), captions)
+        scores = limit(logits, state.ids)
+        if forbidden is not None:
+            forbidden.look_ahead(scores, state.ids, partial(picks, captions), state.best_after)
+        tokens = pick(scores, captions, for_good=True)
         state.append(tokens, tokens.tolist(), logprobs.gather(1, tokens[:, None])[:, 0].tolist())
         full = state.ids.size(1) == options.max_length
         for caption, (generated, token_logprobs) in zip(captions, state.texts, strict=True):
@@ -244,7 +291,13 @@ def _extend(
 
 
 def beam_search(
-    model: Model, features: Tensor, prompts: Tensor, *, sep_id: int, options: GenerateConfig
+    model: Model,
+    features: Tensor,
+    prompts: Tensor,
+    *,
+    sep_id: int,
+    options: GenerateConfig,
+    forbidden: Forbidden | None = None,
 ) -> list[list[Hypothesis]]:
     """Keeps the `num_beams` best unfinished captions in each step. Arguments as for `generate`.
 
@@ -252,7 +305,8 @@ def beam_search(
     so at least num_beams remain. `[SEP]` ends a beam only if it ranks among the first num_beams.
     """
     beams = options.num_beams
-    state = _Rows(model, features, prompts, copies=beams, max_length=options.max_length)
+    limit = partial(constrain, sep_id=sep_id, options=options, forbidden=forbidden)
+    state = _Rows(model, features, prompts, limit, copies=beams, max_length=options.max_length)
     finished = [_Finished(options, prompts.size(1)) for _ in prompts]
     images = list(range(len(prompts)))  # the unfinished images, in the order of the rows
     # All beams of an image start from the same prompt, so only the first counts in the first step.
@@ -260,11 +314,13 @@ def beam_search(
     totals[:, 0] = 0.0
     while images:
         logprobs = state.logits.float().log_softmax(dim=-1)
-        scores = constrain(logprobs, state.ids, sep_id=sep_id, options=options)
-        scores = (scores + totals.view(-1, 1)).view(len(images), -1)
+        scores = limit(logprobs, state.ids)
+        if forbidden is not None:
+            picks = partial(_picks, totals=totals, logprobs=logprobs)
+            forbidden.look_ahead(scores, state.ids, picks, state.best_after)
         running = []
         length = state.ids.size(1)
-        for image, steps in zip(images, _steps(scores, logprobs, beams), strict=True):
+        for image, steps in zip(images, _steps(scores, totals, logprobs), strict=True):
             continued = finished[image].take(steps, state.texts, sep_id)
             if not finished[image].cannot_improve(steps[0].total, length):
                 running.append((image, continued))
@@ -278,6 +334,7 @@ def beam_search(
                 finished[images[row // beams]].add(*state.texts[row], step.total)
             break
         totals = torch.tensor([step.total for step in steps], device=prompts.device)
+        totals = totals.view(-1, beams)
         state.advance(None)
     return [image.best() for image in finished]
 
@@ -291,11 +348,18 @@ class _Step(NamedTuple):
     total: float
 
 
-def _steps(scores: Tensor, logprobs: Tensor, beams: int) -> list[list[_Step]]:
-    """(B, beams·V) scores, (B·beams, V) log-probabilities → the best 2·beams of each image.
+def _steps(scores: Tensor, totals: Tensor, logprobs: Tensor) -> list[list[_Step]]:
+    """The best 2·beams continuations of each image.
 
     Each read from the device waits for it, so a step reads only here: three tensors at once.
+
+    Args:
+        scores: (B·beams, V) of each row's next token, to be added to its total.
+        totals: (B, beams).
+        logprobs: (B·beams, V).
     """
+    images, beams = totals.shape
+    scores = (scores + totals.view(-1, 1)).view(images, -1)
     totals, places = scores.topk(2 * beams, dim=1)  # a place is beam · V + token
     chosen = logprobs.view_as(scores).gather(1, places)
     vocab_size = logprobs.size(1)
@@ -307,6 +371,12 @@ def _steps(scores: Tensor, logprobs: Tensor, beams: int) -> list[list[_Step]]:
         ]
         for image, row in enumerate(zip(*columns, strict=True))
     ]
+
+
+def _picks(scores: Tensor, totals: Tensor, logprobs: Tensor) -> Iterator[tuple[int, int]]:
+    """The row and token of each of `_steps`."""
+    for steps in _steps(scores, totals, logprobs):
+        yield from ((step.row, step.token) for step in steps)
 
 
 class _Finished:
@@ -351,7 +421,9 @@ class _Finished:
 
     def best(self) -> list[Hypothesis]:
         """The `num_return` best captions, best first."""
-        return sorted(self.kept, key=lambda h: h.score, reverse=True)[: self.options.num_return]
+        found = sorted(self.kept, key=lambda h: h.score, reverse=True)[: self.options.num_return]
+        _check_possible(found[-1].score, self.options)
+        return found
 
     def _score(self, total: float, length: int) -> float:
         penalty: float = length**self.options.length_penalty
@@ -372,12 +444,21 @@ class _Rows:
 
     Tokens are kept twice: in `ids` on the device for the model, and in `texts` for the search, so
     that it need not wait for the device.
+
+    limit: scores and ids → scores of what may follow.
     """
 
     def __init__(
-        self, model: Model, features: Tensor, prompts: Tensor, *, copies: int, max_length: int
+        self,
+        model: Model,
+        features: Tensor,
+        prompts: Tensor,
+        limit: Callable[[Tensor, Tensor], Tensor],
+        *,
+        copies: int,
+        max_length: int,
     ):
-        self.model = model
+        self.model, self.limit = model, limit
         self.cache = model.new_cache(features, max_length=max_length, copies=copies)
         logits = model.logits(model.decode(prompts, None, cache=self.cache)[:, -1])
         self.cache.spread()
@@ -408,6 +489,13 @@ class _Rows:
         states = self.model.decode(self.ids[:, -1:], None, cache=self.cache)
         self.logits = self.model.logits(states[:, -1])
 
+    def best_after(self, tokens: Tensor) -> Tensor:
+        """(R,) next tokens → (R,), the score of the best token after each; no row takes one."""
+        states = self.model.decode(tokens[:, None], None, cache=self.cache)
+        self.cache.forget_last()
+        logprobs = self.model.logits(states[:, -1]).float().log_softmax(dim=-1)
+        return self.limit(logprobs, torch.cat([self.ids, tokens[:, None]], dim=1)).amax(dim=1)
+
     def _select(self, rows: list[int]) -> None:
         """Row i becomes what row `rows[i]` was."""
         self.texts = [self.texts[row] for row in rows]
@@ -415,10 +503,25 @@ class _Rows:
         self.cache.select(torch.tensor(rows))
 
 
-def constrain(scores: Tensor, ids: Tensor, *, sep_id: int, options: GenerateConfig) -> Tensor:
-    """Scores with the repetition penalty (Keskar et al. 2019), and -∞ for what is forbidden.
+def _check_possible(score: float, options: GenerateConfig) -> None:
+    """Raises UserError if the score of a caption is -∞: it could not be ended or continued."""
+    if score == float("-inf"):
+        raise UserError(
+            f"forbid leaves fewer captions than num_return = {options.num_return}: forbid less"
+        )
 
-    Forbidden are repeated n-grams (Paulus et al. 2018), and `[SEP]` before `min_length`.
+
+def constrain(
+    scores: Tensor,
+    ids: Tensor,
+    *,
+    sep_id: int,
+    options: GenerateConfig,
+    forbidden: Forbidden | None = None,
+) -> Tensor:
+    """Scores with the repetition penalty (Keskar et al. 2019), and -∞ for what may not follow.
+
+    That is repeated n-grams (Paulus et al. 2018), `[SEP]` before `min_length`, and forbidden words.
 
     Args:
         scores: (R, V), log-probabilities in beam search, logits in greedy search and sampling.
@@ -433,6 +536,8 @@ def constrain(scores: Tensor, ids: Tensor, *, sep_id: int, options: GenerateConf
         _forbid_repeats(scores, ids, options.no_repeat_ngram_size)
     if ids.size(1) < options.min_length:
         scores[:, sep_id] = float("-inf")
+    if forbidden is not None:
+        forbidden.mask(scores, ids)
     return scores
 
 

@@ -7,7 +7,6 @@ import torch
 from smile.config import Config, check_relations, num_weights
 from smile.errors import UserError, counted
 from smile.model.captioner import Captioner
-from smile.model.generate import check_options
 from smile.system.device import pick_device
 from smile.training.estimate import size, total_memory
 from smile.training.schedule import Phase
@@ -49,7 +48,7 @@ def check_fit(captioner: Captioner, *, processes: int) -> None:
             f"[DEC] and the prompt {prompt!r} are {length} tokens, and a word and [SEP] follow"
         )
     try:
-        check_options(config.generate, prompt_length=length)
+        captioner.check(config.generate, prompt=prompt)
     except UserError as error:
         raise UserError(f"generate.{error}") from error
 

@@ -107,7 +107,7 @@ def _settings_beside(captioner: Captioner) -> str:
     names = [*NOT_IN_WEIGHTS, "tokenizer.strip_accents", *OWN_SETTINGS.values(), *search]
     return (
         f"# Settings that {CHECKPOINT} cannot hold: smile.load reads them from here.\n\n"
-        + config_to_toml(replace(config, tokenizer=settings), names)
+        + config_to_toml(replace(config, tokenizer=settings), list(dict.fromkeys(names)))
     )
 
 

@@ -34,7 +34,11 @@ MODEL = (
 )
 # Settings without a key in transformers: `export` adds them to config.json in an object `OWN`.
 OWN = "smile"
-OWN_SETTINGS = {"prompt": "data.prompt", "trained_on": "model.trained_on"}
+OWN_SETTINGS = {
+    "prompt": "data.prompt",
+    "forbid": "generate.forbid",
+    "trained_on": "model.trained_on",
+}
 
 # Their names for [generate]'s settings; those for sampling count only with do_sample.
 SEARCH = {
@@ -141,7 +145,7 @@ def _of_config(config: dict[str, Any], path: Path) -> dict[str, Any]:
     for key in OWN_SETTINGS.keys() & own.keys():
         ours = OWN_SETTINGS[key]
         value = check_setting(ours, own[key], place=path, called=f"{OWN}.{key}")
-        if surrogate := lone_surrogate(value):
+        if surrogate := lone_surrogate("".join(value)):
             raise UserError(
                 f"{path}: {OWN}.{key} holds {surrogate}, a lone surrogate: no character"
             )

@@ -459,7 +459,7 @@ def test_a_run_record_edited_by_hand_is_one_line(path, text):
 
 def test_a_setting_younger_than_the_file_had_its_default(path):
     write(path, NAMES)
-    models = [RUN["models"][0] | {"no_repeat_ngram_size": 0}]
+    models = [RUN["models"][0] | {"no_repeat_ngram_size": 0, "forbid": ()}]
     caption_file(path, run=RUN | {"models": models}).check()
 
 

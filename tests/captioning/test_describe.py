@@ -172,6 +172,7 @@ def test_too_little_memory_is_said(photos, run, monkeypatch):
         ({"num_beams": 1, "top_p": 0.9}, ""),
         ({"top_p": 0.9, "early_stopping": False}, ""),
         ({"num_return": 3}, "num_return is 3, but num_beams only 2"),
+        ({"forbid": ["a dog", " "]}, 'forbid = " ": expected a word or a phrase'),
         ({"max_length": 4, "min_length": 0}, "the prompt alone has 4 tokens"),
     ],
 )

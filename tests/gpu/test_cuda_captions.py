@@ -10,7 +10,9 @@ from on_device import DEVICE, needs_device
 
 from smile.config import Config, DecoderConfig, GenerateConfig, ViTConfig
 from smile.model.captioner import Captioner
+from smile.model.forbidden import Forbidden
 from smile.model.generate import Hypothesis, generate
+from smile.model.tokenizer import Tokenizer
 
 pytestmark = needs_device
 SEP, PROMPT, IMAGES = 102, [1, 7, 9], 6
@@ -41,8 +43,21 @@ def describe(model: Captioner, images: torch.Tensor, **options) -> list[list[Hyp
     images = images.to(like.device, like.dtype)
     prompts = torch.tensor([PROMPT] * len(images), device=images.device)
     options = GenerateConfig(**{"min_length": 0, "max_length": 20} | options)
+    forbidden = None
+    if options.forbid:
+        vocab = ["[PAD]", *(f"{'##' * (i % 2)}{i}" for i in range(1, 998))]
+        vocab[1], vocab[SEP] = "[UNK]", "[SEP]"
+        lengths = {"prompt_length": len(PROMPT), "max_length": options.max_length}
+        forbidden = Forbidden(options.forbid, Tokenizer(vocab), **lengths)
     with torch.inference_mode():
-        return generate(model, model.encode(images), prompts, sep_id=SEP, options=options)
+        return generate(
+            model,
+            model.encode(images),
+            prompts,
+            sep_id=SEP,
+            options=options,
+            forbidden=forbidden,
+        )
 
 
 def make_images() -> torch.Tensor:
@@ -55,6 +70,8 @@ SEARCHES = {
     "beam 3, to the end": {"num_beams": 3, "min_length": 20},
     "penalties": {"num_beams": 4, "repetition_penalty": 1.4, "no_repeat_ngram_size": 2},
     "sampling": {"top_p": 0.9, "num_return": 2},
+    "forbidden words": {"num_beams": 3, "forbid": tuple(map(str, range(4, 400, 2)))},
+    "sampling, forbidden words": {"top_k": 5, "forbid": tuple(map(str, range(4, 400, 2)))},
 }
 
 

@@ -12,6 +12,7 @@ import smile
 from smile.config import Config, DecoderConfig, GenerateConfig, ViTConfig
 from smile.errors import UserError
 from smile.model.captioner import Captioner
+from smile.model.forbidden import Forbidden
 from smile.model.generate import constrain, generate, sampling_probabilities
 from smile.model.tokenizer import Tokenizer
 
@@ -40,6 +41,9 @@ class TableModel:
         def select(self, rows):
             self.ids = self.ids[rows]
             self.images = self.images[rows[:: self.copies] // self.copies]
+
+        def forget_last(self):
+            self.ids = self.ids[:, :-1]
 
     def new_cache(self, features, *, max_length, copies=1):
         return self.Cache(features, copies)
@@ -321,6 +325,31 @@ def test_constraints_by_hand():
     assert constrain(scores, ids, sep_id=2, options=options)[0].isinf().tolist() == [
         False, True, False, False,
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [{"num_beams": 1}, {"num_beams": 2}, {"do_sample": True}])
+@pytest.mark.parametrize("goes_on", [1e-6, 0.9])
+def test_a_forbidden_word_is_begun_only_where_it_may_well_go_on(settings, goes_on):
+    """As likely as "cat" is, it must not lead to an unlikely "cattle" instead of a likely "dog"."""
+    vocabulary = ["[PAD]", "[UNK]", "[SEP]", "cat", "##tle", "dog", "[DEC]", "[ENC]"]
+    model, tokenizer = TableModel(8), Tokenizer(vocabulary)
+    cat, tle, dog = 3, 4, 5
+    model.table[:] = torch.full((8,), -100.0, dtype=torch.float64)
+    model.table[..., SEP] = 0.0
+    model.table[:, 0, 1, [cat, dog, SEP]] = torch.tensor([0.98, 0.02, 1e-9]).double().log()
+    model.table[:, 1, cat, [tle, SEP]] = torch.tensor([goes_on, 1 - goes_on]).double().log()
+    forbidden = Forbidden(["cat"], tokenizer, prompt_length=2, max_length=6)
+    options = GenerateConfig(min_length=0, max_length=6, forbid=("cat",), **settings)
+    prompts = torch.tensor([[0, 1]] * 8)
+    found = generate(
+        model, features_of(range(8)), prompts, sep_id=SEP, options=options, forbidden=forbidden
+    )
+    expected = [cat, tle] if goes_on > 0.5 else [dog]
+    assert [hypotheses[0].ids for hypotheses in found].count(expected) >= (
+        7 if options.samples else 8
+    )
+    with pytest.raises(ValueError, match="forbidden"):
+        generate(model, features_of(range(8)), prompts, sep_id=SEP, options=options)
 
 
 def test_no_repeated_ngrams_in_what_comes_out():

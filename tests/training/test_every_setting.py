@@ -132,6 +132,7 @@ CHANGES = {
     "generate.early_stopping": to("true", given=(*SPEAKS, "generate.length_penalty=5.0")),
     "generate.repetition_penalty": to(5.0, given=SPEAKS),
     "generate.no_repeat_ngram_size": to(1, given=SPEAKS),
+    "generate.forbid": to("['c w', 'pink']", given=SPEAKS),
     "generate.top_p": to(0.5, given=SPEAKS),
     "generate.top_k": to(2, given=SPEAKS),
     "generate.temperature": to(2.0, given=SPEAKS),

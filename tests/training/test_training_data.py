@@ -207,6 +207,7 @@ def test_a_name_that_is_not_utf8_trains_like_any_other(run):
     ("setting", "said"),
     [
         ("generate.max_length=3", "generate.max_length is 3, but the prompt alone has "),
+        ("generate.forbid=['dog', '']", 'generate.forbid = "": expected a word or a phrase'),
         ("generate.num_return=5", "generate.num_return is 5, but num_beams only 1"),
         ("generate.min_length=99", "generate.min_length = 99: expected at most generate.max_"),
         ("data.max_tokens=2", "data.max_tokens = 2: expected at least "),

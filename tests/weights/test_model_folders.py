@@ -441,6 +441,7 @@ CONFIGS = {
     "lengths": {"generate": {"max_length": 7, "min_length": 7, "num_beams": 1}},
     "penalties": {"generate": {"length_penalty": 2.0, "repetition_penalty": 1.7, "max_length": 13}},
     "n-grams": {"generate": {"no_repeat_ngram_size": 2, "early_stopping": True, "num_beams": 4}},
+    "forbidden words": {"generate": {"forbid": ("Dog", "picture of")}},
     "sampling": {"generate": {"top_p": 0.8, "num_return": 2}},
     "top k": {"generate": {"top_k": 4, "temperature": 1.5, "num_beams": 1}},
     "plain sampling": {"generate": {"do_sample": True}},
