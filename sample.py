@@ -33,6 +33,7 @@ from smile.captioning.options import (
     add_caption_options,
     add_speed_options,
     labels,
+    one_line,
     option_names,
     prepare,
     speed,
@@ -90,6 +91,8 @@ class SampleOptions(Options):
     out: Path | None
     txt: bool
     overwrite: bool
+    prefix: str
+    suffix: str
     sheet: Path | None
     explain: Path | None
     layer: int | None
@@ -152,6 +155,14 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--overwrite", action="store_true", help="replace what --out and --txt find there"
     )
+    for name, where in (("--prefix", "before"), ("--suffix", "after")):
+        group.add_argument(
+            name,
+            type=one_line,
+            default="",
+            metavar="TEXT",
+            help=f"put {where} each caption as it is, spaces too: such as a trigger word",
+        )
     group.add_argument(
         "--sheet",
         type=Path,
@@ -188,6 +199,8 @@ def find_models(options: SampleOptions) -> list[Model]:
                 source=source,
                 weights=weights,
                 prompt=options.prompt,
+                prefix=options.prefix,
+                suffix=options.suffix,
                 settings=options.settings,
             )
         models.append(model)
@@ -247,6 +260,8 @@ def draw_attention(options: SampleOptions, path: Path) -> int:
         prompt=options.prompt,
         layer=options.layer,
         seeds=[options.seed],
+        prefix=options.prefix,
+        suffix=options.suffix,
         **model.settings,
     )
     with printing():

@@ -118,6 +118,19 @@ def test_several_captions_are_lists(captioner, photo):
         captioner.caption([], num_beam=2)
 
 
+def test_text_around_captions_and_words_in_none(captioner, photo, tmp_path):
+    plain, around = captioner.caption(photo), {"prefix": "ohwx, ", "suffix": "."}
+    assert captioner.caption(photo, **around) == f"ohwx, {plain}."
+    assert captioner.caption([photo], **around) == [f"ohwx, {plain}."]
+    [caption] = captioner.describe(photo, **around)
+    assert caption.text == f"ohwx, {plain}." and plain.startswith(caption.tokens[0][0])
+    assert smile.explain(captioner, photo, tmp_path / "words.png", **around) == caption
+    word = plain.split()[0]
+    assert word not in captioner.caption(photo, forbid=[word.upper()]).split()
+    for forbid in ((word,), [word, "zebra"]):
+        assert captioner.caption([photo], forbid=forbid) != [plain]
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
@@ -161,6 +174,10 @@ def test_prompts_and_seeds_are_one_for_each_picture(captioner, photo, name, wron
         ({"early_stopping": True, "do_sample": True}, "early_stopping is for .*, but do_sample is"),
         ({"do_sample": False, "top_k": 5}, "do_sample = false is for .*, but top_k = 5 is"),
         ({"num_beams": 1, "num_return": 2}, "num_return is 2, but num_beams only 1"),
+        (
+            {"forbid": "dog"},
+            r'forbid = "dog": expected a list of texts in quotes, such as \["a", "b"\]',
+        ),
         ({"prompt": "a \ud83d"}, r"\\ud83d, half of a pair"),
     ],
 )

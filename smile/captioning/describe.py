@@ -41,6 +41,7 @@ class Model:
     label: its name among several models; "" if it is the only one.
     source, weights: where it was loaded from and its `fingerprint`, recorded in captions files.
     settings, prompt: these override the captioner's `[generate]` settings and prompt.
+    prefix, suffix: put around each caption.
 
     Raises:
         UserError: a setting is impossible.
@@ -51,6 +52,8 @@ class Model:
     source: str = ""
     weights: str = ""
     prompt: str | None = None
+    prefix: str = ""
+    suffix: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -64,17 +67,24 @@ class Model:
 
     def describe(self, pixels: Tensor, seeds: Sequence[int]) -> list[list[Caption]]:
         return self.captioner.describe(
-            pixels, prompts=self.prompt, seeds=list(seeds), **self.settings
+            pixels,
+            prompts=self.prompt,
+            prefix=self.prefix,
+            suffix=self.suffix,
+            seeds=list(seeds),
+            **self.settings,
         )
 
     def record(self, *, seed: int) -> dict[str, Any]:
         """Everything that the captions depend on, as a captions file records it."""
         default = self.captioner.config.data.prompt
+        around = {"prefix": self.prefix, "suffix": self.suffix}
         return {
             "source": self.source,
             "weights": self.weights,
             "prompt": default if self.prompt is None else self.prompt,
             "seed": seed if self.options.samples else None,
+            **{name: text for name, text in around.items() if text},  # older files have neither
             **asdict(self.options),
         }
 

@@ -13,6 +13,7 @@ from smile.captioning.packed import can_pack, pack, use_views
 from smile.config import GenerateConfig, check_setting
 from smile.errors import UserError, printable
 from smile.model.captioner import Captioner
+from smile.system.files import lone_surrogate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +195,13 @@ def between_commas(text: str) -> tuple[str, ...]:
             f"{text[:40]!r}: expected words or phrases with commas between them"
         )
     return texts
+
+
+def one_line(text: str) -> str:
+    """A type of option: text that a line of a file can hold."""
+    if lone_surrogate(text) or text.splitlines() not in ([], [text]):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r}: expected one line of UTF-8 text")
+    return text
 
 
 def whole_number(least: int, most: int = 10**9) -> Callable[[str], int]:

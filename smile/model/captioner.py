@@ -27,6 +27,7 @@ from smile.model.tokenizer import Tokenizer
 class Caption:
     """A caption and its probability.
 
+    text: between the prefix and the suffix that were asked for.
     logprob: natural logarithm of its probability given image and prompt, `[SEP]` included.
     tokens: each word piece with its log-probability; their sum is `logprob`.
     """
@@ -77,6 +78,8 @@ class Captioner(BLIP):
         images: Picture | Sequence[Picture],
         *,
         prompt: str | None = None,
+        prefix: str = "",
+        suffix: str = "",
         seeds: Sequence[int] | None = None,
         **settings: Any,
     ) -> str | list[str] | list[list[str]]:
@@ -88,6 +91,7 @@ class Captioner(BLIP):
             images: paths, Pillow images of any mode, or (H, W, 3) or (H, W) arrays of uint8.
             prompt: the words that every caption continues. The result does not repeat them.
                 `config.data.prompt` unless given.
+            prefix, suffix: put around each caption as they are.
             seeds: one per picture, for sampling.
             settings: any of `[generate]`, such as `num_beams=1`, in place of `config.generate`'s.
 
@@ -96,8 +100,12 @@ class Captioner(BLIP):
             UserError: a picture cannot be read, or a setting is unknown or impossible.
         """
         if not are_several(images):
-            return self.caption([picture_of(images)], prompt=prompt, seeds=seeds, **settings)[0]
-        found = self.describe(images, prompts=prompt, seeds=seeds, **settings)
+            one = [picture_of(images)]
+            around = {"prefix": prefix, "suffix": suffix}
+            return self.caption(one, prompt=prompt, seeds=seeds, **around, **settings)[0]
+        found = self.describe(
+            images, prompts=prompt, prefix=prefix, suffix=suffix, seeds=seeds, **settings
+        )
         texts = [[caption.text for caption in captions] for captions in found]
         asked = asked_options(self.config, settings).num_return
         return texts if asked > 1 else [best for best, *_ in texts]
@@ -108,6 +116,8 @@ class Captioner(BLIP):
         images: Picture,
         *,
         prompts: str | Sequence[str] | None = None,
+        prefix: str = "",
+        suffix: str = "",
         seeds: Sequence[int] | None = None,
         **settings: Any,
     ) -> list[Caption]: ...
@@ -118,6 +128,8 @@ class Captioner(BLIP):
         images: Sequence[Picture] | Tensor,
         *,
         prompts: str | Sequence[str] | None = None,
+        prefix: str = "",
+        suffix: str = "",
         seeds: Sequence[int] | None = None,
         **settings: Any,
     ) -> list[list[Caption]]: ...
@@ -128,6 +140,8 @@ class Captioner(BLIP):
         images: Picture | Sequence[Picture] | Tensor,
         *,
         prompts: str | Sequence[str] | None = None,
+        prefix: str = "",
+        suffix: str = "",
         seeds: Sequence[int] | None = None,
         **settings: Any,
     ) -> list[Caption] | list[list[Caption]]:
@@ -137,14 +151,16 @@ class Captioner(BLIP):
             images: what `caption` takes, or (B, 3, S, S) pixels of the captioner's `transform`.
             prompts: one for all images or one for each; see `prompt` of `caption`.
             seeds: one per image, for sampling.
-            settings: as in `caption`.
+            prefix, suffix, settings: as in `caption`.
 
         Raises:
             TypeError: a picture is of another type, or there is not one prompt or seed for each.
             UserError: a picture cannot be read, or a setting is unknown or impossible.
         """
         if not (isinstance(images, Tensor) or are_several(images)):
-            return self.describe([picture_of(images)], prompts=prompts, seeds=seeds, **settings)[0]
+            one = [picture_of(images)]
+            around = {"prefix": prefix, "suffix": suffix}
+            return self.describe(one, prompts=prompts, seeds=seeds, **around, **settings)[0]
         options = asked_options(self.config, settings)
         pixels = self._pixels(images)
         if prompts is None or isinstance(prompts, str):
@@ -168,7 +184,7 @@ class Captioner(BLIP):
                 forbidden=forbidden,
             )
             for i, hypotheses in zip(group, found, strict=True):
-                captions[i] = [self._caption(hypothesis) for hypothesis in hypotheses]
+                captions[i] = [self._caption(one, prefix, suffix) for one in hypotheses]
         return captions
 
     def check(self, options: GenerateConfig, *, prompt: str) -> None:
@@ -195,12 +211,13 @@ class Captioner(BLIP):
         pixels = [self.transform(picture) for picture in pictures_of(images)]
         return torch.stack(pixels) if pixels else torch.empty(0, 3, size, size)
 
-    def _caption(self, found: Hypothesis) -> Caption:
+    def _caption(self, found: Hypothesis, prefix: str, suffix: str) -> Caption:
         pieces = [self.tokenizer.vocab[i] for i in found.ids]
         if len(found.logprobs) > len(pieces):
             pieces.append("[SEP]")
         tokens = list(zip(pieces, found.logprobs, strict=True))
-        return Caption(self.tokenizer.decode(found.ids), sum(found.logprobs), tokens)
+        text = f"{prefix}{self.tokenizer.decode(found.ids)}{suffix}"
+        return Caption(text, sum(found.logprobs), tokens)
 
 
 def _one_each(name: str, given: object, kind: type, *, count: int) -> list[Any]:

@@ -157,6 +157,8 @@ def test_other_settings_are_refused(photos, run_sample):
     for more, said in (
         (["--num-beams", 1], "settings: --num-beams was 2, is 1 now: "),
         (["--prompt", ""], '--prompt was "a picture of ", is "" now'),
+        (["--forbid", "A dog,red"], '--forbid was [], is ["A dog", "red"] now'),
+        (["--prefix", "ohwx "], '--prefix was none, is "ohwx " now'),
         (["--precision", "bfloat16"], '--precision was "float32", is "bfloat16" now'),
         (["--top-p", 0.5], "--seed was none, is 0 now; --top-p was 1.0, is 0.5 now"),
     ):
@@ -170,6 +172,32 @@ def test_other_settings_are_refused(photos, run_sample):
     assert code == 0 and "9 had their captions already" in err
     code, *_ = run_sample("photos", "--out", "c.jsonl", "--overwrite", model="other")
     assert code == 0 and Path("c.jsonl").read_bytes() != before
+
+
+@pytest.mark.slow
+def test_words_around_captions_and_words_in_none(photos, run_sample):
+    """As a training set is made: the same texts in every form, and remembered."""
+    _, plain, _ = run_sample("photos", "--json")
+    said = [json.loads(line)["captions"][0]["text"].split() for line in plain.splitlines()]
+    word, phrase = said[0][-1], " ".join(said[0][:2])
+    how = ["--forbid", f"{word.upper()}, {phrase}", "--prefix", "ohwx,  ", "--suffix", ' "é"']
+    code, out, _ = run_sample("photos", "--json", *how)
+    texts = [json.loads(line)["captions"][0]["text"] for line in out.splitlines()]
+    assert code == 0 and len(texts) == 9
+    for text in texts:
+        assert text.startswith("ohwx,  ") and text.endswith(' "é"')
+        words = text.removeprefix("ohwx,  ").removesuffix(' "é"')
+        assert word not in words.split() and f" {phrase} " not in f" {words} "
+    run_sample("photos", "--out", "c.jsonl", "--txt", *how)
+    assert [line["captions"][0]["text"] for line in records("c.jsonl")] == texts
+    beside = [Path(photo).with_suffix(".txt").read_text("utf-8") for photo in photos]
+    assert beside == [f"{text}\n" for text in texts]
+    run_sample("photos", "--out", "c.csv", *how)
+    with open("c.csv", encoding="utf-8", newline="") as file:
+        assert [row["caption"] for row in csv.DictReader(file)] == texts
+    code, _, err = run_sample("photos", "--out", "c.csv", *how[2:4])
+    assert code == 2 and '--forbid was ["' in err and "--suffix was" in err, err
+    assert "--prefix was" not in err
 
 
 @pytest.mark.slow
@@ -237,6 +265,10 @@ def test_what_is_named_twice_is_described_once(photos, run_sample):
         (["a.jpg", "--length-penalty", "-1000"], "--length-penalty -1000.0: expected a number"),
         (["a.jpg", "--length-penalty", "nan"], "--length-penalty nan: expected a number"),
         (["a.jpg", "--top-p", "x"], "--top-p: invalid float value: 'x'; --help shows all options"),
+        (["a.jpg", "--forbid", "dog, ,cat"], "--forbid: 'dog, ,cat': expected words or phrases"),
+        (["a.jpg", "--forbid", ""], "--forbid: '': expected words or phrases with commas"),
+        (["a.jpg", "--prefix", "ohwx\n"], r"--prefix: 'ohwx\n': expected one line"),
+        (["a.jpg", "--suffix", "\udcff"], "--suffix: '\\udcff': expected one line of UTF-8 text"),
         (["a.jpg", "--batch-size", "9" * 5000], "expected a whole number from 1 to 4096"),
         (["a.jpg", "--batch-size", "1000000"], "1000000: expected a whole number from 1 to 4096"),
         (["a.jpg", "--workers", "-1"], "-1: expected a whole number from 0 to 256"),
