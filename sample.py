@@ -47,10 +47,16 @@ from smile.model.captioner import Captioner
 from smile.model.images import open_image
 from smile.system.device import pick_device
 from smile.system.distributed import World
+from smile.system.download import NotReached
 from smile.version import __version__
 from smile.weights.arguments import add_model_options
+from smile.weights.known import SMALL
 from smile.weights.load import default_source, load, start_check
 
+WHAT_ELSE = (
+    "  to name one you have: python sample.py PHOTO --model RUN_FOLDER_OR_WEIGHTS\n"
+    "  to try it on drawn scenes, without a download: python train.py configs/shapes.toml"
+)
 SHEET_IMAGES, SHEET_SIDE = 48, 480  # a contact sheet's most images, and their pixels kept
 
 
@@ -208,7 +214,7 @@ def find_models(options: SampleOptions) -> list[Model]:
 
 
 def find_captioner(options: SampleOptions, source: str | None) -> tuple[str, Captioner]:
-    """The captioner named; without a name the newest run, or else blip-base."""
+    """The captioner named; without a name the newest run, or else blip-base, or else `SMALL`."""
     named = source is not None
     if source is None:
         source, why = default_source(for_photos=True)
@@ -220,11 +226,33 @@ def find_captioner(options: SampleOptions, source: str | None) -> tuple[str, Cap
     except UserError as error:
         if named:
             raise
+        if isinstance(error.__context__, NotReached):  # `find` names all that is missing
+            return SMALL, load_small(options, source, error)
+        raise UserError(f"{error}\n{WHAT_ELSE}") from error
+
+
+def load_small(options: SampleOptions, source: str, problem: UserError) -> Captioner:
+    """The captioner that comes along, for who looks at a photo and cannot have the usual one.
+
+    Raises:
+        UserError: captions are to be kept; nobody's files are filled by another model because a
+            connection failed.
+    """
+    kept = options.out or options.txt or options.json or options.json_tokens
+    asked = options.model_config or options.vocab
+    if kept or asked:  # of several processes, each keeps its captions
         raise UserError(
-            f"{error}\n"
-            "  to name one you have: python sample.py PHOTO --model RUN_FOLDER_OR_WEIGHTS\n"
-            "  to try it on drawn scenes, without a download: python train.py configs/shapes.toml"
-        ) from error
+            f"{problem}\n"
+            f"  or --model {SMALL}: the small captioner of Flickr8k that comes along\n{WHAT_ELSE}"
+        ) from problem
+    captioner = load(SMALL, check=False)
+    print(
+        f"sample.py: {source} cannot be had: {problem}\n"
+        f"sample.py: these captions are by {SMALL}, a small model that comes along and knows only "
+        f"Flickr8k's 6000 photos; for BLIP's, --model {source} where there is a connection",
+        file=sys.stderr,
+    )
+    return captioner
 
 
 def warn_of_drawn(models: list[Model]) -> None:

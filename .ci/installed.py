@@ -29,6 +29,8 @@ def main() -> None:
     score = cider_d(Candidates(tokenize_all(captions), references)).corpus
     print(f"CIDEr-D of {len(captions)} captions: {score:.3f}")
     module("smile.weights.load", "export", str(run), "exported", "--format", "transformers")
+    said = smile.load("flickr8k-small").caption(checkout / "docs" / "photos" / "camera.jpg")
+    print(f"the captioner that comes along: {said}")
 
 
 def check_whole(checkout: Path) -> None:

@@ -1,18 +1,20 @@
-"""The published checkpoints that have a name here, and where they lie."""
+"""The captioners that have a name here: published checkpoints, and the one in this package."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 STORAGE = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/"
 
 
 @dataclass(frozen=True)
 class Known:
-    """A published checkpoint: what it is, and where to download it."""
+    """A captioner: what it is, and where to download it, or its folder in `MODELS`."""
 
     meaning: str
     hub: str = ""  # a repository in `transformers` format
     space: str = ""  # a file of a hub space, "owner/name:path"
     url: str = ""
+    folder: str = ""
 
     @property
     def address(self) -> str:
@@ -24,7 +26,10 @@ class Known:
         return self.url
 
 
+MODELS = Path(__file__).parent.parent / "models"
+SMALL = "flickr8k-small"
 KNOWN = {
+    SMALL: Known("7.4 M parameters, Flickr8k alone, comes along; not MIT", folder=SMALL),
     "blip-base": Known("BLIP base, captioning", hub="Salesforce/blip-image-captioning-base"),
     "blip-large": Known("BLIP large, captioning", hub="Salesforce/blip-image-captioning-large"),
     "blip-base-pretrained": Known("BLIP base, pre-trained, 224 px", url=STORAGE + "model_base.pth"),

@@ -19,7 +19,7 @@ from smile.system.missing import Missing, curl, refuse
 from smile.weights.file import read_file
 from smile.weights.hub import hub_file, in_hub_cache, missing_from_hub
 from smile.weights.hub_cache import pinned_copies, repository_folder
-from smile.weights.known import KNOWN, Known
+from smile.weights.known import KNOWN, MODELS, Known
 from smile.weights.pins import PINS, Pin, pin_of
 from smile.weights.repository import (
     ELSEWHERE,
@@ -40,8 +40,10 @@ VOCABULARY_FILES = (VOCAB, ADDED_TOKENS, TOKENIZER, TOKENIZER_CONFIG)
 
 
 def local(source: str | Path) -> Path:
-    """`source` as a path, with "~" expanded."""
-    return Path(os.path.expanduser(source))
+    """`source` as a path, with "~" expanded; that of a captioner which comes with this package."""
+    path = Path(os.path.expanduser(source))
+    known = KNOWN.get(str(source))
+    return MODELS / known.folder if known and known.folder and not path.exists() else path
 
 
 def find(source: str, *, own_vocab: bool = True) -> Path:
@@ -116,6 +118,8 @@ def published_pin(source: str, name: str) -> Pin:
 def _published(source: str) -> Known:
     """The published checkpoint that `source` names. Raises UserError if it names none."""
     if source in KNOWN:
+        if KNOWN[source].folder:
+            raise UserError(f"{local(source)} is missing: install smile-captioning again")
         return KNOWN[source]
     path = local(source)
     beside = nearest(path, _names_beside(path))
