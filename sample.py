@@ -47,7 +47,7 @@ from smile.model.captioner import Captioner
 from smile.model.images import open_image
 from smile.system.device import pick_device
 from smile.system.distributed import World
-from smile.system.download import NotReached
+from smile.system.missing import Unavailable
 from smile.version import __version__
 from smile.weights.arguments import add_model_options
 from smile.weights.known import SMALL
@@ -226,7 +226,7 @@ def find_captioner(options: SampleOptions, source: str | None) -> tuple[str, Cap
     except UserError as error:
         if named:
             raise
-        if isinstance(error.__context__, NotReached):  # `find` names all that is missing
+        if isinstance(error, Unavailable):
             return SMALL, load_small(options, source, error)
         raise UserError(f"{error}\n{WHAT_ELSE}") from error
 
@@ -247,9 +247,9 @@ def load_small(options: SampleOptions, source: str, problem: UserError) -> Capti
         ) from problem
     captioner = load(SMALL, check=False)
     print(
-        f"sample.py: {source} cannot be had: {problem}\n"
-        f"sample.py: these captions are by {SMALL}, a small model that comes along and knows only "
-        f"Flickr8k's 6000 photos; for BLIP's, --model {source} where there is a connection",
+        f"sample.py: {problem}\n"
+        f"sample.py: so the captions here are by {SMALL}, a small model that comes along and was "
+        f"trained on Flickr8k's 6000 photos alone; for BLIP's: --model {source}, once it is there",
         file=sys.stderr,
     )
     return captioner

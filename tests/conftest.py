@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import make_run
 from PIL import Image
 
 # Threads make tiny models no faster, and far slower while anything else is running.
@@ -21,6 +22,7 @@ import train
 from smile.system import files
 from smile.training import comparison, report
 from smile.training.checkpointing.checkpoints import Checkpoints
+from smile.weights.known import SMALL
 
 # Tests of arithmetic, to be run under other instruction sets too: see CONTRIBUTING.md.
 NUMERIC = (
@@ -67,6 +69,13 @@ def empty_caches(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("SMILE_CACHE", str(tmp_path / "smile"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch) -> Path:
+    """A tiny random captioner in place of the one that comes along."""
+    monkeypatch.setattr("smile.weights.needed.MODELS", tmp_path / "models")
+    return make_run(tmp_path / "models" / SMALL, seed=1)
 
 
 @pytest.fixture

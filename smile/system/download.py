@@ -23,7 +23,7 @@ from smile.errors import UserError, reason_of
 from smile.system.connection import Answer, Broken, Refused, Unreachable, ask, shown
 from smile.system.files import digest, flush, is_web_page, reading
 from smile.system.lock import ProcessLock
-from smile.system.missing import shown_size
+from smile.system.missing import Unavailable, shown_size
 from smile.system.verified import cache_folder, has_checksum, remember
 
 CHUNK = 1 << 20
@@ -32,7 +32,7 @@ HEADERS = {"User-Agent": "smile-captioning", "Accept-Encoding": "identity"}
 VERSION = re.compile(r"[\x20-\x7e]{1,500}")  # an ETag or date that can be stored and sent back
 
 
-class NotReached(UserError):
+class NotReached(Unavailable):
     """There is no connection to a server, or there must be none; `reason` alone gives no advice."""
 
     def __init__(self, message: str, reason: str):
@@ -66,7 +66,8 @@ def fetch(
 
     Raises:
         NotReached: if there is no connection to the server, or downloads are off.
-        UserError: if it cannot be downloaded, or its size or checksum is wrong.
+        Unavailable: if it cannot be downloaded for another reason, or there is no room for it.
+        UserError: if its size or checksum is wrong, or the URL is not a file's.
     """
     target = place_of(url, folder)
     target = target.with_name(name or target.name)
@@ -82,7 +83,7 @@ def fetch(
                     _download(wanted)
         except OSError as error:  # from the disk: `_download` handles errors of the connection
             another = ", or choose another folder with the environment variable SMILE_CACHE"
-            raise UserError(
+            raise Unavailable(
                 f"{target} cannot be written, {reason_of(error)}: make room there"
                 + another * (folder is None)
             ) from error
@@ -251,14 +252,14 @@ def _download(wanted: _Wanted) -> None:
             advice = f"check the connection, or {wanted.advice}"
             raise NotReached(f"{reason}: {advice}", reason) from error
         except Refused as error:
-            raise UserError(
+            raise Unavailable(
                 f"{address} cannot be downloaded, {error}: check the address, or {wanted.advice}"
             ) from error
         except Broken as error:
             problem = error
     else:
         kept = f"; the {part.size / 1e6:,.1f} MB so far are kept for the next try" * bool(part.size)
-        raise UserError(
+        raise Unavailable(
             f"{address} cannot be downloaded, {problem}{kept}: try again, or {wanted.advice}"
         )
     _check(wanted, part)
@@ -287,7 +288,7 @@ def _begin(wanted: _Wanted, part: _Part, answer: Answer) -> int | None:
         part.discard()
         raise Broken("the server has less than was downloaded before")
     if answer.headers.get_content_type() == "text/html":
-        raise UserError(wanted.page)
+        raise Unavailable(wanted.page)
     version = _version(answer)
     total = answer.number(answer.headers.get("Content-Length"))
     if answer.status == 206:

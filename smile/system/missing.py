@@ -8,6 +8,10 @@ from dataclasses import dataclass
 from smile.errors import UserError
 
 
+class Unavailable(UserError):
+    """What is needed is not on this machine and cannot be downloaded, for whatever reason."""
+
+
 @dataclass(frozen=True)
 class Missing:
     """A file or folder that is needed and not here.
@@ -46,9 +50,9 @@ def curl(address: str, place: str | os.PathLike[str]) -> str:
 
 
 def refuse(missing: Sequence[Missing], why: str) -> None:
-    """Raises UserError, in one line, if anything is missing: `why`, every piece, the commands."""
+    """Raises Unavailable, in one line, if anything is missing: `why`, every piece, the commands."""
     if missing:
         pieces = "; ".join(map(str, missing))
         commands = " && ".join(piece.command for piece in missing if piece.command)
         then = f"; to put them there: {commands}" if commands else ""
-        raise UserError(f"{why}; missing: {pieces}{then}")
+        raise Unavailable(f"{why}; missing: {pieces}{then}")

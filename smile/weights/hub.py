@@ -12,12 +12,12 @@ from typing import TypedDict
 from smile.errors import UserError
 from smile.system.connection import one_line, shown
 from smile.system.download import NotReached, announce, fetch, offline
-from smile.system.missing import Missing
+from smile.system.missing import Missing, Unavailable
 from smile.weights.hub_cache import link, pinned_copies, repository_folder
 from smile.weights.pins import Pin, pin_of
 
 
-class NotInRepository(UserError):
+class NotInRepository(Unavailable):
     """A repository of the hub has no file of that name."""
 
 
@@ -45,7 +45,8 @@ def hub_file(
     Raises:
         NotInRepository: if the repository has no such file.
         NotReached: if it is not in the cache, and the hub cannot be reached or must not be.
-        UserError: if it cannot be downloaded otherwise, or is not the pinned file.
+        Unavailable: if it cannot be downloaded for another reason.
+        UserError: if it is not the pinned file, or `repo_id` is no repository's name.
     """
     pin = pin_of(repo_id, filename) if repo_type == "model" and revision is None else Pin()
     if pin.sha256 is not None and (found := pinned_copies(repo_id, filename, pin)):
@@ -160,16 +161,18 @@ def _hub_error(error: Exception, where: _HubFile) -> UserError:
     page = url.partition("/resolve/")[0]
     match error:
         case errors.GatedRepoError():
-            return UserError(
+            return Unavailable(
                 f"{page} is gated: accept its conditions there, then run `hf auth login`"
             )
         case errors.RepositoryNotFoundError():
-            return UserError(
+            return Unavailable(
                 f"{page} does not exist or is private: check the name, "
                 "or run `hf auth login` if it is yours"
             )
         case errors.RevisionNotFoundError():
-            return UserError(f"{page} has no revision {where['revision']!r}: see {page}/tree/main")
+            return Unavailable(
+                f"{page} has no revision {where['revision']!r}: see {page}/tree/main"
+            )
         case errors.RemoteEntryNotFoundError():
             tree = f"{page}/tree/{where['revision'] or 'main'}"
             return NotInRepository(f"{page} has no file {name!r}: see {tree}")
@@ -186,7 +189,7 @@ def _hub_error(error: Exception, where: _HubFile) -> UserError:
         f"copy its cache folder {folder.name} into {folder.parent}, "
         "or download the address and give the file's path instead"
     )
-    return NotReached(message, reason) if _not_reached(error) else UserError(message)
+    return NotReached(message, reason) if _not_reached(error) else Unavailable(message)
 
 
 def _not_reached(error: Exception) -> bool:

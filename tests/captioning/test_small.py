@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, make_photos, make_run
+from helpers import ROOT, make_photos
 
 import sample
 from smile.errors import UserError
@@ -19,11 +19,9 @@ LARGEST = 16_000_000  # bytes of its weights
 
 
 @pytest.fixture
-def photo(tmp_path, monkeypatch):
+def photo(small, tmp_path, monkeypatch):
     """A photo, in a working directory without runs; the hub cannot be reached."""
     monkeypatch.chdir(tmp_path)
-    make_run(tmp_path / "models" / SMALL)
-    monkeypatch.setattr(needed, "MODELS", tmp_path / "models")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("SMILE_OFFLINE", "1")
@@ -33,7 +31,7 @@ def photo(tmp_path, monkeypatch):
 def test_it_describes_where_the_usual_one_cannot_be_had(photo, run_script):
     status, out, said = run_script(sample.main, photo)
     assert status == 0 and out.startswith(f"{photo}: "), said
-    assert "blip-base cannot be had" in said and "downloads are off" in said
+    assert "blip-base: downloads are off (SMILE_OFFLINE is set)" in said
     assert f"by {SMALL}, a small model" in said and "--model blip-base" in said
     assert run_script(sample.main, photo, "--model", SMALL) == (0, out, "")
 

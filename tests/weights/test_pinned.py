@@ -20,7 +20,7 @@ from smile.system import download, verified
 from smile.weights import __main__ as weights_command
 from smile.weights import hub as hub_files
 from smile.weights.export import export_transformers
-from smile.weights.known import STORAGE
+from smile.weights.known import SMALL, STORAGE
 from smile.weights.needed import BERT_VOCAB, missing
 from smile.weights.pins import PINS, Pin
 from smile.weights.run_folder import load_run
@@ -138,14 +138,14 @@ def one_line(caught) -> str:
 # --- first words -----------------------------------------------------------------------------
 
 
-def test_first_words_on_a_machine_without_a_run(hub, tmp_path, monkeypatch, run_script):
+def test_first_words_on_a_machine_without_a_run(hub, small, tmp_path, monkeypatch, run_script):
     """Cut, then resumed, then offline; and nothing is asked for that the hub does not have."""
     monkeypatch.chdir(tmp_path)
     [photo] = make_photos(tmp_path / "photos", 1)
     hub.store.cuts = [1000] * download.TRIES
-    code, _, problem = run_script(sample.main, photo)
+    code, _, problem = run_script(sample.main, photo, "--json")
     assert code == 2
-    assert "kept for the next try: try again" in problem
+    assert "kept for the next try: try again" in problem and f"or --model {SMALL}" in problem
     hub.store.requests.clear()
     code, words, messages = run_script(sample.main, photo)
     assert (code, len(words.splitlines())) == (0, 1)
@@ -161,12 +161,15 @@ def test_first_words_on_a_machine_without_a_run(hub, tmp_path, monkeypatch, run_
     assert run_script(sample.main, photo)[:2] == (0, words)
 
 
-def test_an_offline_machine_is_told_all_that_is_missing(hub, tmp_path, monkeypatch, run_script):
+def test_an_offline_machine_is_told_all_that_is_missing(
+    hub, small, tmp_path, monkeypatch, run_script
+):
+    """And gets a caption of the captioner that comes along."""
     monkeypatch.chdir(tmp_path)
     [photo] = make_photos(tmp_path / "photos", 1)
     monkeypatch.setenv("SMILE_OFFLINE", "1")
-    code, _, messages = run_script(sample.main, photo)
-    assert code == 2
+    code, words, messages = run_script(sample.main, photo)
+    assert code == 0
     names = f"config.json preprocessor_config.json vocab.txt {NAME}"
     [line] = [line for line in messages.splitlines() if "missing" in line]
     assert line == (
@@ -179,10 +182,35 @@ def test_an_offline_machine_is_told_all_that_is_missing(hub, tmp_path, monkeypat
     assert hub.asked == []
     hub.close()
     monkeypatch.delenv("SMILE_OFFLINE")
-    code, _, messages = run_script(sample.main, photo)
+    assert run_script(sample.main, photo)[:2] == (0, words)
+    code, _, messages = run_script(sample.main, photo, "--model", "blip-base")
     assert code == 2
     assert f"{hub.address} cannot be reached" in messages
     assert f"hf download {REPO} {names} --revision" in messages
+
+
+@pytest.mark.parametrize("problem", ["cut", "refused", "gone", "a page", "no room"])
+def test_a_caption_comes_whatever_stops_the_download(
+    hub, small, tmp_path, monkeypatch, run_script, problem
+):
+    monkeypatch.chdir(tmp_path)
+    [photo] = make_photos(tmp_path / "photos", 1)
+    match problem:
+        case "cut":
+            hub.store.cuts = [1000] * download.TRIES
+        case "refused":
+            hub.store.status = 403
+        case "gone":
+            hub.repositories = {}
+        case "a page":
+            hub.store.kind = "text/html"
+        case "no room":
+            usage = download.shutil.disk_usage(tmp_path)
+            monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    code, words, messages = run_script(sample.main, photo)
+    assert code == 0 and words.startswith(f"{photo}: ") and f"by {SMALL}" in messages
+    assert run_script(sample.main, photo, "--model", SMALL) == (0, words, "")
+    hub.close()
 
 
 # --- wrong bytes -----------------------------------------------------------------------------
