@@ -273,7 +273,7 @@ def _sprite(shape: str, texture: str, diameter: int, size: int) -> tuple[Image.I
     side = diameter * SUPERSAMPLING
     half = side / 2
     unit = size / UNITS * SUPERSAMPLING
-    points = [(half + x * half, half + y * half) for x, y in _outline(shape)]
+    points = [(half + x * half, half + y * half) for x, y in outline(shape)]
     body = Image.new("L", (side, side))
     ImageDraw.Draw(body).polygon(points, fill=255)
     ink = Image.new("L", (side, side))
@@ -298,7 +298,7 @@ def _centered_steps(center: float, step: float, end: float) -> list[float]:
     return [center + k * step for k in range(-reach, reach + 1) if 0 < center + k * step < end]
 
 
-def _outline(shape: str) -> list[tuple[float, float]]:
+def outline(shape: str) -> list[tuple[float, float]]:
     """The corners of a shape, scaled to fill the square from -1 to 1 (y points down)."""
     turns = [2 * math.pi * k / 60 for k in range(60)]
     if shape == "circle":
