@@ -1,24 +1,34 @@
 """The whole on one page: from an image to words, the losses, and the file that holds each part."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pictures.scene import draw_scene, scene_data
 from svg import Canvas
 
-from smile.config import Config, DecoderConfig, ViTConfig, with_settings
+from smile.config import Config, DecoderConfig, ViTConfig, load_config, with_settings
+from smile.data.shapes import make_scenes
+from smile.model.tokenizer import Tokenizer
 
+CAPTIONER = Path(__file__).parents[1] / "captioner"
 WIDTH, HEIGHT = 960, 640
 
 
-def data(names: Mapping[str, Any]) -> Any:
-    """The scene, a caption of it, and the sizes of the lesson's captioner and of BLIP base."""
-    config, scene = names["captioner"].config, names["scene"]
+def data(_: Mapping[str, Any]) -> Any:
+    """The scene, a caption of it, and the sizes of the lesson's captioner and of BLIP base.
+
+    The picture stands at the top, before any code, so it reads the captioner's files itself.
+    """
+    [scene] = make_scenes("test", 1)
+    caption = min(scene.captions, key=len)
+    config = load_config(CAPTIONER / "config.toml")
+    tokenizer = Tokenizer.from_vocab(CAPTIONER / "vocab.txt")
     blip = with_settings(Config(), {"vit.image_size": 384})
     return {
         "scene": scene_data(scene),
-        "caption": names["caption"],
-        "pieces": [names["tokenizer"].vocab[i] for i in names["ids"]],
+        "caption": caption,
+        "pieces": [tokenizer.vocab[i] for i in tokenizer.encode(caption, prompt=config.data.prompt)],
         "lesson": _sizes(config.vit, config.decoder),
         "blip": _sizes(blip.vit, blip.decoder),
     }
