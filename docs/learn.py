@@ -20,6 +20,8 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(DOCS / "learn")]
 
+import torch  # noqa: E402
+
 import prose  # noqa: E402
 from lesson import Lesson  # noqa: E402
 from pictures import PICTURES  # noqa: E402
@@ -36,6 +38,7 @@ def main() -> None:
     choice.add_argument("--train", action="store_true", help="train the captioner first")
     args = parser.parse_args()
     os.chdir(ROOT)  # the lesson's paths are seen from here
+    torch.set_num_threads(1)  # a captioner so small is slower with more
     lesson = Lesson(DOCS / "learn.md", PICTURES)
     if args.train:
         train()

@@ -5,7 +5,8 @@ from typing import Any
 
 from svg import Canvas
 
-COLUMN, ROW, WIDTH, TOP, LEFT = 118, 46, 92, 62, 96
+COLUMN, ROW, WIDTH, TOP, LEFT = 126, 46, 94, 62, 104
+STEPS = 6  # of those the search takes
 LOOKS = {  # fate → fill, edge, colour of the word
     "kept": ("text-pale", "text", "ink"),
     "finished": ("up-pale", "up", "ink"),
@@ -14,10 +15,10 @@ LOOKS = {  # fate → fill, edge, colour of the word
 
 
 def data(names: Mapping[str, Any]) -> Any:
-    """For each step its candidates, best first: the kept one of the step before, word, total."""
+    """For each of the first steps its candidates, best first: the kept one of the step before, word, total."""
     return [
         [{"from": row, "word": word, "total": total, "fate": fate} for row, word, total, fate in step]
-        for step in names["tree"]
+        for step in names["tree"][:STEPS]
     ]
 
 

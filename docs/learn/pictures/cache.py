@@ -5,7 +5,7 @@ from typing import Any
 
 from svg import Canvas
 
-CELL, TOP, GAP = 22, 78, 440
+CELL, TOP, GAP = 22, 72, 440
 
 
 def data(names: Mapping[str, Any]) -> Any:
