@@ -11,6 +11,10 @@ from pathlib import Path
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[([^]]*)\]\(([^)\s]+)\)")
+_UNCHECKED = re.compile(
+    r"^#.*$|^\d+\. \[.*$|^\*\*\d\.|[Ss]ections? \d+|\[[^]]*\]\(https?:[^)]*\)|<[^>]*>|`[^`\n]*`",
+    re.MULTILINE,
+)
 _DIGITS = re.compile(r"(?<![\w.])\d[\d  ]*(?:\.\d+)?(?!\w)")
 
 
@@ -54,10 +58,10 @@ def _numbers(text: str) -> Iterator[str]:
 
 
 def _prose(section: str) -> str:
-    """A section without code, links' targets, headings and comments."""
-    for pattern in (_FENCE, re.compile(r"^#.*$|<!--.*?-->|<[^>]*>|`[^`\n]*`", re.MULTILINE)):
+    """A section without code, headings, their list, numbers of sections, and sources elsewhere."""
+    for pattern in (_FENCE, _UNCHECKED):
         section = pattern.sub("", section)
-    return re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", section)
+    return _LINK.sub(r"\1", section)
 
 
 def _plain(number: str) -> str:

@@ -66,7 +66,7 @@ def _sources(
         canvas.arrow((middle + 52, 104), (middle + 52, 134))
         return
     _box(canvas, middle - 70, 66, 116, "x, of the caption", f"({queries}, {dim})", color)
-    _box(canvas, middle + 66, 66, 124, "features of the image", f"({keys}, {dim})", source)
+    _box(canvas, middle + 66, 66, 124, "image features", f"({keys}, {dim})", source)
     canvas.arrow((middle - 52, 104), (middle - 52, 134))
     canvas.arrow((middle + 52, 104), (middle + 52, 134))
 
@@ -92,17 +92,16 @@ def _grid(
 ) -> None:
     """The weights of one head: a row for each query, a column for each key; each row sums to 1."""
     rows, columns = len(weights), len(weights[0])
-    cell = SIDE / columns
-    height = cell * rows
-    left, top = middle - SIDE / 2, 210 + (SIDE - height) / 2
-    canvas.rect(left - 2, top - 2, SIDE + 4, height + 4, fill="page", stroke="edge", radius=2)
+    width, height = SIDE / columns, SIDE / rows  # of a cell
+    left, top = middle - SIDE / 2, 210
+    canvas.rect(left - 2, top - 2, SIDE + 4, SIDE + 4, fill="page", stroke="edge", radius=2)
     most = max(max(row) for row in weights)
     for y, row in enumerate(weights):
         for x, weight in enumerate(row):
             if weight > 0:
                 strength = max(0.08, (weight / most) ** 0.6)
-                at = (left + cell * x, top + cell * y)
-                canvas.rect(*at, cell - 1, cell - 1, fill=color, radius=0, opacity=strength)
+                at = (left + width * x, top + height * y)
+                canvas.rect(*at, width - 1, height - 1, fill=color, radius=0, opacity=strength)
     canvas.text(left - 8, 274, "softmax", size=11, anchor="end", color="soft")
     canvas.text(left - 8, 288, "of each row", size=11, anchor="end", color="soft")
     canvas.text(middle + SIDE / 2 + 8, 281, shape, size=11, mono=True, color="ink")

@@ -42,7 +42,7 @@ def draw(steps: Any) -> Canvas:
         for rank, candidate in enumerate(step):
             _node(canvas, x, TOP + ROW * rank, candidate)
         kept = ends
-    _legend(canvas)
+    _legend(canvas, len(steps))
     return canvas
 
 
@@ -62,7 +62,7 @@ def _node(canvas: Canvas, x: float, y: float, candidate: dict[str, Any]) -> None
     canvas.text(middle, y + 29, f"{candidate['total']:.2f}", size=11, anchor="middle", color=color)
 
 
-def _legend(canvas: Canvas) -> None:
+def _legend(canvas: Canvas, steps: int) -> None:
     x, y = LEFT, canvas.height - 20
     for fate, words in (
         ("kept", "kept: one of the beams"),
@@ -73,3 +73,5 @@ def _legend(canvas: Canvas) -> None:
         canvas.rect(x, y - 11, 14, 14, fill=fill, stroke=edge, radius=2, dashed=fate == "dropped")
         canvas.text(x + 20, y, words, size=12, color="soft")
         x += 40 + 7 * len(words)
+    words = f"the first {steps} steps"
+    canvas.text(canvas.width - 24, y, words, size=12, color="soft", anchor="end")

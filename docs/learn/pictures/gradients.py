@@ -38,12 +38,16 @@ def draw(drawn: Any) -> Canvas:
     for n, name in enumerate(("MLE", "SMILE")):
         _panel(canvas, drawn, name, cell, top=TOP + n * (ROW * rows + GAP + 10))
     y = canvas.height - 22
-    canvas.rect(LEFT, y - 11, 14, 14, fill="up", radius=2)
-    canvas.text(LEFT + 20, y, "pushed up", size=12, color="soft")
-    canvas.rect(LEFT + 104, y - 11, 14, 14, fill="down", radius=2)
-    canvas.text(LEFT + 124, y, "pushed down", size=12, color="soft")
-    canvas.rect(LEFT + 224, y - 11, 14, 14, fill="page", stroke="edge", radius=2, dashed=True)
-    canvas.text(LEFT + 244, y, "no gradient: exactly zero", size=12, color="soft")
+    x = LEFT
+    for fill, words in (
+        ("up", "pushed up: the gradient is negative"),
+        ("down", "pushed down: it is positive"),
+        ("page", "no gradient: exactly zero"),
+    ):
+        edge = "edge" if fill == "page" else ""
+        canvas.rect(x, y - 11, 14, 14, fill=fill, stroke=edge, radius=2, dashed=bool(edge))
+        canvas.text(x + 20, y, words, size=12, color="soft")
+        x += 44 + 6.4 * len(words)
     return canvas
 
 
@@ -55,21 +59,21 @@ def _panel(canvas: Canvas, drawn: Any, name: str, cell: float, *, top: float) ->
     canvas.text(gap, top - 34, "some of the other words", size=12, color="soft")
     for column, word in enumerate(words):
         x = LEFT + cell * column + (12 if column >= inside else 0)
-        canvas.text(x + cell / 2 - 1, top - 10, word, size=11, anchor="middle", mono=True)
+        canvas.text(x + cell / 2 - 1, top - 10, word, size=12, anchor="middle")
     for row, label in enumerate(drawn["labels"]):
         y = top + ROW * row
         canvas.text(LEFT - 10, y + 17, label, size=12, anchor="end", mono=True, color="up")
         for column, number in enumerate(drawn[name][row]):
             x = LEFT + cell * column + (12 if column >= inside else 0)
-            _cell(canvas, x, y, cell - 2, number)
+            color = "up" if words[column] == label else "down"
+            _cell(canvas, x, y, cell - 2, number, color)
 
 
-def _cell(canvas: Canvas, x: float, y: float, width: float, number: float | None) -> None:
+def _cell(canvas: Canvas, x: float, y: float, width: float, number: float | None, color: str) -> None:
     """A cell as strong as its gradient; a step moves the logit the other way."""
     if number is None:
         canvas.rect(x, y, width, ROW - 2, fill="page", stroke="edge", radius=2, dashed=True)
         return
-    color = "up" if number < 0 else "down"
     strength = 0.1 + 0.75 * min(1, abs(number)) ** 0.7
     canvas.rect(x, y, width, ROW - 2, fill=color, radius=2, opacity=strength)
     if number:  # what is left of a small one is its colour
