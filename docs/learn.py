@@ -4,9 +4,9 @@
     python docs/learn.py --write    fill in what the code prints, and draw the pictures again
     python docs/learn.py --train    train the lesson's captioner anew (minutes), then --write
 
-The check writes nothing. The captioner is docs/learn/captioner (after SMILE) and its mle/ (before):
-a run of docs/learn/captioner.toml in half precision. Trained again on another machine, it is another
-captioner, so the text must be read again after --train.
+The check writes nothing. The captioner is docs/learn/captioner (after SMILE) and its mle/ (before),
+a run of docs/learn/captioner.toml in half precision. Another machine trains another one, so read the
+text again after --train.
 """
 
 import argparse
@@ -20,9 +20,8 @@ DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 sys.path[:0] = [str(ROOT), str(DOCS / "learn")]
 
-import torch  # noqa: E402
-
 import prose  # noqa: E402
+import torch  # noqa: E402
 from lesson import Lesson  # noqa: E402
 from pictures import PICTURES  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""What a lesson says between its code blocks: numbers that have a source, links that lead somewhere.
+"""What a lesson says between its blocks: numbers that have a source, links that lead somewhere.
 
 A number in the prose must stand in the code, or in what it prints, of the same section or of one
 before it. A link to a file of the project must lead to it; if its words are a name, the file must

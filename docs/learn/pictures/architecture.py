@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pictures.scene import draw_scene, scene_data
 from svg import Canvas
 
+from pictures.scene import draw_scene, scene_data
 from smile.config import Config, DecoderConfig, ViTConfig, load_config, with_settings
 from smile.data.shapes import make_scenes
 from smile.model.tokenizer import Tokenizer
@@ -28,7 +28,9 @@ def data(_: Mapping[str, Any]) -> Any:
     return {
         "scene": scene_data(scene),
         "caption": caption,
-        "pieces": [tokenizer.vocab[i] for i in tokenizer.encode(caption, prompt=config.data.prompt)],
+        "pieces": [
+            tokenizer.vocab[i] for i in tokenizer.encode(caption, prompt=config.data.prompt)
+        ],
         "lesson": _sizes(config.vit, config.decoder),
         "blip": _sizes(blip.vit, blip.decoder),
     }
@@ -65,7 +67,9 @@ def _box(
 ) -> None:
     """A box with a title, lines, and the file that holds it at its foot."""
     x, y, width, height = box
-    canvas.rect(x, y, width, height, fill=f"{color}-pale" if color else "panel", stroke=color or "edge")
+    canvas.rect(
+        x, y, width, height, fill=f"{color}-pale" if color else "panel", stroke=color or "edge"
+    )
     middle = x + width / 2
     canvas.text(middle, y + 21, title, bold=True, anchor="middle", size=14)
     for n, line in enumerate(lines):
@@ -194,4 +198,6 @@ def _rooms(canvas: Canvas) -> None:
         canvas.text(x + width / 2, 551, name, size=12, anchor="middle", mono=True, bold=True)
         for k, line in enumerate(lines):
             canvas.text(x + width / 2, 573 + 17 * k, line, size=12, anchor="middle")
-    canvas.text(24, 626, "All paths are below smile/, but for the three scripts.", size=11, color="soft")
+    canvas.text(
+        24, 626, "All paths are below smile/, but for the three scripts.", size=11, color="soft"
+    )

@@ -15,9 +15,15 @@ LOOKS = {  # fate → fill, edge, colour of the word
 
 
 def data(names: Mapping[str, Any]) -> Any:
-    """For each of the first steps its candidates, best first: the kept one of the step before, word, total."""
+    """For each of the first steps its candidates, best first.
+
+    Each has the number of the beam that it continues, its word, total and fate.
+    """
     return [
-        [{"from": row, "word": word, "total": total, "fate": fate} for row, word, total, fate in step]
+        [
+            {"from": row, "word": word, "total": total, "fate": fate}
+            for row, word, total, fate in step
+        ]
         for step in names["tree"][:STEPS]
     ]
 
@@ -46,9 +52,7 @@ def draw(steps: Any) -> Canvas:
     return canvas
 
 
-def _edge(
-    canvas: Canvas, start: tuple[float, float], end: tuple[float, float], fate: str
-) -> None:
+def _edge(canvas: Canvas, start: tuple[float, float], end: tuple[float, float], fate: str) -> None:
     _, color, _ = LOOKS[fate]
     canvas.line(start, end, color=color, width=1 if fate == "dropped" else 2)
 

@@ -41,7 +41,9 @@ def draw(drawn: Any) -> Canvas:
                     radius=3,
                 )
     y = TOP + CELL * steps + 26
-    canvas.text(22, y, "each row is a step, each square a token that is read", size=12, color="soft")
+    canvas.text(
+        22, y, "each row is a step, each square a token that is read", size=12, color="soft"
+    )
     y += 24
     canvas.rect(22, y - 11, 14, 14, fill="text", opacity=0.45, radius=3)
     canvas.text(42, y, "computed: a token of the prompt", size=12, color="soft")

@@ -4,8 +4,9 @@ import textwrap
 from collections.abc import Mapping
 from typing import Any
 
-from pictures.scene import draw_scene, scene_data
 from svg import Canvas
+
+from pictures.scene import draw_scene, scene_data
 
 WIDTH, CARD, SIDE = 880, 196, 156
 WRAP = 92  # characters

@@ -69,7 +69,9 @@ def _panel(canvas: Canvas, drawn: Any, name: str, cell: float, *, top: float) ->
             _cell(canvas, x, y, cell - 2, number, color)
 
 
-def _cell(canvas: Canvas, x: float, y: float, width: float, number: float | None, color: str) -> None:
+def _cell(
+    canvas: Canvas, x: float, y: float, width: float, number: float | None, color: str
+) -> None:
     """A cell as strong as its gradient; a step moves the logit the other way."""
     if number is None:
         canvas.rect(x, y, width, ROW - 2, fill="page", stroke="edge", radius=2, dashed=True)

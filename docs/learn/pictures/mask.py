@@ -45,7 +45,9 @@ def draw(rows: Any) -> Canvas:
             )
         predicted = row["label"] is not None
         canvas.arrow(
-            (right + 6, y + CELL / 2), (right + 32, y + CELL / 2), color="up" if predicted else "edge"
+            (right + 6, y + CELL / 2),
+            (right + 32, y + CELL / 2),
+            color="up" if predicted else "edge",
         )
         if predicted:
             canvas.text(right + 40, y + 28, row["label"], mono=True, color="up", bold=True)

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pictures.scene import draw_scene, scene_data, scene_shapes
 from svg import Canvas
+
+from pictures.scene import draw_scene, scene_data, scene_shapes
 
 WIDTH, LEFT, STEP, CELL = 880, 232, 37, 7
 SHOWN = 6  # numbers of each vector

@@ -19,9 +19,10 @@ def scene_data(scene: Scene) -> dict[str, Any]:
 
 def draw_scene(canvas: Canvas, scene: dict[str, Any], x: float, y: float, side: float) -> None:
     """The scene in a square at (x, y)."""
+    shapes = scene_shapes(scene, prefix=f"s{len(canvas.shapes)}")
     canvas.add(
         f'<svg x="{x:g}" y="{y:g}" width="{side:g}" height="{side:g}" '
-        f'viewBox="0 0 {UNITS} {UNITS}">{scene_shapes(scene, prefix=f"s{len(canvas.shapes)}")}</svg>'
+        f'viewBox="0 0 {UNITS} {UNITS}">{shapes}</svg>'
     )
 
 
