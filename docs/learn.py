@@ -5,8 +5,8 @@
     python docs/learn.py --train    train the lesson's captioner anew (minutes), then --write
 
 The check writes nothing. The captioner is docs/learn/captioner (after SMILE) and its mle/ (before),
-a run of docs/learn/captioner.toml in half precision. Another machine trains another one, so read the
-text again after --train.
+a run of docs/learn/captioner.toml in half precision. Another machine trains another one, so read
+the text again after --train.
 """
 
 import argparse
