@@ -119,7 +119,7 @@ def _published(source: str) -> Known:
     """The published checkpoint that `source` names. Raises UserError if it names none."""
     if source in KNOWN:
         if KNOWN[source].folder:
-            raise UserError(f"{local(source)} is missing: install smile-captioning again")
+            raise UserError(f"{local(source)} is missing: clone the project again")
         return KNOWN[source]
     path = local(source)
     beside = nearest(path, _names_beside(path))

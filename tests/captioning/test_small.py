@@ -67,7 +67,7 @@ def test_damage_and_absence_are_said(photo):
     for path in weights.parent.iterdir():
         path.unlink()
     weights.parent.rmdir()
-    with pytest.raises(UserError, match="install smile-captioning again"):
+    with pytest.raises(UserError, match="clone the project again"):
         load(SMALL)
 
 

@@ -128,8 +128,11 @@ def test_sample_without_a_model_says_how_to_get_one(tmp_path):
     offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     done = run("sample.py", "x.png", cwd=tmp_path, **offline)
+    assert done.returncode == 0 and done.stdout.startswith("x.png: ")
+    done = run("sample.py", "x.png", "--json", cwd=tmp_path, **offline)
     assert done.returncode == 2
-    said, problem, point_at_one, train_one = done.stderr.splitlines()
+    said, problem, comes_along, point_at_one, train_one = done.stderr.splitlines()
+    assert "--model flickr8k-small" in comes_along
     assert "no --model given: blip-base, since there is no run under runs/" in said
     assert "Salesforce/blip-image-captioning-base" in problem and "downloads are off" in problem
     assert "train.py configs/shapes.toml" in train_one
