@@ -133,7 +133,7 @@ def attention_sheet(
     photo = image.convert("RGB").resize((tile, height), Image.Resampling.LANCZOS)
     panels = [(photo, "image", "")]
     panels += [
-        (_heated(photo, heat), word, f"{math.exp(logprob):.0%}") for word, logprob, heat in words
+        (heated(photo, heat), word, f"{math.exp(logprob):.0%}") for word, logprob, heat in words
     ]
     names = [large.lines(word, tile * 3 / 4) for _, word, _ in panels]
     columns = min(columns, len(panels))
@@ -170,7 +170,7 @@ def _say_missing(typesetter: Typesetter) -> None:
         say_once(warning, topic=warning)
 
 
-def _heated(photo: Image.Image, heat: Sequence[Sequence[float]]) -> Image.Image:
+def heated(photo: Image.Image, heat: Sequence[Sequence[float]]) -> Image.Image:
     """The photo, dark where `heat` is low, in full light with a warm tint where it is high."""
     low = min(map(min, heat))
     scale = 255 / max(max(map(max, heat)) - low, 1e-12)

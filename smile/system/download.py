@@ -11,7 +11,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from time import sleep as wait
@@ -29,7 +30,22 @@ from smile.system.verified import cache_folder, has_checksum, remember
 CHUNK = 1 << 20
 TRIES = 5  # connections made for one file before giving up
 HEADERS = {"User-Agent": "smile-captioning", "Accept-Encoding": "identity"}
+Watcher = Callable[[str, int, int | None], object]
+_watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 VERSION = re.compile(r"[\x20-\x7e]{1,500}")  # an ETag or date that can be stored and sent back
+
+
+@contextlib.contextmanager
+def watching(watcher: Watcher) -> Iterator[None]:
+    """Calls `watcher(name, bytes so far, bytes in all)` as this thread's downloads go on.
+
+    For those who see no terminal with its bar.
+    """
+    token = _watcher.set(watcher)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 class NotReached(Unavailable):
@@ -325,11 +341,14 @@ def _receive(url: str, part: _Part, answer: Answer, total: int | None) -> None:
     done = part.path.stat().st_size
     name = Path(urlsplit(url).path).name
     bar = tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=name, disable=None)
+    watcher = _watcher.get()
     with bar, part.path.open("ab", buffering=0) as file:
         while chunk := answer.read(CHUNK):
             file.write(chunk)
             done += len(chunk)
             bar.update(len(chunk))
+            if watcher is not None:
+                watcher(name, done, total)
             if total is not None and done > total:
                 break
     if total is not None and done < total:

@@ -146,7 +146,7 @@ def default_source(runs: str | Path = "runs", *, for_photos: bool = False) -> tu
     """
     source, why = "blip-base", f"since there is no run under {runs}/"
     left_out = []
-    for folder in _newest_first(Path(runs)):
+    for folder in newest_first(Path(runs)):
         try:
             drawn = check_run(folder).model.trained_on == "shapes"
         except UserError as error:
@@ -161,7 +161,7 @@ def default_source(runs: str | Path = "runs", *, for_photos: bool = False) -> tu
     return source, why
 
 
-def _newest_first(runs: Path) -> list[Path]:
+def newest_first(runs: Path) -> list[Path]:
     """The run folders directly under `runs`, newest first; unreadable ones are skipped."""
     times = {}
     for path in runs.glob(f"*/{WEIGHTS}"):

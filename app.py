@@ -1,0 +1,35 @@
+"""The web page: describe pictures, see where the captioner looked, bind a photo book.
+
+streamlit run app.py
+streamlit run app.py -- --model runs/shapes --model blip-base
+"""
+
+import sys
+from pathlib import Path
+
+TITLE = "Captions for your pictures"
+INTRO = (
+    "Drop pictures and read what they show. Choose a word to see where the captioner looked for "
+    "it. Bind the best into a photo book."
+)
+
+
+def main() -> None:
+    try:
+        import streamlit as st
+    except ImportError:
+        sys.exit(
+            "app.py: the page needs streamlit: pip install -r requirements-page.txt, "
+            "then streamlit run app.py"
+        )
+    if not st.runtime.exists():
+        sys.exit("app.py: start the page with: streamlit run app.py")
+    st.set_page_config(page_title=TITLE, page_icon="📖", layout="centered")
+    st.title(TITLE, anchor=False)
+    st.text(INTRO)
+    with st.spinner("Starting …"):  # torch takes seconds: what is above can be read meanwhile
+        from smile.page.main import show
+    show(sys.argv[1:], Path(__file__).parent)
+
+
+main()

@@ -1,0 +1,246 @@
+"""The tab that describes pictures."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import streamlit as st
+
+from smile.errors import UserError, counted
+from smile.page.offered import Offer, Offers
+from smile.page.plain import plain
+from smile.page.request import Request, confidence, num_words
+from smile.page.session import Answer, Session
+from smile.page.settings_view import KEPT, ask_settings
+from smile.page.uploads import (
+    LIMITS,
+    MOST_MB,
+    Example,
+    Picture,
+    drawn_examples,
+    photo_examples,
+)
+
+FORMATS = "jpg jpeg jfif png webp gif bmp tif tiff avif heic heif jp2 ppm".split()
+NONE = "none"
+POLL = 0.4  # seconds between two looks at what has come
+
+
+def show_describe(session: Session, offers: Offers, photos: Path) -> None:
+    """Models, pictures, settings, and the captions as they come."""
+    chosen = choose_models(offers)
+    sources = [offer.source for offer in chosen]
+    given = bring_pictures(session)
+    with st.expander("How captions are written", icon=":material/tune:"):
+        if len(chosen) > 1:
+            st.caption("Both captioners get these settings.")
+        request = ask_settings(chosen[0])
+    if not session.pictures:
+        given += choose_example(photos, drawn_first=chosen[0].drawn)
+    if given:
+        session.describe(session.add(given), sources, request)
+        st.rerun()
+    for message in session.messages:
+        st.warning(plain(message), icon=":material/warning:")
+    if session.pictures:
+        show_actions(session, sources, request)
+        st.fragment(show_answers, run_every=POLL if session.pending else None)(session)
+
+
+# Models -------------------------------------------------------------------------------------------
+
+
+def choose_models(offers: Offers) -> list[Offer]:
+    """One captioner, or two to compare."""
+    labels = {offer.source: offer.label for offer in offers.models}
+    left, right = st.columns(2)
+    with left:
+        first = st.selectbox(
+            "Captioner",
+            list(labels),
+            format_func=labels.__getitem__,
+            help="It is loaded when the first picture comes, once for all visitors.",
+            key="model",
+            **KEPT,
+        )
+    with right:
+        second = st.selectbox(
+            "Compare with",
+            [NONE, *(source for source in labels if source != first)],
+            format_func=lambda source: labels.get(source, source),
+            help="A second captioner, whose captions stand beside those of the first.",
+            key="compared",
+            **KEPT,
+        )
+    for line in offers.left_out:
+        st.warning(plain(f"Left out: {line}"))
+    return [offers[source] for source in (first, second) if source and source != NONE]
+
+
+# Pictures -----------------------------------------------------------------------------------------
+
+
+def bring_pictures(session: Session) -> list[tuple[str, bytes]]:
+    """The files dropped, chosen or taken by the camera in this run: names and bytes."""
+    files = st.file_uploader(
+        "Pictures: drop them here, or choose them",
+        type=FORMATS,
+        accept_multiple_files=True,
+        max_upload_size=MOST_MB,
+        key=f"files/{st.session_state.setdefault('num_files', 0)}",
+    )
+    st.caption(LIMITS)
+    shot = None
+    if st.toggle("Use the camera", key="camera", **KEPT):
+        shot = st.camera_input("Take a picture", key=f"shot/{st.session_state.num_files}")
+    given = [(file.name, file.getvalue()) for file in files or []]
+    if shot is not None:
+        given.append((f"camera-{session.num_given + 1}.jpg", shot.getvalue()))
+    if given:  # new widgets, which are empty: the old ones would give the same files again
+        st.session_state.num_files += 1
+    return given
+
+
+def choose_example(photos: Path, *, drawn_first: bool) -> list[tuple[str, bytes]]:
+    """The picture of an example that was clicked, if one was."""
+    st.subheader("Or try one of these", anchor=False)
+    examples = [*photo_examples(photos)], [*drawn_examples()]
+    groups = examples[::-1] if drawn_first else examples
+    chosen: list[tuple[str, bytes]] = []
+    with st.container(horizontal=True, gap="medium", key="examples"):
+        for example in (example for group in groups for example in group):
+            with st.container(width=132, gap="small"):
+                st.image(example.data, width=132, alt=f"Example: {example.shows}")
+                if st.button(example.title, key=f"example/{example.name}", width="stretch"):
+                    chosen.append((example.name, example.data))
+    return chosen
+
+
+def show_actions(session: Session, sources: Sequence[str], request: Request) -> None:
+    """What can be done with the whole list."""
+    with st.container(horizontal=True, key="actions"):
+        if st.button("Describe again", icon=":material/refresh:", type="primary"):
+            session.describe_all(sources, request)
+            st.rerun()
+        st.button(
+            "Add all to the book", icon=":material/menu_book:", on_click=add_all, args=[session]
+        )
+        st.button("Clear the list", icon=":material/delete:", on_click=session.clear)
+
+
+# Captions -----------------------------------------------------------------------------------------
+
+
+def show_answers(session: Session) -> None:
+    """How far it is, and every picture with its captions; run again and again while some miss."""
+    pending = session.pending
+    show_progress(session)
+    for picture in session.pictures:
+        show_picture(session, picture)
+    if not pending and st.session_state.get("was_pending"):
+        st.session_state.was_pending = False
+        st.rerun()  # so that the page stops asking
+    st.session_state.was_pending = bool(pending)
+
+
+def show_progress(session: Session) -> None:
+    """The line and bar of what is still to come."""
+    asked = session.asked
+    waiting = [answer for answer in asked if not answer.done]
+    if not waiting:
+        return
+    done = len(asked) - len(waiting)
+    st.progress(done / len(asked), text=f"{done} of {counted(len(asked), 'picture')} described")
+    for source in dict.fromkeys(answer.source for answer in waiting):
+        loading = session.workers.progress(source)
+        if loading.line:
+            text = plain(loading.line)
+            if loading.fraction is None:
+                st.caption(f"{text} …")
+            else:
+                st.progress(loading.fraction, text=text)
+    st.caption(queue_line(session, waiting[0]))
+
+
+def queue_line(session: Session, answer: Answer) -> str:
+    """How long the queue is of the captioner that is to give the next answer."""
+    total = session.workers.waiting(answer.source)
+    ahead = session.workers.ahead(answer.source, answer.job)
+    mine = sum(a.source == answer.source for a in session.asked if not a.done)
+    others = f", {total - mine} of them other visitors'" if total > mine else ""
+    return f"In the queue: {counted(total, 'picture')}{others}; {ahead} before your next one."
+
+
+def show_picture(session: Session, picture: Picture) -> None:
+    """A picture beside its captions by each captioner."""
+    answers = session.answers.get(picture.number, [])
+    best = next((answer.captions[0].text for answer in answers if answer.captions), "")
+    with st.container(border=True, key=f"picture-{picture.number}"):
+        left, right = st.columns([2, 3], gap="medium")
+        with left:
+            shows = best or "not described yet"
+            st.image(picture.preview, width="stretch", alt=f"{picture.name}: {shows}")
+        with right:
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.text(picture.name, width="stretch")
+                st.button(
+                    "Remove",
+                    icon=":material/close:",
+                    type="tertiary",
+                    key=f"remove/{picture.number}",
+                    on_click=session.remove,
+                    args=[picture.number],
+                )
+            if picture.note:
+                st.caption(plain(picture.note))
+            columns = st.columns(len(answers)) if len(answers) > 1 else [right]
+            for column, answer in zip(columns, answers, strict=False):
+                with column:
+                    show_answer(session, answer, named=len(answers) > 1)
+
+
+def show_answer(session: Session, answer: Answer, *, named: bool) -> None:
+    """The captions of one captioner, what went wrong, or that they are still to come."""
+    if named:
+        st.caption(f"**{plain(answer.source)}**")
+    if answer.problem:
+        st.error(plain(answer.problem), icon=":material/error:")
+    elif not answer.done:
+        st.caption("…")
+    for place, caption in enumerate(answer.captions):
+        key = f"{answer.picture.number}-{answer.source}-{place}"
+        with st.container(key=f"caption-{key}", gap=None):
+            st.text(caption.text or "(no words)")
+            st.caption(
+                f"{counted(num_words(caption), 'word')}, confidence {confidence(caption):.0%}",
+                help="Confidence: the mean probability of a word, as the captioner sees it. "
+                "It says how sure it is, not whether it is right.",
+            )
+        st.button(
+            "Add to the book",
+            icon=":material/add:",
+            type="tertiary",
+            key=f"add/{key}",
+            on_click=add_to_book,
+            args=[session, answer.picture, caption.text],
+        )
+
+
+# The book -----------------------------------------------------------------------------------------
+
+
+def add_to_book(session: Session, picture: Picture, caption: str) -> None:
+    """Puts a picture at the end of the book, and says so."""
+    try:
+        session.add_to_book(picture, caption)
+    except UserError as error:
+        st.toast(plain(str(error)), icon=":material/error:")
+        return
+    st.toast(f"The book has {counted(len(session.book), 'picture')}.", icon=":material/menu_book:")
+
+
+def add_all(session: Session) -> None:
+    """Puts every picture that has a caption into the book, with the best of the first captioner."""
+    for picture in session.pictures:
+        for answer in session.answers.get(picture.number, [])[:1]:
+            if answer.captions:
+                add_to_book(session, picture, answer.captions[0].text)
