@@ -13,6 +13,11 @@ INTRO = (
     "it. Bind the best into a photo book."
 )
 
+STYLE = """<style>
+.stMainBlockContainer { max-width: 62rem; padding-top: 3.5rem; }
+[class*="st-key-caption-"] [data-testid="stText"] { font-size: 1.15rem; line-height: 1.4; }
+</style>"""
+
 
 def main() -> None:
     try:
@@ -25,6 +30,7 @@ def main() -> None:
     if not st.runtime.exists():
         sys.exit("app.py: start the page with: streamlit run app.py")
     st.set_page_config(page_title=TITLE, page_icon="📖", layout="centered")
+    st.html(STYLE)
     st.title(TITLE, anchor=False)
     st.text(INTRO)
     with st.spinner("Starting …"):  # torch takes seconds: what is above can be read meanwhile

@@ -103,7 +103,7 @@ def edit_entry(session: Session, entry: Entry, place: int) -> None:
 
 
 def offer_downloads(session: Session) -> None:
-    """Makes the PDF and the zip when they are asked for, then offers them until the book changes."""
+    """Makes the PDF and the zip when asked, and offers them until the book changes."""
     st.subheader("Take it with you", anchor=False)
     left, right = st.columns(2)
     with left:

@@ -1,6 +1,6 @@
 """The tab that describes pictures."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -14,13 +14,13 @@ from smile.page.settings_view import KEPT, ask_settings
 from smile.page.uploads import (
     LIMITS,
     MOST_MB,
-    Example,
     Picture,
     drawn_examples,
     photo_examples,
 )
+from smile.system.picture_files import HEIF_SUFFIXES, IMAGE_SUFFIXES
 
-FORMATS = "jpg jpeg jfif png webp gif bmp tif tiff avif heic heif jp2 ppm".split()
+FORMATS = sorted(suffix[1:] for suffix in IMAGE_SUFFIXES | HEIF_SUFFIXES)
 NONE = "none"
 POLL = 0.4  # seconds between two looks at what has come
 
@@ -29,6 +29,7 @@ def show_describe(session: Session, offers: Offers, photos: Path) -> None:
     """Models, pictures, settings, and the captions as they come."""
     chosen = choose_models(offers)
     sources = [offer.source for offer in chosen]
+    warn_of_drawn(chosen)
     given = bring_pictures(session)
     with st.expander("How captions are written", icon=":material/tune:"):
         if len(chosen) > 1:
@@ -74,6 +75,16 @@ def choose_models(offers: Offers) -> list[Offer]:
     for line in offers.left_out:
         st.warning(plain(f"Left out: {line}"))
     return [offers[source] for source in (first, second) if source and source != NONE]
+
+
+def warn_of_drawn(chosen: Sequence[Offer]) -> None:
+    """Says which captioners make no sense of photos."""
+    for offer in chosen:
+        if offer.drawn:
+            st.caption(
+                f":material/info: {plain(offer.source)} was trained on drawn scenes only: of a "
+                "photo it makes no sense."
+            )
 
 
 # Pictures -----------------------------------------------------------------------------------------
@@ -134,6 +145,7 @@ def show_answers(session: Session) -> None:
     """How far it is, and every picture with its captions; run again and again while some miss."""
     pending = session.pending
     show_progress(session)
+    show_lengths(session)
     for picture in session.pictures:
         show_picture(session, picture)
     if not pending and st.session_state.get("was_pending"):
@@ -159,6 +171,21 @@ def show_progress(session: Session) -> None:
             else:
                 st.progress(loading.fraction, text=text)
     st.caption(queue_line(session, waiting[0]))
+
+
+def show_lengths(session: Session) -> None:
+    """Of two captioners, how many words their captions have."""
+    words: dict[str, list[int]] = {}
+    for answer in session.asked:
+        words.setdefault(answer.source, []).extend(map(num_words, answer.captions))
+    if len(words) > 1:
+        means = [
+            f"{plain(source)} {sum(counts) / len(counts):.1f}"
+            for source, counts in words.items()
+            if counts
+        ]
+        if means:
+            st.caption(f"Words a caption: {'; '.join(means)}.")
 
 
 def queue_line(session: Session, answer: Answer) -> str:
@@ -230,17 +257,22 @@ def show_answer(session: Session, answer: Answer, *, named: bool) -> None:
 
 def add_to_book(session: Session, picture: Picture, caption: str) -> None:
     """Puts a picture at the end of the book, and says so."""
-    try:
-        session.add_to_book(picture, caption)
-    except UserError as error:
-        st.toast(plain(str(error)), icon=":material/error:")
-        return
-    st.toast(f"The book has {counted(len(session.book), 'picture')}.", icon=":material/menu_book:")
+    add_these(session, [(picture, caption)])
 
 
 def add_all(session: Session) -> None:
     """Puts every picture that has a caption into the book, with the best of the first captioner."""
-    for picture in session.pictures:
-        for answer in session.answers.get(picture.number, [])[:1]:
-            if answer.captions:
-                add_to_book(session, picture, answer.captions[0].text)
+    firsts = [session.answers.get(picture.number, [])[:1] for picture in session.pictures]
+    add_these(
+        session, [(a.picture, a.captions[0].text) for [a] in filter(None, firsts) if a.captions]
+    )
+
+
+def add_these(session: Session, entries: Iterable[tuple[Picture, str]]) -> None:
+    """Puts pictures with their captions into the book, as far as it has room, and says so."""
+    try:
+        for picture, caption in entries:
+            session.add_to_book(picture, caption)
+    except UserError as error:
+        st.toast(plain(str(error)), icon=":material/error:")
+    st.toast(f"The book has {counted(len(session.book), 'picture')}.", icon=":material/menu_book:")

@@ -2,13 +2,13 @@
 
 import io
 import math
+from collections.abc import Sequence
 
 import streamlit as st
 from PIL import Image
 
 from smile.captioning.explain import WordMap
 from smile.captioning.pictures import heated
-from smile.errors import counted
 from smile.page.plain import plain
 from smile.page.session import Answer, Session, maps_found, problem_of
 from smile.page.settings_view import KEPT
@@ -59,23 +59,25 @@ def choose_caption(looked: list[Answer]) -> tuple[Answer, int]:
 
 
 def show_words(answer: Answer, place: int, maps: list[WordMap]) -> None:
-    """The caption's words, and the picture, bright where the captioner looked for the chosen one."""
+    """The caption's words, and the picture, bright where one looked for the chosen one."""
+    labels = word_labels([word.word for word in maps])
     left, right = st.columns([3, 2], gap="medium")
     with right:
         number = st.pills(
             "Choose a word",
             range(len(maps)),
-            format_func=lambda number: plain(maps[number].word),
+            format_func=labels.__getitem__,
             default=0,
             required=True,
+            wrap=True,
             key=f"word/{answer.picture.number}/{answer.source}/{place}/{id(answer)}",
         )
         word = maps[number or 0]
         st.metric("Probability of this word", f"{math.exp(word.logprob):.0%}")
         st.caption(
-            f"The probability that the captioner gave to this word after the {counted(number, 'word')} "
-            "before it. The picture is bright where its cross-attention lay, the mean of all heads "
-            "and layers. That is where it looked, which is not always why it chose the word."
+            "That is what the captioner gave it, given the words before. The picture is bright "
+            "where its cross-attention lay, the mean of all heads and layers: where it looked, "
+            "which is not always why it chose the word."
         )
     with left:
         st.image(
@@ -83,6 +85,16 @@ def show_words(answer: Answer, place: int, maps: list[WordMap]) -> None:
             width="stretch",
             alt=f"{answer.picture.name}, bright where the captioner looked for “{word.word}”",
         )
+
+
+def word_labels(words: Sequence[str]) -> list[str]:
+    """The words as labels, which Streamlit tells apart by their text alone.
+
+    A word that came before gets one more joiner, which has no width, each time it comes again.
+    """
+    return [
+        plain(word) + "\u2060" * words[:number].count(word) for number, word in enumerate(words)
+    ]
 
 
 def overlay(preview: bytes, word: WordMap) -> bytes:

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,7 +28,7 @@ class Offer:
 
     source: str
     note: str = ""
-    settings: GenerateConfig = GenerateConfig()
+    settings: GenerateConfig = field(default_factory=GenerateConfig)
     drawn: bool = False
 
     @property
