@@ -7,7 +7,7 @@ import streamlit as st
 
 from smile.errors import UserError
 from smile.page.archive import zip_book
-from smile.page.book import MOST_PER_PAGE, Book, Entry
+from smile.page.book import LONGEST_TITLE, PER_PAGE, Book, Entry
 from smile.page.pdf import Bound, bind
 from smile.page.plain import plain
 from smile.page.session import Session
@@ -33,14 +33,14 @@ def show_book(session: Session) -> None:
 def edit_title(book: Book) -> None:
     left, middle, right = st.columns([3, 2, 2])
     with left:
-        book.title = st.text_input("Title", max_chars=120, key="title", **KEPT)
+        book.title = st.text_input("Title", max_chars=LONGEST_TITLE, key="title", **KEPT)
     with middle:
-        book.author = st.text_input("Author", max_chars=120, key="author", **KEPT)
+        book.author = st.text_input("Author", max_chars=LONGEST_TITLE, key="author", **KEPT)
     with right:
         book.per_page = (
             st.segmented_control(
                 "Pictures a page",
-                range(1, MOST_PER_PAGE + 1),
+                PER_PAGE,
                 default=1,
                 required=True,
                 key="per_page",
