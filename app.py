@@ -15,6 +15,10 @@ INTRO = (
 
 STYLE = """<style>
 .stMainBlockContainer { max-width: 62rem; padding-top: 3.5rem; }
+[class*="st-key-picture-"] img, [class*="st-key-entry-"] img {
+    max-height: 17rem; width: auto !important; max-width: 100%;
+}
+.st-key-examples img { aspect-ratio: 1; object-fit: cover; }
 [class*="st-key-caption-"] [data-testid="stText"] { font-size: 1.15rem; line-height: 1.4; }
 </style>"""
 

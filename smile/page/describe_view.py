@@ -18,9 +18,7 @@ from smile.page.uploads import (
     drawn_examples,
     photo_examples,
 )
-from smile.system.picture_files import HEIF_SUFFIXES, IMAGE_SUFFIXES
 
-FORMATS = sorted(suffix[1:] for suffix in IMAGE_SUFFIXES | HEIF_SUFFIXES)
 NONE = "none"
 POLL = 0.4  # seconds between two looks at what has come
 
@@ -79,12 +77,12 @@ def choose_models(offers: Offers) -> list[Offer]:
 
 def warn_of_drawn(chosen: Sequence[Offer]) -> None:
     """Says which captioners make no sense of photos."""
-    for offer in chosen:
-        if offer.drawn:
-            st.caption(
-                f":material/info: {plain(offer.source)} was trained on drawn scenes only: of a "
-                "photo it makes no sense."
-            )
+    drawn = [plain(offer.source) for offer in chosen if offer.drawn]
+    if drawn:
+        st.caption(
+            f":material/info: {' and '.join(drawn)}: trained on drawn scenes only, so of photos "
+            "the captions make no sense."
+        )
 
 
 # Pictures -----------------------------------------------------------------------------------------
@@ -94,7 +92,7 @@ def bring_pictures(session: Session) -> list[tuple[str, bytes]]:
     """The files dropped, chosen or taken by the camera in this run: names and bytes."""
     files = st.file_uploader(
         "Pictures: drop them here, or choose them",
-        type=FORMATS,
+        type="image",
         accept_multiple_files=True,
         max_upload_size=MOST_MB,
         key=f"files/{st.session_state.setdefault('num_files', 0)}",
@@ -235,21 +233,23 @@ def show_answer(session: Session, answer: Answer, *, named: bool) -> None:
         st.caption("…")
     for place, caption in enumerate(answer.captions):
         key = f"{answer.picture.number}-{answer.source}-{place}"
-        with st.container(key=f"caption-{key}", gap=None):
+        with st.container(key=f"caption-{key}", gap="xxsmall"):
             st.text(caption.text or "(no words)")
-            st.caption(
-                f"{counted(num_words(caption), 'word')}, confidence {confidence(caption):.0%}",
-                help="Confidence: the mean probability of a word, as the captioner sees it. "
-                "It says how sure it is, not whether it is right.",
-            )
-        st.button(
-            "Add to the book",
-            icon=":material/add:",
-            type="tertiary",
-            key=f"add/{key}",
-            on_click=add_to_book,
-            args=[session, answer.picture, caption.text],
-        )
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.caption(
+                    f"{counted(num_words(caption), 'word')}, confidence {confidence(caption):.0%}",
+                    help="Confidence: the mean probability of a word, as the captioner sees it. "
+                    "It says how sure it is, not whether it is right.",
+                    width="content",
+                )
+                st.button(
+                    "Add to the book",
+                    icon=":material/add:",
+                    type="tertiary",
+                    key=f"add/{key}",
+                    on_click=add_to_book,
+                    args=[session, answer.picture, caption.text],
+                )
 
 
 # The book -----------------------------------------------------------------------------------------
