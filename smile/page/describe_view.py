@@ -203,10 +203,10 @@ def show_picture(session: Session, picture: Picture) -> None:
         left, right = st.columns([2, 3], gap="medium")
         with left:
             shows = best or "not described yet"
-            st.image(picture.preview, width="stretch", alt=f"{picture.name}: {shows}")
+            st.image(picture.preview, width="stretch", alt=f"{picture.title}: {shows}")
         with right:
             with st.container(horizontal=True, vertical_alignment="center"):
-                st.text(picture.name, width="stretch")
+                st.text(picture.title, width="stretch")
                 st.button(
                     "Remove",
                     icon=":material/close:",

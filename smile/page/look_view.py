@@ -49,7 +49,7 @@ def choose_caption(looked: list[Answer]) -> tuple[Answer, int]:
     for answer in looked:
         for place, caption in enumerate(answer.captions):
             whose = f" [{answer.source}]" if several else ""
-            label = f"{answer.picture.name}: {caption.text}{whose}"
+            label = f"{answer.picture.title}: {caption.text}{whose}"
             choices[f"{answer.picture.number}/{answer.source}/{place}"] = label, answer, place
     key = st.selectbox(
         "Caption", list(choices), format_func=lambda key: choices[key][0], key="looked", **KEPT
@@ -83,7 +83,7 @@ def show_words(answer: Answer, place: int, maps: list[WordMap]) -> None:
         st.image(
             overlay(answer.picture.preview, word),
             width="stretch",
-            alt=f"{answer.picture.name}, bright where the captioner looked for “{word.word}”",
+            alt=f"{answer.picture.title}, bright where the captioner looked for “{word.word}”",
         )
 
 

@@ -32,7 +32,7 @@ def captions_of(picture: Picture, request: Request) -> Task:
     """The task that writes a picture's captions, best first: those that `sample.py` writes."""
 
     def task(captioner: Captioner) -> list[Caption]:
-        image = read_image(picture.data, picture.name)
+        image = read_image(picture.data, picture.title)
         seeds = [name_seed(request.seed, picture.name)]
         [found] = captioner.describe(
             [image], prompts=request.prompt, seeds=seeds, **request.settings
@@ -46,7 +46,7 @@ def maps_of(picture: Picture, request: Request, caption: Caption) -> Task:
     """The task that finds where the captioner looked for each word of a caption of its own."""
 
     def task(captioner: Captioner) -> list[WordMap]:
-        pixels = captioner.transform(read_image(picture.data, picture.name))[None]
+        pixels = captioner.transform(read_image(picture.data, picture.title))[None]
         return word_maps(captioner, pixels, caption, prompt=request.prompt)
 
     return task

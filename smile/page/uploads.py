@@ -33,6 +33,7 @@ class Picture:
     """A picture as its visitor gave it.
 
     number: which one it is of the visitor's; never given twice.
+    name: the file's, which may hold anything; `title` is for people to read.
     data: the bytes of the file.
     preview: a JPEG of it for the page, upright.
     note: what is to be said of it, such as that it is an animation; "" if nothing.
@@ -43,6 +44,15 @@ class Picture:
     data: bytes
     preview: bytes
     note: str = ""
+
+    @property
+    def title(self) -> str:
+        return readable(self.name)
+
+
+def readable(name: str) -> str:
+    """A file's name in one line and not too long."""
+    return brief(printable(name)) or "a picture without a name"
 
 
 class TooMany(UserError):
@@ -55,10 +65,9 @@ def read_upload(number: int, name: str, data: bytes) -> Picture:
     Raises:
         UserError: it is too large, or not a picture that is read.
     """
-    name = brief(printable(name)) or "picture"
     if len(data) > MOST_MB * MB:
-        raise UserError(f"{name}: {len(data) / MB:.0f} MB, expected at most {MOST_MB} MB")
-    image = read_image(data, name, longest=PREVIEW_SIDE)
+        raise UserError(f"{readable(name)}: {len(data) / MB:.0f} MB, expected at most {MOST_MB} MB")
+    image = read_image(data, readable(name), longest=PREVIEW_SIDE)
     kept = io.BytesIO()
     image.save(kept, "JPEG", quality=85)
     moves = "an animation: only its first picture counts" if _is_animated(data) else ""
@@ -83,7 +92,7 @@ def check_room(pictures: Sequence[Picture], size: int) -> None:
 
 def left_out(names: Sequence[str], why: TooMany) -> str:
     """A line about files that were not taken for want of room."""
-    shown = ", ".join(brief(name) for name in names[:3]) + (", …" if len(names) > 3 else "")
+    shown = ", ".join(map(readable, names[:3])) + (", …" if len(names) > 3 else "")
     return f"{counted(len(names), 'file')} left out, since {why}: {shown}"
 
 
