@@ -81,7 +81,8 @@ class _Widgets:
         own = getattr(self.own, name)
         value = first if first is not None and own == most else own
         value = min(max(value, least), most)
-        return st.slider(label, least, most, value, **self._given(name))
+        step = None if isinstance(least, int) else 0.05
+        return st.slider(label, least, most, value, step, **self._given(name))
 
     def number(self, label: str, name: str, least: int, most: int) -> int:
         own = min(max(getattr(self.own, name), least), most)
