@@ -37,9 +37,27 @@ def main() -> None:
     st.html(STYLE)
     st.title(TITLE, anchor=False)
     st.text(INTRO)
-    with st.spinner("Starting …"):  # torch takes seconds: what is above can be read meanwhile
+    if "smile.page.main" in sys.modules:
         from smile.page.main import show
-    show(sys.argv[1:], Path(__file__).parent)
+
+        show(sys.argv[1:], Path(__file__).parent)
+    else:
+        st.fragment(start, run_every=0.2)()
+
+
+def start() -> None:
+    """Imports what takes seconds, once the browser has what is above and shows it.
+
+    Before that, importing torch would keep this process from sending it.
+    """
+    import streamlit as st
+
+    st.caption("Starting …")
+    if st.session_state.setdefault("shown", False):
+        import smile.page.main  # noqa: F401
+
+        st.rerun()
+    st.session_state.shown = True
 
 
 main()

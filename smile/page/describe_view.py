@@ -20,7 +20,7 @@ from smile.page.uploads import (
 )
 
 NONE = "none"
-POLL = 0.4  # seconds between two looks at what has come
+POLL, POLL_EACH = 0.3, 0.03  # seconds between two looks at what has come, and more per picture
 
 
 def show_describe(session: Session, offers: Offers, photos: Path) -> None:
@@ -42,7 +42,8 @@ def show_describe(session: Session, offers: Offers, photos: Path) -> None:
         st.warning(plain(message), icon=":material/warning:")
     if session.pictures:
         show_actions(session, sources, request)
-        st.fragment(show_answers, run_every=POLL if session.pending else None)(session)
+        poll = POLL + POLL_EACH * len(session.pictures) if session.pending else None
+        st.fragment(show_answers, run_every=poll)(session)
 
 
 # Models -------------------------------------------------------------------------------------------
@@ -216,7 +217,7 @@ def show_picture(session: Session, picture: Picture) -> None:
                     args=[picture.number],
                 )
             if picture.note:
-                st.caption(plain(picture.note))
+                st.caption(picture.note)
             columns = st.columns(len(answers)) if len(answers) > 1 else [right]
             for column, answer in zip(columns, answers, strict=False):
                 with column:

@@ -30,7 +30,7 @@ def show_look(session: Session) -> None:
     elif problem := problem_of(job):
         st.error(plain(problem), icon=":material/error:")
     elif maps := maps_found(job):
-        show_words(answer, place, maps)
+        st.fragment(show_words)(answer, place, maps)  # a click runs that alone
     else:
         st.info("This caption has no words.")
 
