@@ -20,6 +20,7 @@ from smile.page.uploads import (
 )
 
 NONE = "none"
+EXAMPLE = 104  # pixels; eight fit in a row
 POLL, POLL_EACH = 0.3, 0.03  # seconds between two looks at what has come, and more per picture
 
 
@@ -116,10 +117,10 @@ def choose_example(photos: Path, *, drawn_first: bool) -> list[tuple[str, bytes]
     examples = [*photo_examples(photos)], [*drawn_examples()]
     groups = examples[::-1] if drawn_first else examples
     chosen: list[tuple[str, bytes]] = []
-    with st.container(horizontal=True, gap="medium", key="examples"):
+    with st.container(horizontal=True, key="examples"):
         for example in (example for group in groups for example in group):
-            with st.container(width=132, gap="small"):
-                st.image(example.data, width=132, alt=f"Example: {example.shows}")
+            with st.container(width=EXAMPLE, gap="xsmall"):
+                st.image(example.data, width=EXAMPLE, alt=f"Example: {example.shows}")
                 if st.button(example.title, key=f"example/{example.name}", width="stretch"):
                     chosen.append((example.name, example.data))
     return chosen

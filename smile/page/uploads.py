@@ -130,6 +130,4 @@ def drawn_examples(count: int = 3) -> Iterable[Example]:
     for number, scene in enumerate(make_scenes("test", count), 1):
         file = io.BytesIO()
         scene.read(DRAWN_SIDE).save(file, "PNG")
-        yield Example(
-            f"scene-{number}.png", f"Drawn scene {number}", "coloured shapes", file.getvalue()
-        )
+        yield Example(f"scene-{number}.png", f"Scene {number}", "coloured shapes", file.getvalue())

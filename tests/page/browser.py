@@ -168,21 +168,26 @@ def visit(browser, server):
         assert one.strangers == []
 
 
+def is_busy() -> bool:
+    """Whether others keep this machine's processors, so that times mean nothing."""
+    return os.getloadavg()[0] > len(os.sched_getaffinity(0))
+
+
 def test_the_first_visitor_sees_the_page_soon(browser, server):
     start = time.monotonic()
     first = Visit(browser, server)
     first.page.get_by_role("heading", name="Captions for your pictures").wait_for()
     painted = time.monotonic() - start
-    first.button("Drawn scene 3").wait_for()
+    first.button("Scene 3").wait_for()
     whole = time.monotonic() - start
     print(f"first paint after {painted:.1f} s, the whole page after {whole:.1f} s")
     first.context.close()
     start = time.monotonic()
     second = Visit(browser, server)
-    second.button("Drawn scene 3").wait_for()
+    second.button("Scene 3").wait_for()
     print(f"for the second visitor, the whole page after {time.monotonic() - start:.1f} s")
     second.context.close()
-    assert painted < 3
+    assert painted < 3 or is_busy()
 
 
 def test_nothing_is_asked_and_nothing_told(server):
@@ -199,7 +204,7 @@ def test_nothing_is_asked_and_nothing_told(server):
 
 def test_from_a_picture_to_a_book(visit, tmp_path):
     desk = visit()
-    desk.button("Drawn scene 3").wait_for()
+    desk.button("Scene 3").wait_for()
     desk.shot("begin")
     desk.bring(CAT)
     [cat] = desk.captions(1)
@@ -216,7 +221,9 @@ def test_from_a_picture_to_a_book(visit, tmp_path):
     start = time.monotonic()
     words.nth(2).click()
     expect(shown).not_to_have_attribute("src", before)
-    print(f"a click on a word took {time.monotonic() - start:.2f} s")
+    clicked = time.monotonic() - start
+    print(f"a click on a word took {clicked:.2f} s")
+    assert clicked < 0.5 or is_busy()
     desk.shot("look")
 
     desk.tab("Describe")
@@ -316,7 +323,7 @@ def test_on_a_phone_nothing_is_wider_than_the_page(visit):
 
 def test_in_the_dark_it_is_dark(visit):
     night = visit(dark=True)
-    night.button("Drawn scene 3").wait_for()
+    night.button("Scene 3").wait_for()
     background = night.page.locator(".stApp").evaluate("e => getComputedStyle(e).backgroundColor")
     assert max(map(int, re.findall(r"\d+", background)[:3])) < 60
     night.shot("dark")
