@@ -121,11 +121,12 @@ def offer_downloads(session: Session) -> None:
 
 def make(session: Session, kind: str, maker: Callable[[Book], Any]) -> Any:
     """What `maker` makes of the book as it is now; None before it is asked for."""
-    content = session.book.title, session.book.author, session.book.per_page
-    content += tuple((entry.number, entry.caption) for entry in session.book)
+    book = session.book
+    entries = [(entry.number, entry.caption) for entry in book]
+    content = book.title, book.author, book.per_page, entries
     if st.button(f"Make the {kind}", icon=":material/menu_book:", width="stretch"):
         try:
-            session.made[kind] = content, maker(session.book)
+            session.made[kind] = content, maker(book)
         except UserError as error:
             st.error(plain(str(error)))
     of, made = session.made.get(kind, (None, None))

@@ -1,6 +1,6 @@
 """The tab that describes pictures."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import streamlit as st
@@ -37,7 +37,7 @@ def show_describe(session: Session, offers: Offers, photos: Path) -> None:
     if not session.pictures:
         given += choose_example(photos, drawn_first=chosen[0].drawn)
     if given:
-        session.describe(session.add(given), sources, request)
+        session.describe(session.add(with_bar(given)), sources, request)
         st.rerun()
     for message in session.messages:
         st.warning(plain(message), icon=":material/warning:")
@@ -109,6 +109,14 @@ def bring_pictures(session: Session) -> list[tuple[str, bytes]]:
     if given:  # new widgets, which are empty: the old ones would give the same files again
         st.session_state.num_files += 1
     return given
+
+
+def with_bar(files: Sequence[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+    """The files one by one, with a bar of how many have been read."""
+    bar = st.progress(0.0, text="Reading the pictures")
+    for done, file in enumerate(files):
+        bar.progress(done / len(files), text=f"Reading picture {done + 1} of {len(files)}")
+        yield file
 
 
 def choose_example(photos: Path, *, drawn_first: bool) -> list[tuple[str, bytes]]:

@@ -1,8 +1,11 @@
 """The page in a real browser: pytest tests/page/browser.py
 
 It needs chromium or google-chrome. The name keeps it out of the plain `pytest`: it takes a minute
-and a half. With SMILE_PAGE_SHOTS=FOLDER it leaves pictures of the page there, to be looked at; with
-SMILE_PAGE_MODEL=RUN_FOLDER it is that captioner's page.
+and a half. These environment variables are asked for:
+
+SMILE_PAGE_MODEL=RUN       that captioner instead of one of random weights
+SMILE_PAGE_SHOTS=FOLDER    pictures of every test go there, to be looked at
+SMILE_PAGE_PICTURE=FILE    the README's picture: docs/page.png
 """
 
 import contextlib
@@ -16,6 +19,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +37,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),  # a camera
 ]
 WAIT = 20  # seconds
 expect.set_options(timeout=1000 * WAIT)
@@ -212,6 +217,8 @@ def test_from_a_picture_to_a_book(visit, tmp_path):
     cat, rocket = desk.captions(2)
     assert cat.split() and rocket.split()
     desk.shot("describe", height=1100)
+    if picture := os.environ.get("SMILE_PAGE_PICTURE"):
+        desk.page.screenshot(path=picture)
 
     desk.tab("Look")
     words = desk.page.get_by_role("radiogroup").get_by_role("radio")
@@ -252,6 +259,12 @@ def test_from_a_picture_to_a_book(visit, tmp_path):
     assert "A summer" in pages[0]
     assert "Our **rocket**, at <i>night</i>" in pages[1]
     assert cat in pages[2]
+    desk.button("Make the zip").click()
+    with desk.page.expect_download() as download:
+        desk.button("Download book.zip").click()
+    download.value.save_as(tmp_path / "book.zip")
+    names = zipfile.ZipFile(tmp_path / "book.zip").namelist()
+    assert {"rocket.jpg", "rocket.txt", "chelsea.jpg", "captions.jsonl"} <= set(names)
     desk.tab("Describe")
     assert desk.captions(2) == [cat, rocket]
 
@@ -309,6 +322,7 @@ def test_nasty_files_are_named_and_the_page_lives_on(visit):
 
 def test_on_a_phone_nothing_is_wider_than_the_page(visit):
     phone = visit(size=PHONE)
+    phone.context.grant_permissions(["camera"])
     phone.button("Cat").wait_for()
     phone.shot("phone-begin")
     phone.button("Cat").click()
@@ -319,6 +333,10 @@ def test_on_a_phone_nothing_is_wider_than_the_page(visit):
         width = phone.page.evaluate("document.scrollingElement.scrollWidth")
         assert width <= PHONE["width"], tab
         phone.shot(f"phone-{tab.lower()}", height=1400)
+    phone.tab("Describe")
+    phone.page.get_by_text("Use the camera").click()
+    phone.button("Take Photo").click()
+    phone.captions(2)
 
 
 def test_in_the_dark_it_is_dark(visit):

@@ -162,6 +162,18 @@ def test_a_book_is_edited_and_reordered(page):
     assert [entry.caption for entry in book] == ["My cat"]
 
 
+def test_a_book_is_made_when_asked_and_again_when_it_changed(page):
+    settled(click(page, "Cat"))
+    click(page, "Add to the book")
+    go(page, "Book")
+    assert not page.download_button
+    for kind, file in (("PDF", "book.pdf"), ("zip", "book.zip")):
+        click(page, f"Make the {kind}")
+        assert any(button.label.startswith(f"Download {file}") for button in page.download_button)
+    page.text_area[0].set_value("My cat").run()
+    assert not page.download_button
+
+
 def test_a_captioner_that_is_not_there_is_a_line(tmp_path):
     page = open_page("--model", str(tmp_path / "no_run"))
     settled(click(page, "Cat"))
