@@ -20,11 +20,13 @@ class Request:
 
     settings: of `[generate]`, in place of the captioner's own.
     prompt: what every caption continues; None: the captioner's own.
+    prefix: what is put before every caption, such as a trigger word.
     seed: of sampling; the same one gives the same captions.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     prompt: str | None = None
+    prefix: str = ""
     seed: int = 0
 
 
@@ -35,7 +37,11 @@ def captions_of(picture: Picture, request: Request) -> Task:
         image = read_image(picture.data, picture.title)
         seeds = [name_seed(request.seed, picture.name)]
         [found] = captioner.describe(
-            [image], prompts=request.prompt, seeds=seeds, **request.settings
+            [image],
+            prompts=request.prompt,
+            prefix=request.prefix,
+            seeds=seeds,
+            **request.settings,
         )
         return found
 

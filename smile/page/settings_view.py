@@ -45,13 +45,17 @@ def ask_settings(offer: Offer) -> Request:
             seed = st.number_input(
                 "Seed", 0, 10**6, 0, key="seed", help="Another seed, other captions.", **KEPT
             )
-        prompt = st.text_input(
-            "Captions begin with",
+        prompt = ask_text(
+            "prompt",
+            "Captions continue",
             placeholder="the captioner's own prompt",
-            max_chars=200,
-            help="The prompt: every caption continues it. It is not repeated in the caption.",
-            key="prompt",
-            **KEPT,
+            help="The prompt: the captioner goes on from it. It is not repeated in the caption.",
+        )
+        prefix = ask_text(
+            "prefix",
+            "Put before each caption",
+            placeholder="nothing",
+            help="For training sets: a trigger word, for example.",
         )
     with right:
         shortest, longest = asked.lengths("Length in tokens, with the prompt")
@@ -63,7 +67,25 @@ def ask_settings(offer: Offer) -> Request:
         settings["no_repeat_ngram_size"] = asked.number(
             "No phrase of so many words twice; 0: off", "no_repeat_ngram_size", 0, 10
         )
-    return Request(settings, f"{prompt.strip()} " if prompt.strip() else None, int(seed))
+        forbidden = ask_text(
+            "forbid",
+            "Words never to use",
+            placeholder="photo of, blurry",
+            help="Words and phrases with commas between them. “cat” leaves “cattle” possible.",
+        )
+        settings["forbid"] = tuple(filter(None, map(str.strip, forbidden.split(","))))
+    return Request(
+        settings,
+        prompt=f"{prompt} " if prompt else None,
+        prefix=f"{prefix} " if prefix else "",
+        seed=int(seed),
+    )
+
+
+def ask_text(key: str, label: str, *, placeholder: str, help: str) -> str:
+    """A line of text, without the spaces around it."""
+    kept: dict[str, Any] = {"key": key, "placeholder": placeholder, "help": help, **KEPT}
+    return str(st.text_input(label, max_chars=200, **kept)).strip()
 
 
 class _Widgets:

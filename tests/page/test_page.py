@@ -83,11 +83,15 @@ def test_files_are_taken_once_and_problems_are_plain_text(page):
 def test_settings_reach_the_captioner(page):
     click(page, "Cat")
     page.slider(key=key_of(page, "num_return")).set_value(3)
-    page.text_input(key="prompt").set_value("a photo")
+    page.text_input(key="prompt").set_value(" a photo")
+    page.text_input(key="prefix").set_value("sks")
+    page.text_input(key="forbid").set_value("dog, , red cat,")
     settled(click(page.run(), "Describe again"))
     [answer] = page.session_state.visit.asked
     assert len(answer.captions) == 3
     assert answer.request.prompt == "a photo "
+    assert all(caption.text.startswith("sks ") for caption in answer.captions)
+    assert not any("dog" in caption.text for caption in answer.captions)
     assert answer.request.settings["num_beams"] == 3  # as many as captions, though 2 are its own
     page.segmented_control(key=key_of(page, "search")).set_value("Nucleus sampling").run()
     page.slider(key=key_of(page, "top_p")).set_value(0.8)

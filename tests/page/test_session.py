@@ -44,10 +44,13 @@ def test_captions_are_those_of_sample_py(tmp_path, run, visit, run_script):
     photos = make_photos(tmp_path, 3)
     added = visit.add((path.name, path.read_bytes()) for path in photos)
     for request, options in (
-        (Request(), []),
-        (Request({"do_sample": True, "top_p": 0.9}, "a ", 5), "--top-p .9 --prompt a --seed 5"),
+        (Request(), ""),
+        (
+            Request({"top_p": 0.9, "forbid": ("dog",)}, prompt="a ", prefix="x ", seed=5),
+            "--top-p .9 --forbid dog --prompt a --seed 5 --prefix=x|",
+        ),
     ):
-        words = options.split() if options else []
+        words = [word.replace("|", " ") for word in options.split()]
         _, said, _ = run_script(sample.main, *photos, "--model", run, "--json", *words)
         visit.describe(added, [run], request)
         wait(visit)
