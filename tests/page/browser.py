@@ -39,7 +39,7 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update"),
     *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),  # a camera
 ]
-WAIT = 20  # seconds
+WAIT = 60  # seconds at most, for what takes one or two
 expect.set_options(timeout=1000 * WAIT)
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 CAT, ROCKET = (ROOT / "docs" / "photos" / name for name in ("chelsea.jpg", "rocket.jpg"))
@@ -93,7 +93,7 @@ def server(models, tmp_path_factory) -> Iterator[Server]:
 
 
 def wait_until_up(page: subprocess.Popen, port: int, log: Path) -> None:
-    until = time.monotonic() + 3 * WAIT
+    until = time.monotonic() + WAIT
     while time.monotonic() < until:
         assert page.poll() is None, log.read_text()
         with contextlib.suppress(OSError):
@@ -144,7 +144,19 @@ class Visit:
         return self.page.get_by_role("button", name=name)
 
     def tab(self, name: str) -> None:
-        self.page.get_by_role("tab", name=name).click()
+        """Opens a tab by the keyboard."""
+        self.page.get_by_role("tab", name=name).focus()
+        self.page.keyboard.press("Enter")
+
+    def unnamed(self) -> list[str]:
+        """The pictures, buttons and fields that a screen reader has no name for."""
+        return self.page.evaluate(
+            """() => [...document.querySelectorAll('.stMain :is(img, button, input, textarea)')]
+            .filter(e => e.checkVisibility() && e.type != 'file')
+            .filter(e => !(e.alt || e.ariaLabel || e.innerText || e.title || e.labels?.length
+                || e.getAttribute('aria-labelledby')))
+            .map(e => e.outerHTML.slice(0, 200))"""
+        )
 
     def shot(self, name: str, *, height: int = 0) -> None:
         """Leaves a picture of the page if SMILE_PAGE_SHOTS names a folder."""
@@ -178,20 +190,16 @@ def is_busy() -> bool:
     return os.getloadavg()[0] > len(os.sched_getaffinity(0))
 
 
-def test_the_first_visitor_sees_the_page_soon(browser, server):
+def test_the_first_visitor_sees_the_page_soon_and_dark_if_he_likes(visit):
     start = time.monotonic()
-    first = Visit(browser, server)
+    first = visit(dark=True)
     first.page.get_by_role("heading", name="Captions for your pictures").wait_for()
     painted = time.monotonic() - start
     first.button("Scene 3").wait_for()
-    whole = time.monotonic() - start
-    print(f"first paint after {painted:.1f} s, the whole page after {whole:.1f} s")
-    first.context.close()
-    start = time.monotonic()
-    second = Visit(browser, server)
-    second.button("Scene 3").wait_for()
-    print(f"for the second visitor, the whole page after {time.monotonic() - start:.1f} s")
-    second.context.close()
+    print(f"first paint after {painted:.1f} s, all after {time.monotonic() - start:.1f} s")
+    background = first.page.locator(".stApp").evaluate("e => getComputedStyle(e).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", background)[:3])) < 60
+    first.shot("dark")
     assert painted < 3 or is_busy()
 
 
@@ -216,6 +224,7 @@ def test_from_a_picture_to_a_book(visit, tmp_path):
     desk.bring(ROCKET)
     cat, rocket = desk.captions(2)
     assert cat.split() and rocket.split()
+    assert desk.unnamed() == []
     desk.shot("describe", height=1100)
     if picture := os.environ.get("SMILE_PAGE_PICTURE"):
         desk.page.screenshot(path=picture)
@@ -231,6 +240,7 @@ def test_from_a_picture_to_a_book(visit, tmp_path):
     clicked = time.monotonic() - start
     print(f"a click on a word took {clicked:.2f} s")
     assert clicked < 0.5 or is_busy()
+    assert desk.unnamed() == []
     desk.shot("look")
 
     desk.tab("Describe")
@@ -242,11 +252,10 @@ def test_from_a_picture_to_a_book(visit, tmp_path):
     edited.fill("Our **rocket**, at <i>night</i>")
     edited.blur()
     desk.button("Down").first.click()
-    expect(desk.page.get_by_role("textbox", name="Caption of picture")).to_have_count(2)
-    expect(desk.page.get_by_label("Caption of picture 1")).to_have_value(
-        "Our **rocket**, at <i>night</i>"
-    )
-    expect(desk.page.get_by_label("Caption of picture 2")).to_have_value(cat)
+    captions = desk.page.get_by_role("textbox", name="Caption of picture")
+    expect(captions.nth(0)).to_have_value("Our **rocket**, at <i>night</i>")
+    expect(captions.nth(1)).to_have_value(cat)
+    assert desk.unnamed() == []
     desk.shot("book", height=1300)
 
     desk.button("Make the PDF").click()
@@ -271,6 +280,7 @@ def test_from_a_picture_to_a_book(visit, tmp_path):
 
 def test_two_visitors_at_once_get_their_own(visit):
     first, second = visit(), visit()
+    first.button("Scene 3").wait_for()
     first.bring(*(upload(f"first-{n}.png", noise(n)) for n in range(6)))
     second.bring(upload("second.png", noise(9)))
     [theirs] = second.captions(1)
@@ -325,7 +335,8 @@ def test_on_a_phone_nothing_is_wider_than_the_page(visit):
     phone.context.grant_permissions(["camera"])
     phone.button("Cat").wait_for()
     phone.shot("phone-begin")
-    phone.button("Cat").click()
+    phone.button("Cat").focus()
+    phone.page.keyboard.press("Enter")
     phone.captions(1)
     for tab in ("Describe", "Look", "Book"):
         phone.tab(tab)
@@ -337,35 +348,6 @@ def test_on_a_phone_nothing_is_wider_than_the_page(visit):
     phone.page.get_by_text("Use the camera").click()
     phone.button("Take Photo").click()
     phone.captions(2)
-
-
-def test_in_the_dark_it_is_dark(visit):
-    night = visit(dark=True)
-    night.button("Scene 3").wait_for()
-    background = night.page.locator(".stApp").evaluate("e => getComputedStyle(e).backgroundColor")
-    assert max(map(int, re.findall(r"\d+", background)[:3])) < 60
-    night.shot("dark")
-
-
-def test_the_keyboard_and_a_screen_reader_suffice(visit):
-    desk = visit()
-    desk.button("Cat").wait_for()
-    desk.button("Cat").focus()
-    desk.page.keyboard.press("Enter")
-    desk.captions(1)
-    for tab in ("Describe", "Look", "Book"):
-        desk.page.get_by_role("tab", name=tab).focus()
-        desk.page.keyboard.press("Enter")
-        desk.page.wait_for_timeout(500)
-        unnamed = desk.page.evaluate(
-            """() => [...document.querySelectorAll('.stMain img, .stMain button, .stMain input')]
-            .filter(e => e.checkVisibility())
-            .filter(e => e.type != 'file')
-            .filter(e => !(e.alt || e.ariaLabel || e.innerText || e.title || e.labels?.length
-                || e.getAttribute('aria-labelledby')))
-            .map(e => e.outerHTML.slice(0, 200))"""
-        )
-        assert unnamed == [], tab
 
 
 def test_nothing_is_left_behind(server):

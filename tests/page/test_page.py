@@ -12,7 +12,9 @@ from tests.helpers import make_run
 from tests.page.test_uploads import photo
 from tests.test_imports import ROOT
 
-WAIT = 20
+pytestmark = pytest.mark.slow
+
+WAIT = 60  # seconds at most, for what takes less than one
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from smile.weights.load import load
 from tests.helpers import make_photos, make_run
 from tests.page.test_uploads import photo
 
-WAIT = 20
+WAIT = 60  # seconds at most, for what takes less than one
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,7 @@ def wait(session: Session) -> None:
         answer.job.future.exception(WAIT)
 
 
+@pytest.mark.slow
 def test_captions_are_those_of_sample_py(tmp_path, run, visit, run_script):
     """Of the page's defaults and of sampling, for which a picture's seed comes from its name."""
     photos = make_photos(tmp_path, 3)

@@ -10,7 +10,7 @@ from smile.errors import UserError
 from smile.page.worker import Progress, Worker, Workers, load_captioner
 from tests.helpers import FileServer, make_run
 
-WAIT = 10  # seconds at most, for what takes none
+WAIT = 60  # seconds at most, for what takes none
 
 
 class Gate:
