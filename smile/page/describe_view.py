@@ -39,8 +39,8 @@ def show_describe(session: Session, offers: Offers, photos: Path) -> None:
     if given:
         session.describe(session.add(with_bar(given)), sources, request)
         st.rerun()
-    for message in session.messages:
-        st.warning(plain(message), icon=":material/warning:")
+    if session.messages:
+        st.warning("  \n".join(map(plain, session.messages)), icon=":material/warning:")
     if session.pictures:
         show_actions(session, sources, request)
         poll = POLL + POLL_EACH * len(session.pictures) if session.pending else None

@@ -24,7 +24,7 @@ LIMITS = (
     f"Up to {MOST_PICTURES} pictures, {MOST_MB} MB each, {MOST_TOTAL_MB} MB together. They stay on "
     "the machine that runs this page, in its memory only."
 )
-PREVIEW_SIDE = 1200  # pixels of what the page shows
+PREVIEW_SIDE, LEAST_SIDE = 1200, 240  # pixels of what the page shows
 DRAWN_SIDE = 336  # pixels of an example scene: whole pixels for each of its 48 units
 
 
@@ -68,6 +68,9 @@ def read_upload(number: int, name: str, data: bytes) -> Picture:
     if len(data) > MOST_MB * MB:
         raise UserError(f"{readable(name)}: {len(data) / MB:.0f} MB, expected at most {MOST_MB} MB")
     image = read_image(data, readable(name), longest=PREVIEW_SIDE)
+    if max(image.size) < LEAST_SIDE:  # else hardly to be seen
+        times = -(-LEAST_SIDE // max(image.size))
+        image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
     kept = io.BytesIO()
     image.save(kept, "JPEG", quality=85)
     moves = "an animation: only its first picture counts" if _is_animated(data) else ""

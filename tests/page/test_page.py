@@ -75,7 +75,7 @@ def test_files_are_taken_once_and_problems_are_plain_text(page):
     settled(page.run())
     visit = page.session_state.visit
     assert [picture.name for picture in visit.pictures] == ["a.png"]
-    [warning] = page.warning
+    [warning] = page.warning  # one box for all
     assert "**" not in warning.value and ":tada:" not in warning.value
     assert warning.value.replace("\\", "").replace("\u2060", "") == visit.messages[0]
     settled(page.run())
