@@ -28,7 +28,7 @@ def show_describe(session: Session, offers: Offers, photos: Path) -> None:
     """Models, pictures, settings, and the captions as they come."""
     chosen = choose_models(offers)
     sources = [offer.source for offer in chosen]
-    warn_of_drawn(chosen)
+    show_remarks(chosen)
     given = bring_pictures(session)
     with st.expander("How captions are written", icon=":material/tune:"):
         if len(chosen) > 1:
@@ -77,14 +77,11 @@ def choose_models(offers: Offers) -> list[Offer]:
     return [offers[source] for source in (first, second) if source and source != NONE]
 
 
-def warn_of_drawn(chosen: Sequence[Offer]) -> None:
-    """Says which captioners make no sense of photos."""
-    drawn = [plain(offer.source) for offer in chosen if offer.drawn]
-    if drawn:
-        st.caption(
-            f":material/info: {' and '.join(drawn)}: trained on drawn scenes only, so of photos "
-            "the captions make no sense."
-        )
+def show_remarks(chosen: Sequence[Offer]) -> None:
+    """What to expect of the captioners' captions."""
+    for offer in chosen:
+        if offer.remark:
+            st.caption(f":material/info: {plain(offer.remark)}.")
 
 
 # Pictures -----------------------------------------------------------------------------------------
@@ -212,8 +209,8 @@ def show_picture(session: Session, picture: Picture) -> None:
     with st.container(border=True, key=f"picture-{picture.number}"):
         left, right = st.columns([2, 3], gap="medium")
         with left:
-            shows = best or "not described yet"
-            st.image(picture.preview, width="stretch", alt=f"{picture.title}: {shows}")
+            shows = f"the captioner says: {best}" if best else "not described yet"
+            st.image(picture.preview, width="stretch", alt=f"{picture.title}; {shows}")
         with right:
             with st.container(horizontal=True, vertical_alignment="center"):
                 st.text(picture.title, width="stretch")

@@ -1,8 +1,9 @@
 """The captioners that the page offers: those of its command line, else the runs and known names."""
 
 import argparse
+import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +16,12 @@ from smile.weights.needed import local, published_pin
 from smile.weights.pins import pinned_weights
 from smile.weights.run_folder import MLE_FOLDER, is_run, run_config
 
+DRAWN_REMARK = "trained on drawn scenes only, so of photos the captions make no sense"
+SMALL_REMARK = (
+    "small, and often wrong: it takes everything for people, dogs, sport or beaches; blip-base "
+    "describes better, after one large download"
+)
+
 
 @dataclass(frozen=True)
 class Offer:
@@ -24,12 +31,14 @@ class Offer:
     note: what it is, and what choosing it costs.
     settings: how it writes captions unless asked otherwise, as far as known before it is loaded.
     drawn: whether it knows drawn scenes only, so that photos make no sense to it.
+    remark: what to expect of its captions; "" if nothing is known.
     """
 
     source: str
     note: str = ""
     settings: GenerateConfig = field(default_factory=GenerateConfig)
     drawn: bool = False
+    remark: str = ""
 
     @property
     def label(self) -> str:
@@ -87,21 +96,25 @@ def find_offers(asked: Sequence[str], *, runs: str | Path = "runs") -> Offers:
 
 def _offer(source: str) -> Offer:
     """What is known of a captioner without loading it."""
+    offer = Offer(source)
     if is_run(local(source)):
-        try:
-            return _offer_of_run(source)
-        except UserError:
-            return Offer(source)  # loading it will say why
-    if source not in KNOWN:
-        return Offer(source)
-    known = KNOWN[source]
-    return Offer(source, f"{known.meaning}{_cost(source)}" if known.address else known.meaning)
+        with contextlib.suppress(UserError):  # loading it will say why
+            offer = _offer_of_run(source)
+    known = KNOWN.get(source)
+    if known is None:
+        return offer
+    if known.address:
+        return replace(offer, note=f"{known.meaning}{_cost(source)}")
+    return replace(offer, note=known.meaning, remark=f"{source}: {SMALL_REMARK}")
 
 
 def _offer_of_run(source: str) -> Offer:
     config = run_config(local(source))
     drawn = config.model.trained_on == "shapes"
-    return Offer(source, "drawn scenes only" if drawn else "", config.generate, drawn)
+    offer = Offer(source, settings=config.generate, drawn=drawn)
+    if not drawn:
+        return offer
+    return replace(offer, note="drawn scenes only", remark=f"{source}: {DRAWN_REMARK}")
 
 
 def _cost(source: str) -> str:

@@ -1,10 +1,12 @@
 """The captioners to choose from, by the command line, the runs and the known names."""
 
+import re
+
 import pytest
 
 from smile.errors import UserError
 from smile.page.offered import asked_models, find_offers
-from smile.weights.known import KNOWN
+from smile.weights.known import KNOWN, SMALL
 from tests.helpers import make_run
 
 
@@ -26,6 +28,18 @@ def test_what_is_named_is_offered_in_that_order(tmp_path):
     assert [offer.source for offer in offers.models] == ["blip-base", str(run), "owner/name"]
     assert "downloads 990 MB once" in offers["blip-base"].label
     assert offers[str(run)].settings.max_length == 16  # the run's own
+
+
+def test_what_to_expect_is_said(tmp_path):
+    run = make_run(tmp_path / "drawn")
+    config = (run / "config.toml").read_text()
+    kind = '[model]\ntrained_on = "shapes"'
+    (run / "config.toml").write_text(re.sub(r"\[model\](\ntrained_on.*)?", kind, config))
+    small, drawn = find_offers([SMALL, str(run)]).models
+    assert "comes along" in small.label and "often wrong" in small.remark
+    assert small.settings.length_penalty == 0.5  # its own
+    assert drawn.drawn and "drawn scenes only" in drawn.label
+    assert "of photos the captions make no sense" in drawn.remark
 
 
 def test_without_a_name_runs_come_before_downloads(tmp_path):
