@@ -1,7 +1,5 @@
 """The captioners to choose from, by the command line, the runs and the known names."""
 
-import re
-
 import pytest
 
 from smile.errors import UserError
@@ -33,8 +31,8 @@ def test_what_is_named_is_offered_in_that_order(tmp_path):
 def test_what_to_expect_is_said(tmp_path):
     run = make_run(tmp_path / "drawn")
     config = (run / "config.toml").read_text()
-    kind = '[model]\ntrained_on = "shapes"'
-    (run / "config.toml").write_text(re.sub(r"\[model\](\ntrained_on.*)?", kind, config))
+    drawn = config.replace('trained_on = "unknown"', 'trained_on = "shapes"')
+    (run / "config.toml").write_text(drawn)
     small, drawn = find_offers([SMALL, str(run)]).models
     assert "comes along" in small.label and "often wrong" in small.remark
     assert small.settings.length_penalty == 0.5  # its own
