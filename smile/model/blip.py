@@ -103,4 +103,4 @@ class BLIP(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.vit.class_token.device
+        return next(self.parameters()).device  # of any weight: an encoder need not be a ViT

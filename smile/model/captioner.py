@@ -176,7 +176,7 @@ class Captioner(BLIP):
             forbidden = self._forbidden(options, prompt_length=length)
             found = generate(
                 self,
-                self.encode(pixels[group].to(self.vit.class_token)),  # its device and dtype
+                self.encode(pixels[group].to(next(self.parameters()))),  # its device and dtype
                 torch.tensor([ids[i] for i in group], device=self.device),
                 sep_id=self.tokenizer.sep_id,
                 options=options,

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 from golden_fixtures import load_golden
-from helpers import walks_by_chance
+from helpers import make_run, ramp, walks_by_chance
 from torch.testing import assert_close
 
+import smile
 from smile.config import Config, DecoderConfig, ViTConfig
 from smile.model.captioner import Captioner
 from smile.model.layers import DropPath
@@ -278,6 +279,26 @@ def test_a_convolutional_stem_gives_the_same_patches_to_the_same_blocks():
             ViT(config=replace(config, stem="patch")).state_dict()
         )
         assert all(name.startswith("patch_embed.") for name in names)
+
+
+class Grid(torch.nn.Module):
+    """(B, 3, S, S) → (B, 16, D): an encoder that shares nothing with the ViT."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.embed = torch.nn.Linear(3, dim)
+
+    def forward(self, images):
+        return self.embed(torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(2).mT)
+
+
+def test_an_encoder_need_not_be_a_vit(tmp_path):
+    captioner = smile.load(make_run(tmp_path))
+    captioner.vit = Grid(captioner.config.decoder.features_dim)
+    captioner.double()  # the pixels follow
+    pixels = torch.rand(2, *captioner.transform(ramp(20)).shape)
+    assert len(captioner.describe(pixels, num_beams=2)) == 2
+    assert captioner.to("meta").device.type == "meta"
 
 
 def test_drop_path_keeps_the_mean_and_drops_whole_samples():
