@@ -89,11 +89,14 @@ def _encoder(canvas: Canvas, drawn: Any) -> None:
     _file(canvas, 76, 166, "model/images.py", "image")
     canvas.arrow((134, 96), (166, 96), color="image")
     patches = (f"{small['vectors'] - 1} patches → vectors", "class token, positions")
-    _box(canvas, (170, 44, 180, 104), "patches", *patches, file="model/vit.py", color="image")
+    _box(canvas, (170, 44, 180, 104), "patches", *patches, color="image")
+    canvas.line((170, 38), (170, 32), (590, 32), (590, 38), color="image")
+    canvas.text(372, 24, "ViT", bold=True, anchor="end", size=14)
+    _file(canvas, 426, 24, "model/vit.py", "image")
     canvas.arrow((354, 96), (386, 96), color="image")
     blocks = f"{small['blocks']} blocks of"
     lines = (blocks, "self-attention and MLP")
-    _box(canvas, (390, 44, 200, 104), "ViT", *lines, file="model/layers.py", color="image")
+    _box(canvas, (390, 44, 200, 104), "blocks", *lines, file="model/layers.py", color="image")
     canvas.arrow((594, 96), (626, 96), color="image")
     for n in range(small["vectors"]):
         canvas.rect(632 + 8.5 * n, 58, 6, 76, fill="image", radius=1.5, opacity=0.75)
@@ -131,13 +134,15 @@ def _decoder(canvas: Canvas, drawn: Any) -> None:
         color="text",
     )
     canvas.arrow((704, 156), (704, 182), color="image", width=2.5)
+    canvas.text(170, 176, "ViT and decoder together:", size=11, color="soft")
+    _file(canvas, 353, 176, "model/blip.py")
     canvas.arrow((734, 250), (766, 250), color="text")
     canvas.rect(770, 198, 168, 104, fill="text-pale", stroke="text")
     canvas.text(854, 219, "logits", bold=True, anchor="middle", size=14)
     canvas.text(854, 240, "at each position, a score", size=12, anchor="middle")
     canvas.text(854, 257, f"for each of {small['vocabulary']} tokens", size=12, anchor="middle")
     canvas.text(854, 274, f"(BLIP: {large['vocabulary']})", size=11, anchor="middle", color="soft")
-    _file(canvas, 854, 293, "model/blip.py", "text")
+    _file(canvas, 854, 293, "model/decoder.py", "text")
 
 
 def _training(canvas: Canvas) -> None:
@@ -154,8 +159,7 @@ def _training(canvas: Canvas) -> None:
     canvas.text(824, 403, "SMILE", bold=True, anchor="middle", size=14)
     canvas.text(824, 423, "over the caption’s words:", size=12, anchor="middle")
     canvas.text(824, 440, "more detail is free", size=12, anchor="middle")
-    _file(canvas, 614, 472, "loss.py")
-    _file(canvas, 824, 472, "train.py, training/")
+    _file(canvas, 719, 472, "loss.py, training/, train.py")
 
 
 def _captioning(canvas: Canvas, caption: str) -> None:

@@ -33,8 +33,8 @@ def draw(steps: Any) -> Canvas:
     width = max(880, LEFT + COLUMN * len(steps) + 10)
     canvas = Canvas(width, TOP + ROW * ranks + 56)
     middle = TOP + ROW * ranks / 2
-    canvas.text(16, middle - 6, "a picture", size=12, mono=True, color="soft")
-    canvas.text(16, middle + 10, "of", size=12, mono=True, color="soft")
+    for line, words in enumerate(("[DEC]", "a picture", "of")):
+        canvas.text(16, middle - 12 + 16 * line, words, size=12, mono=True, color="soft")
     kept = [(LEFT - 14, middle)]
     for column, step in enumerate(steps):
         x = LEFT + COLUMN * column

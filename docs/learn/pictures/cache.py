@@ -42,7 +42,7 @@ def draw(drawn: Any) -> Canvas:
                 )
     y = TOP + CELL * steps + 26
     canvas.text(
-        22, y, "each row is a step, each square a token that is read", size=12, color="soft"
+        22, y, "each row is a step, each square a token of the text so far", size=12, color="soft"
     )
     y += 24
     canvas.rect(22, y - 11, 14, 14, fill="text", opacity=0.45, radius=3)

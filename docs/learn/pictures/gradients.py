@@ -41,7 +41,7 @@ def draw(drawn: Any) -> Canvas:
     x = LEFT
     for fill, words in (
         ("up", "pushed up: the gradient is negative"),
-        ("down", "pushed down: it is positive"),
+        ("down", "pushed down: it is positive (no number: below 0.005)"),
         ("page", "no gradient: exactly zero"),
     ):
         edge = "edge" if fill == "page" else ""

@@ -21,7 +21,7 @@ def draw(rows: Any) -> Canvas:
     right = LEFT + CELL * count
     canvas = Canvas(right + 220, TOP + CELL * count + 30)
     canvas.text(LEFT, 28, "may look at", bold=True)
-    canvas.text(LEFT - 16, 28, "the state after", bold=True, anchor="end")
+    canvas.text(LEFT - 16, 28, "the state at", bold=True, anchor="end")
     canvas.text(right + 40, 28, "has to predict", bold=True)
     for n, row in enumerate(rows):
         middle = LEFT + CELL * n + CELL / 2
