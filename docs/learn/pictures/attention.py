@@ -5,7 +5,7 @@ from typing import Any
 
 from svg import Canvas
 
-WIDTH, HEIGHT, COLUMN = 880, 484, 293
+WIDTH, HEIGHT, COLUMN = 880, 490, 293
 SIDE = 119  # of a grid of weights
 
 
@@ -22,7 +22,14 @@ def draw(drawn: Any) -> Canvas:
     image, text = len(drawn["self_weights"]), len(drawn["causal_weights"])
     dim, heads = drawn["dim"], drawn["heads"]
     uses = (
-        ("self", "Self-attention", "encoder: image vectors look at image vectors", "image", image, image),
+        (
+            "self",
+            "Self-attention",
+            "encoder: image vectors look at each other",
+            "image",
+            image,
+            image,
+        ),
         ("causal", "Causal self-attention", "decoder: tokens look back", "text", text, text),
         ("cross", "Cross-attention", "decoder: tokens look at the image", "text", text, image),
     )
@@ -31,7 +38,7 @@ def draw(drawn: Any) -> Canvas:
         canvas.text(middle, 32, title, bold=True, size=15, anchor="middle")
         canvas.text(middle, 51, words, color="soft", size=12, anchor="middle")
         if n:
-            canvas.line((COLUMN * n, 20), (COLUMN * n, HEIGHT - 52), color="edge")
+            canvas.line((COLUMN * n, 20), (COLUMN * n, HEIGHT - 58), color="edge")
         source = "image" if name != "causal" else "text"
         _sources(canvas, middle, color, source, (queries, keys, dim), shared=name != "cross")
         _projections(canvas, middle, color, source, (queries, keys, dim // heads), heads)
@@ -39,10 +46,12 @@ def draw(drawn: Any) -> Canvas:
         _grid(canvas, middle, drawn[f"{name}_weights"], color, shape)
         _result(canvas, middle, color, f"({queries}, {dim})")
     legend = (
-        f"One image and one caption, without the batch; d = {dim // heads}, the width of a head. "
-        "Grids: head 1 of block 1; a row for each reader, a column for each source; darker is more."
+        f"shapes: for one image and one caption, without the batch; d = {dim // heads}, per head",
+        "grids: head 1 of block 1; row: reader, column: source, stronger colour: more weight",
     )
-    canvas.text(WIDTH / 2, HEIGHT - 16, legend, size=11.5, anchor="middle", color="soft")
+    for n, words in enumerate(legend):
+        y = HEIGHT - 32 + 18 * n
+        canvas.text(WIDTH / 2, y, words, size=12, anchor="middle", color="soft")
     return canvas
 
 

@@ -38,16 +38,17 @@ def draw(drawn: Any) -> Canvas:
     for n, name in enumerate(("MLE", "SMILE")):
         _panel(canvas, drawn, name, cell, top=TOP + n * (ROW * rows + GAP + 10))
     y = canvas.height - 22
-    x = LEFT
+    x = 22.0
     for fill, words in (
-        ("up", "pushed up: the gradient is negative"),
-        ("down", "pushed down: it is positive (no number: below 0.005)"),
+        ("up", "pushed up: a negative gradient"),
+        ("down", "pushed down: a positive one"),
         ("page", "no gradient: exactly zero"),
     ):
         edge = "edge" if fill == "page" else ""
         canvas.rect(x, y - 11, 14, 14, fill=fill, stroke=edge, radius=2, dashed=bool(edge))
         canvas.text(x + 20, y, words, size=12, color="soft")
         x += 44 + 6.4 * len(words)
+    canvas.text(x, y, "no number: below 0.005", size=12, color="soft")
     return canvas
 
 
