@@ -46,7 +46,7 @@ def draw(drawn: Any) -> Canvas:
         _grid(canvas, middle, drawn[f"{name}_weights"], color, shape)
         _result(canvas, middle, color, f"({queries}, {dim})")
     legend = (
-        f"shapes: for one image and one caption, without the batch; d = {dim // heads}, per head",
+        f"shapes: one image, one caption, no batch; d = {dim // heads}, the width of a head",
         "grids: head 1 of block 1; row: reader, column: source, stronger colour: more weight",
     )
     for n, words in enumerate(legend):
