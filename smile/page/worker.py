@@ -194,7 +194,7 @@ class Workers:
             return worker.submit(visitor, task)
 
     def _make_room(self) -> None:
-        """Lets go of the captioners not used for longest; those with tasks stay."""
+        """Drops the captioners whose last use is longest ago, but none that has tasks."""
         for source, worker in list(self._workers.items())[:-1]:
             if len(self._workers) <= self._most:
                 break

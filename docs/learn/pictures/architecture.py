@@ -152,14 +152,10 @@ def _training(canvas: Canvas) -> None:
     canvas.line((894, 302), (894, 340), color="down", width=2)
     canvas.arrow((894, 340), (894, 364), color="down", width=2)
     canvas.rect(500, 366, 438, 118, fill="panel", stroke="edge")
-    canvas.rect(516, 382, 196, 70, fill="down-pale", stroke="down")
-    canvas.text(614, 403, "MLE", bold=True, anchor="middle", size=14)
-    canvas.text(614, 423, "softmax over all tokens:", size=12, anchor="middle")
-    canvas.text(614, 440, "every other word is punished", size=12, anchor="middle")
-    canvas.rect(726, 382, 196, 70, fill="up-pale", stroke="up")
-    canvas.text(824, 403, "SMILE", bold=True, anchor="middle", size=14)
-    canvas.text(824, 423, "over the caption’s words:", size=12, anchor="middle")
-    canvas.text(824, 440, "more detail is free", size=12, anchor="middle")
+    mle = "softmax over all tokens:", "every other word is punished"
+    _box(canvas, (516, 382, 196, 70), "MLE", *mle, color="down")
+    smile = "over the caption’s words:", "more detail is free"
+    _box(canvas, (726, 382, 196, 70), "SMILE", *smile, color="up")
     _file(canvas, 719, 472, "loss.py, training/, train.py")
 
 
@@ -170,10 +166,8 @@ def _captioning(canvas: Canvas, caption: str) -> None:
     canvas.line((814, 328), (360, 328), (360, 340), color="up", width=2)
     canvas.arrow((360, 340), (360, 364), color="up", width=2)
     canvas.rect(24, 366, 452, 118, fill="panel", stroke="edge")
-    canvas.rect(250, 382, 210, 70, fill="up-pale", stroke="up")
-    canvas.text(355, 403, "search", bold=True, anchor="middle", size=14)
-    canvas.text(355, 423, "greedy, beams or sampling", size=12, anchor="middle")
-    canvas.text(355, 440, "choose the next token", size=12, anchor="middle")
+    search = "greedy, beams or sampling", "choose the next token"
+    _box(canvas, (250, 382, 210, 70), "search", *search, color="up")
     _file(canvas, 355, 472, "model/generate.py, cache.py")
     canvas.arrow((246, 417), (216, 417), color="up", width=2)
     canvas.text(128, 410, f"“{caption}”", size=13, anchor="middle", color="text")
