@@ -265,6 +265,12 @@ def _fit(image: Image.Image, tile: int) -> Image.Image:
     return square
 
 
+def enlarged(image: Image.Image, side: int, how: Image.Resampling) -> Image.Image:
+    """The image, a whole number of times as large, so that a side has at least `side` pixels."""
+    times = -(-side // max(image.size))
+    return image.resize((image.width * times, image.height * times), how) if times > 1 else image
+
+
 def _split_label(text: str) -> tuple[str, str]:
     """("MLE:", " a dog") for "MLE: a dog"; captions themselves hold no colon."""
     label, colon, rest = text.partition(":")

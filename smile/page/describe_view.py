@@ -119,7 +119,7 @@ def with_bar(files: Sequence[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
 def choose_example(photos: Path, *, drawn_first: bool) -> list[tuple[str, bytes]]:
     """The picture of an example that was clicked, if one was."""
     st.subheader("Or try one of these", anchor=False)
-    examples = [*photo_examples(photos)], [*drawn_examples()]
+    examples = (*photo_examples(photos),), drawn_examples()
     groups = examples[::-1] if drawn_first else examples
     chosen: list[tuple[str, bytes]] = []
     with st.container(horizontal=True, key="examples"):

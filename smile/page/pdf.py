@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from PIL import Image
 
 from smile.captioning.fonts import Face, Fonts
-from smile.captioning.pictures import FAINT, GRID, INK, Colour
+from smile.captioning.pictures import FAINT, GRID, INK, Colour, enlarged
 from smile.captioning.typeset import Line, Typesetter
 from smile.errors import UserError
 from smile.model.images import read_image
@@ -96,10 +96,7 @@ def print_picture(entry: Entry, longest: int) -> tuple[bytes, tuple[int, int]]:
     image = read_image(entry.picture, entry.name or f"picture {entry.number}", longest=longest)
     size = image.size
     profile = image.info.get("icc_profile") or b""
-    if max(size) < SMOOTH:
-        times = -(-SMOOTH // max(size))
-        larger = (image.width * times, image.height * times)
-        image = image.resize(larger, Image.Resampling.BICUBIC)
+    image = enlarged(image, SMOOTH, Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     of_rgb = profile if profile[16:20] == b"RGB " else None
     image.save(buffer, "JPEG", quality=QUALITY, optimize=True, icc_profile=of_rgb)

@@ -6,12 +6,14 @@ A picture stays the bytes of its file: captions are of that, and so equal those 
 import contextlib
 import io
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
 
+from smile.captioning.pictures import enlarged
 from smile.data.shapes import make_scenes
 from smile.errors import UserError, brief, counted, printable
 from smile.model.images import read_image
@@ -68,9 +70,7 @@ def read_upload(number: int, name: str, data: bytes) -> Picture:
     if len(data) > MOST_MB * MB:
         raise UserError(f"{readable(name)}: {len(data) / MB:.0f} MB, expected at most {MOST_MB} MB")
     image = read_image(data, readable(name), longest=PREVIEW_SIDE)
-    if max(image.size) < LEAST_SIDE:  # else hardly to be seen
-        times = -(-LEAST_SIDE // max(image.size))
-        image = image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST)
+    image = enlarged(image, LEAST_SIDE, Image.Resampling.NEAREST)  # else hardly to be seen
     kept = io.BytesIO()
     image.save(kept, "JPEG", quality=85)
     moves = "an animation: only its first picture counts" if _is_animated(data) else ""
@@ -128,9 +128,13 @@ def photo_examples(folder: Path) -> Iterator[Example]:
             yield Example(name, title, shows, (folder / name).read_bytes())
 
 
-def drawn_examples(count: int = 3) -> Iterable[Example]:
-    """Drawn scenes, of those that no captioner is trained on."""
+@cache
+def drawn_examples(count: int = 3) -> tuple[Example, ...]:
+    """Drawn scenes, of those that no captioner is trained on; drawn once, not at every click."""
+    examples = []
     for number, scene in enumerate(make_scenes("test", count), 1):
         file = io.BytesIO()
         scene.read(DRAWN_SIDE).save(file, "PNG")
-        yield Example(f"scene-{number}.png", f"Scene {number}", "coloured shapes", file.getvalue())
+        name, title = f"scene-{number}.png", f"Scene {number}"
+        examples.append(Example(name, title, "coloured shapes", file.getvalue()))
+    return tuple(examples)
