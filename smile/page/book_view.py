@@ -97,7 +97,7 @@ def edit_entry(session: Session, entry: Entry, place: int) -> None:
                     key=f"out/{number}",
                     type="tertiary",
                     help=f"Take picture {place + 1} out",
-                    on_click=book.remove,
+                    on_click=session.remove_from_book,
                     args=[number],
                 )
 

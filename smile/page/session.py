@@ -149,6 +149,11 @@ class Session:
         entry = self.book.add(picture.data, caption, name=picture.name)
         self.previews[entry.number] = picture.preview
 
+    def remove_from_book(self, number: int) -> None:
+        """Takes a picture out of the book, and forgets its preview."""
+        self.book.remove(number)
+        del self.previews[number]
+
     @property
     def asked(self) -> list[Answer]:
         """Every answer, in the order of the pictures."""

@@ -134,6 +134,8 @@ def test_clearing_the_list_leaves_the_book(visit, run):
     assert (visit.pictures, visit.asked, visit.pending) == ([], [], 0)
     [entry] = visit.book
     assert visit.previews[entry.number] == picture.preview
+    visit.remove_from_book(entry.number)
+    assert not len(visit.book) and not visit.previews
     [again] = visit.add([("b.png", photo())])
     assert again.number != picture.number
 
