@@ -95,12 +95,14 @@ class Statement:
     """One thing a caption says.
 
     `kind` is one of STATEMENT_KINDS ("count" is "two shapes", "others" is "nothing else"), or
-    "unparsed" (a word that cannot be parsed, always false).
+    "unparsed" (a word that cannot be parsed, always false). `words` are the places of its words
+    among the caption's.
     """
 
     kind: str
     text: str
     true: bool
+    words: range = field(default=range(0), compare=False)
 
 
 # Making scenes ------------------------------------------------------------------------------------
@@ -356,8 +358,8 @@ def check_caption(caption: str, scene: Scene) -> list[Statement]:
     without an object makes only false statements, and so does a second background or count.
     "Nothing else" is true if the caption names as many objects as there are.
     """
-    claims = list(_parse(" ".join(caption.lower().split())))
-    phrases = [claim for claim in claims if "shape" in claim]
+    parsed = list(_parse(" ".join(caption.lower().split())))
+    phrases = [claim for claim, _ in parsed if "shape" in claim]
     bound = iter(_bind(phrases, scene.objects))
     facts = {
         "background": f"on a {scene.background} background",
@@ -365,15 +367,17 @@ def check_caption(caption: str, scene: Scene) -> list[Statement]:
         "others": "and nothing else" if len(phrases) == len(scene.objects) else None,
     }
     statements = []
-    for claim in claims:
+    for claim, places in parsed:
         if "shape" in claim:
             thing = next(bound)
             for kind, value in claim.items():
                 text = f"a {value}" if kind == "shape" else f"the {claim['shape']} is {value}"
-                statements.append(Statement(kind, text, getattr(thing, kind, None) == value))
+                true = getattr(thing, kind, None) == value
+                statements.append(Statement(kind, text, true, places[kind]))
         else:
             ((kind, text),) = claim.items()
-            statements.append(Statement(kind, text, facts.pop(kind, None) == text))
+            true = facts.pop(kind, None) == text
+            statements.append(Statement(kind, text, true, places[kind]))
     return statements
 
 
@@ -384,10 +388,18 @@ def true_statements(scene: Scene) -> list[str]:
     return [s.text for s in check_caption(" ".join(phrases), scene) if s.true]
 
 
-def _parse(caption: str) -> Iterator[Claim]:
-    """Split a caption into claims, from the left; a word that begins none is unparsed."""
+def _parse(caption: str) -> Iterator[tuple[Claim, dict[str, range]]]:
+    """Split a caption into claims, from the left; a word that begins none is unparsed.
+
+    With each claim come the places of its words in the caption, whose spaces are single, by kind.
+    """
     for match in CLAIM.finditer(caption):
-        yield {kind: text for kind, text in match.groupdict().items() if text}
+        claim = {kind: text for kind, text in match.groupdict().items() if text}
+        places = {}
+        for kind, text in claim.items():
+            first = caption.count(" ", 0, match.start(kind))
+            places[kind] = range(first, first + len(text.split()))
+        yield claim, places
 
 
 def _bind(phrases: list[Claim], objects: Sequence[Object]) -> list[Object | None]:

@@ -268,6 +268,22 @@ def test_falsehoods_are_found(caption, falsehoods):
     assert false_kinds(caption) == falsehoods
 
 
+@pytest.mark.parametrize(
+    ("caption", "false"),
+    [
+        (FULL, []),
+        ("A  red  STAR", [2]),
+        ("a red circle top right on a pink background", [3, 4, 5, 6, 7, 8]),
+        ("a red circle and nothing else", [3, 4, 5]),
+        ("a green circle and a blue star", [1, 6]),
+        ("a red cat", [0, 1, 2]),
+    ],
+)
+def test_a_false_statement_knows_its_words(caption, false):
+    statements = check_caption(caption, make_scene())
+    assert [n for s in statements if not s.true for n in s.words] == false
+
+
 def test_phrases_are_bound_so_that_most_is_true():
     # Taken one after the other, "a red circle" would use up the only striped circle.
     scene = make_scene(color="blue")
