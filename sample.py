@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image
 from tqdm import tqdm
 
 from smile.captioning.caption_file import CaptionFile, Result, check_out, errors_path
+from smile.captioning.contact_sheet import TILE, Shown, Told, check_sheet, contact_sheet
 from smile.captioning.describe import Model, TextFiles, Todo, describe_all, fingerprint
 from smile.captioning.explain import explain
 from smile.captioning.find_images import ImageNames
@@ -40,7 +40,7 @@ from smile.captioning.options import (
     wants_bfloat16,
     whole_number,
 )
-from smile.captioning.pictures import check_picture, contact_sheet
+from smile.captioning.pictures import check_picture
 from smile.data.batches import Broken
 from smile.errors import UserError, counted, printable, reason_of, take_any_name
 from smile.model.captioner import Captioner
@@ -57,7 +57,7 @@ WHAT_ELSE = (
     "  to name one you have: python sample.py PHOTO --model RUN_FOLDER_OR_WEIGHTS\n"
     "  to try it on drawn scenes, without a download: python train.py configs/shapes.toml"
 )
-SHEET_IMAGES, SHEET_SIDE = 48, 480  # a contact sheet's most images, and their pixels kept
+SHEET_IMAGES = 240  # on the pages of a contact sheet, at most
 
 
 def main() -> None:
@@ -173,7 +173,8 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         "--sheet",
         type=Path,
         metavar="FILE.png",
-        help=f"also a picture of the first {SHEET_IMAGES} images and their captions",
+        help=f"also a picture of the first {SHEET_IMAGES} images and their captions; what does not "
+        "fit goes to FILE-2.png and so on",
     )
     group.add_argument(
         "--explain",
@@ -382,8 +383,10 @@ def check_outputs(options: SampleOptions) -> None:
     """
     if options.out:
         check_out(options.out)
-    for picture in filter(None, (options.sheet, options.explain)):
-        check_picture(picture)
+    if options.sheet:
+        check_sheet(options.sheet, SHEET_IMAGES)
+    if options.explain:
+        check_picture(options.explain)
     for path, names in (
         (options.out, options.images),
         (options.sheet or options.explain, ImageNames(options.images)),
@@ -540,8 +543,7 @@ class Sheet:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.images: list[Image.Image] = []
-        self.lines: list[list[str]] = []
+        self.images: list[Shown] = []
         self.num_left_out = 0
 
     def add(self, results: list[Result]) -> None:
@@ -550,9 +552,13 @@ class Sheet:
                 self.num_left_out += 1
                 continue
             image = open_image(result.name)
-            image.thumbnail((SHEET_SIDE, SHEET_SIDE))
-            self.images.append(image)
-            self.lines.append(result.lines())
+            image.thumbnail((TILE, TILE))
+            told = [
+                Told(text=caption.text, label=label)
+                for label, captions in result.captions.items()
+                for caption in captions
+            ]
+            self.images.append(Shown(image=image, name=result.name, captions=told))
 
     def save(self) -> None:
         if not self.images:
@@ -560,13 +566,13 @@ class Sheet:
                 f"sample.py: {self.path}: nothing new was described, so no sheet", file=sys.stderr
             )
             return
-        contact_sheet(self.images, self.lines, self.path)
+        pages = contact_sheet(self.images, self.path)
+        parts = [f"{len(pages)} pages, the last {pages[-1].name}"] if len(pages) > 1 else []
         if self.num_left_out:
-            print(
-                f"sample.py: {self.path}: the first {SHEET_IMAGES} images, "
-                f"{self.num_left_out} more not shown",
-                file=sys.stderr,
-            )
+            parts.append(f"the first {SHEET_IMAGES} images, {self.num_left_out} more not shown")
+        if parts:
+            said = printable(f"{self.path}: {'; '.join(parts)}")
+            print(f"sample.py: {said}", file=sys.stderr)
 
 
 if __name__ == "__main__":

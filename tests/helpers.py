@@ -214,6 +214,12 @@ def image_bytes(colour="red", size=(12, 8), form="PNG", **options) -> bytes:
     return buffer.getvalue()
 
 
+def colours_of(path: Path, box=None) -> set[tuple[int, int, int]]:
+    """The colours in a box of a picture: left, upper, right, lower."""
+    with Image.open(path) as image:
+        return set(image.convert("RGB").crop(box).get_flattened_data())
+
+
 def ramp(size: int) -> Image.Image:
     """A picture that grows redder to the right and greener downwards, evenly."""
     steps = torch.linspace(0, 255, size).round().to(torch.uint8)

@@ -28,7 +28,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT)]
 
-from smile.captioning.pictures import contact_sheet  # noqa: E402
+from smile.captioning.contact_sheet import Shown, Told, contact_sheet  # noqa: E402
 from smile.errors import UserError  # noqa: E402
 from smile.model.images import open_image  # noqa: E402
 from smile.system.files import read_json, write_atomically, writing  # noqa: E402
@@ -133,13 +133,17 @@ def sheet(found: dict[str, Any], photos: Path, path: Path) -> None:
             f"--sheet {path}: Flickr8k's photos may not be committed: name a file in {kept}, or "
             "one outside the checkout"
         )
-    images = [open_image(str(photos / name)) for name in found["photos"]]
-    shown = speakers(found["systems"])
-    captions = [
-        [f"{who}: {texts[number]}" for who, texts in shown.items()] for number in range(len(images))
+    said = speakers(found["systems"])
+    shown = [
+        Shown(
+            image=open_image(str(photos / name)),
+            name=name,
+            captions=[Told(text=texts[number], label=who) for who, texts in said.items()],
+        )
+        for number, name in enumerate(found["photos"])
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(images, captions, path)
+    contact_sheet(shown, path)
 
 
 # The plots ----------------------------------------------------------------------------------------

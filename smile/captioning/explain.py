@@ -12,7 +12,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from smile.captioning.pictures import attention_sheet, check_picture
+from smile.captioning.attention_sheet import attention_sheet
+from smile.captioning.pictures import check_picture
 from smile.errors import UserError
 from smile.model.cache import KeysValues
 from smile.model.captioner import Caption, Captioner
@@ -64,7 +65,8 @@ def word_maps(
 ) -> list[WordMap]:
     """A map for each word of a caption: the mean of the maps of its word pieces.
 
-    The class token's weight, which belongs to no patch, is left out.
+    Pieces that the caption leaves out, such as `[UNK]`, have no map. The class token's weight,
+    which belongs to no patch, is left out.
 
     Args:
         prompt: the prompt that the caption continues; `config.data.prompt` unless given.
@@ -84,12 +86,14 @@ def word_maps(
     heat = rearrange(weights[len(start) - 1 : -1, 1:], "t (h w) -> t h w", h=grid).cpu()
 
     words: list[tuple[str, float, list[Tensor]]] = []
-    for (piece, logprob), piece_heat in zip(pieces, heat, strict=True):
+    for (piece, logprob), piece_id, piece_heat in zip(pieces, ids[len(start) :], heat, strict=True):
+        if captioner.tokenizer.is_special(piece_id):
+            continue
         if piece.startswith("##") and words:
             word, total, heats = words[-1]
             words[-1] = (word + piece[2:], total + logprob, [*heats, piece_heat])
         else:
-            words.append((piece, logprob, [piece_heat]))
+            words.append((piece.removeprefix("##"), logprob, [piece_heat]))
     return [
         WordMap(word, logprob, (mean := torch.stack(heats).mean(dim=0)) / mean.sum())
         for word, logprob, heats in words
@@ -125,5 +129,6 @@ def explain(
     pixels = captioner.transform(image)[None]
     [[caption, *_]] = captioner.describe(pixels, prompts=prompt, seeds=seeds, **settings)
     maps = word_maps(captioner, pixels, caption, prompt=prompt, layer=layer)
-    attention_sheet(image, [(m.word, m.logprob, m.heat.tolist()) for m in maps], path)
+    words = [(m.word, m.logprob, m.heat.tolist()) for m in maps]
+    attention_sheet(image, caption.text, words, path)
     return caption

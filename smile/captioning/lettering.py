@@ -1,5 +1,7 @@
 """Text on Pillow's pictures, in the fonts and the order that `typeset.py` decides."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +15,23 @@ Colour = tuple[int, int, int]
 LEADING = 1.35  # from one line to the next, as a multiple of the letters' size
 
 
+@dataclass(frozen=True)
+class Mark:
+    """How a part of a text looks: from `start` to before `end`.
+
+    Args:
+        ink: its letters' colour, None for that of the text.
+        ground: the colour behind it, None for none.
+        underlined: by a line in the ink's colour.
+    """
+
+    start: int
+    end: int
+    ink: Colour | None = None
+    ground: Colour | None = None
+    underlined: bool = False
+
+
 class Lettering:
     """Text of one size.
 
@@ -23,11 +42,12 @@ class Lettering:
     def __init__(self, size: int, typesetter: Typesetter) -> None:
         self.size, self.typesetter = size, typesetter
         self.leading = round(size * LEADING)
-        self._ascent = self._font(typesetter.fonts.first).getmetrics()[0]
+        self.ascent, self._descent = self._font(typesetter.fonts.first).getmetrics()
 
-    def lines(self, text: str, width: float, *, split: int = 0) -> list[Line]:
-        """The lines of a text in `width` pixels; `split` as in `Typesetter.lines`."""
-        return self.typesetter.lines(text, width, self._measure, split=split)
+    def lines(self, text: str, width: float, *, marks: Sequence[Mark] = ()) -> list[Line]:
+        """The lines of a text in `width` pixels, whose runs end where the marks do."""
+        splits = sorted({place for mark in marks for place in (mark.start, mark.end)})
+        return self.typesetter.lines(text, width, self._measure, splits=splits)
 
     def width(self, line: Line) -> float:
         """A line's width in pixels."""
@@ -41,23 +61,29 @@ class Lettering:
         width: float,
         *,
         colour: Colour,
-        label: tuple[int, Colour] | None = None,
+        marks: Sequence[Mark] = (),
     ) -> None:
         """Draws a line into a box `width` wide whose upper left corner is `where`.
 
-        A text from right to left ends at the right. `label` is where a label in the text ends, and
-        its colour.
+        A text from right to left ends at the right. `marks` are those that `lines` had.
         """
         x, y = where
         if line.rtl:
             x += width - self.width(line)
+        base, thickness = y + self.ascent, max(1, self.size // 9)
         for run in line.runs:
-            fill = label[1] if label and run.start < label[0] else colour
+            end = x + self._measure(run.text, run.face, run.rtl)
+            look = next((m for m in marks if m.start <= run.start < m.end), Mark(0, 0))
+            ink = look.ink or colour
+            if look.ground:
+                draw.rectangle((x, y, end - 1, base + self._descent), look.ground)
+            if look.underlined:
+                top = base + thickness
+                draw.rectangle((x, top, end - 1, top + thickness - 1), ink)
             options = _direction(run.rtl)
-            font = self._font(run.face)
             text = run.text if options or not run.rtl else run.text[::-1]
-            draw.text((x, y + self._ascent), text, fill, font, anchor="ls", **options)
-            x += self._measure(run.text, run.face, run.rtl)
+            draw.text((x, base), text, ink, self._font(run.face), anchor="ls", **options)
+            x = end
 
     def _measure(self, text: str, face: Face, rtl: bool) -> float:
         return self._font(face).getlength(text, **_direction(rtl))

@@ -7,6 +7,7 @@ no font has becomes its number, such as U+4E2D.
 
 import re
 import unicodedata
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -64,11 +65,14 @@ class Typesetter:
         self.missing: dict[str, None] = {}
         self._faces: dict[tuple[str, str], Face | None] = {}
 
-    def lines(self, text: str, width: float, measure: Measure, *, split: int = 0) -> list[Line]:
+    def lines(
+        self, text: str, width: float, measure: Measure, *, splits: Sequence[int] = ()
+    ) -> list[Line]:
         """The lines of a text, each at most `width` wide; a line end in the text ends a line.
 
         Args:
-            split: a place in the text where a run ends in any case, such as a label's end.
+            splits: places in the text, in order, where a run ends in any case, such as a label's
+                end.
         """
         region = _region(text)
         found: list[Line] = []
@@ -78,7 +82,7 @@ class Typesetter:
             if clusters:
                 rtl = _is_rtl(clusters)
                 for line in _break(clusters, width, measure):
-                    found.append(Line(tuple(_runs(line, split)), rtl))
+                    found.append(Line(tuple(_runs(line, splits)), rtl))
             start += len(paragraph)
         return found
 
@@ -285,11 +289,13 @@ def _width(clusters: Sequence[_Cluster], measure: Measure) -> float:
     )
 
 
-def _runs(line: Sequence[_Cluster], split: int) -> Iterator[Run]:
+def _runs(line: Sequence[_Cluster], splits: Sequence[int]) -> Iterator[Run]:
     """A line's runs from left to right."""
     groups = [
         list(group)
-        for _, group in groupby(line, lambda each: (each.face, each.level, each.start < split))
+        for _, group in groupby(
+            line, lambda each: (each.face, each.level, bisect(splits, each.start))
+        )
     ]
     for place in visual_order([group[0].level for group in groups]):
         first = groups[place][0]

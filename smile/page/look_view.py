@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import streamlit as st
 from PIL import Image
 
+from smile.captioning.attention_sheet import full_light, heated
 from smile.captioning.explain import WordMap
-from smile.captioning.pictures import heated
 from smile.page.plain import plain
 from smile.page.session import Answer, Session, maps_found, problem_of
 from smile.page.settings_view import KEPT
@@ -81,7 +81,7 @@ def show_words(answer: Answer, place: int, maps: list[WordMap]) -> None:
         )
     with left:
         st.image(
-            overlay(answer.picture.preview, word),
+            overlay(answer.picture.preview, word, maps),
             width="stretch",
             alt=f"{answer.picture.title}, bright where the captioner looked for “{word.word}”",
         )
@@ -97,8 +97,8 @@ def word_labels(words: Sequence[str]) -> list[str]:
     ]
 
 
-def overlay(preview: bytes, word: WordMap) -> bytes:
-    """A JPEG of the picture with a word's map, as `sample.py --explain` draws it."""
+def overlay(preview: bytes, word: WordMap, maps: Sequence[WordMap]) -> bytes:
+    """A JPEG of the picture with one of the words' maps, as `sample.py --explain` draws it."""
     with Image.open(io.BytesIO(preview)) as image:
         image.thumbnail((SIDE, SIDE))
         photo = image.convert("RGB")
@@ -106,5 +106,6 @@ def overlay(preview: bytes, word: WordMap) -> bytes:
         scale = SIDE / max(photo.size)
         photo = photo.resize((round(photo.width * scale), round(photo.height * scale)))
     file = io.BytesIO()
-    heated(photo, word.heat.tolist()).save(file, "JPEG", quality=85)
+    most = full_light([each.heat.tolist() for each in maps])
+    heated(photo, word.heat.tolist(), most).save(file, "JPEG", quality=85)
     return file.getvalue()

@@ -16,6 +16,7 @@ ema            the moving average of the weights
 speed          freezing, activation checkpointing, compiling
 onednn         linear layers that train with oneDNN's matrix product
 checkpointing  what is saved, when, and how a run resumes
+loss_chart     the chart of the losses over the epochs
 report         captions of a few images, the log lines and pictures of a run
 comparison     the captioners before and after
 dry_run        one batch through everything

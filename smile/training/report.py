@@ -7,7 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from smile.captioning.pictures import contact_sheet, loss_curve
+from smile.captioning.contact_sheet import TILE, Shown, Told, contact_sheet
+from smile.captioning.marks import false_words
 from smile.config import TrainConfig
 from smile.data.batches import Broken, Example, read_picture
 from smile.data.shapes import Scene, check_caption
@@ -17,6 +18,7 @@ from smile.system.distributed import World
 from smile.system.files import json_line, write_atomically
 from smile.training.checkpointing.state import Progress, RunState
 from smile.training.console import bar
+from smile.training.loss_chart import loss_curve
 from smile.training.schedule import Phase
 from smile.weights.run_folder import LOG
 
@@ -196,22 +198,30 @@ def draw_captions(
     """A sheet of the first images, each with its caption from every one of the `columns`.
 
     Args:
-        examples: those that cannot be read, or lack a caption, are left out.
+        examples: those that cannot be read, or lack a caption, are left out. What is false of a
+            scene is marked.
         columns: captions by the examples' names, for each captioner's label.
     """
-    images: list[Image.Image] = []
-    texts: list[list[str]] = []
+    shown: list[Shown] = []
     for example in examples:
-        picture = None
-        if len(images) < SHEET and all(example.name in captions for captions in columns.values()):
+        if len(shown) == SHEET:
+            break
+        if not all(example.name in captions for captions in columns.values()):
+            continue
+        told = [
+            _told(label, captions[example.name], example) for label, captions in columns.items()
+        ]
+        if isinstance(example, Scene):
+            picture: Image.Image | Broken = example.read(TILE)  # sharp, where it is enlarged
+        else:
             picture = read_picture(example, skip_broken=skip_broken)
         if isinstance(picture, Image.Image):
-            images.append(picture)
-            texts.append(
-                [
-                    f"{label}: {captions[example.name]}" if label else captions[example.name]
-                    for label, captions in columns.items()
-                ]
-            )
-    if images:
-        contact_sheet(images, texts, path)
+            shown.append(Shown(image=picture, name=example.name, captions=told))
+    if shown:
+        contact_sheet(shown, path)
+
+
+def _told(label: str, caption: str, example: Example) -> Told:
+    """A caption, with its false words where the example is a scene, of which the truth is known."""
+    false = false_words(caption, example) if isinstance(example, Scene) else ()
+    return Told(text=caption, label=label, false=frozenset(false))

@@ -62,6 +62,19 @@ def test_hooks_are_gone_afterwards(captioner):
     assert not any(block.cross_attention._forward_pre_hooks for block in blocks)
 
 
+def test_what_the_caption_leaves_out_has_no_map(captioner):
+    pixels = load_golden("a").expected["image"][:1]
+    tokens = [("##gy", -0.5), ("[UNK]", -1.0), ("dog", -0.25), ("[PAD]", -1.0), ("[SEP]", -2.0)]
+    maps = word_maps(captioner, pixels, Caption("gy dog", -4.75, tokens))
+    assert [(m.word, m.logprob) for m in maps] == [("gy", -0.5), ("dog", -0.25)]
+    # The pieces left out were read all the same: the map of "dog" is that after them.
+    start = captioner.tokenizer.prompt_ids(captioner.config.data.prompt)
+    ids = [*start, *(captioner.tokenizer.ids[piece] for piece in ("##gy", "[UNK]", "dog"))]
+    weights = cross_attention(captioner, pixels, torch.tensor([ids])).mean(dim=(0, 1))
+    expected = weights[len(ids) - 2, 1:].reshape(4, 4)
+    assert_close(maps[1].heat, expected / expected.sum())
+
+
 @pytest.mark.slow
 def test_explain_draws_a_panel_for_each_word(captioner, tmp_path):
     image = Image.effect_noise((120, 60), 80).convert("RGB")

@@ -220,13 +220,18 @@ def test_two_models_side_by_side_on_a_sheet(photos, run_sample, work):
 
 
 @pytest.mark.slow
-def test_a_sheet_shows_the_first_images(photos, run_sample, monkeypatch):
+def test_a_sheet_shows_the_first_images_on_its_pages(photos, run_sample, monkeypatch):
     monkeypatch.setattr(sample, "SHEET_IMAGES", 4)
     drawn = []
-    monkeypatch.setattr(sample, "contact_sheet", lambda *args: drawn.append(args))
+
+    def draw(shown, path):
+        drawn.extend(one.name for one in shown)
+        return [path, path.with_name("sheet-2.png")]
+
+    monkeypatch.setattr(sample, "contact_sheet", draw)
     _, _, err = run_sample("photos", "--sheet", "sheet.png")
-    ((images, lines, _),) = drawn
-    assert len(images) == len(lines) == 4 and "first 4 images, 5 more not shown" in err
+    assert drawn == photos[:4]
+    assert "sheet.png: 2 pages, the last sheet-2.png; the first 4 images, 5 more not shown" in err
 
 
 @pytest.mark.slow

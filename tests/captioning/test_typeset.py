@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from smile.captioning import lettering, pictures
+from smile.captioning.attention_sheet import attention_sheet
+from smile.captioning.contact_sheet import Shown, Told, contact_sheet
 from smile.captioning.fonts import Face, Fonts
-from smile.captioning.pictures import attention_sheet, contact_sheet
 from smile.captioning.typeset import Line, Typesetter
 
 
@@ -91,8 +92,9 @@ def test_what_would_turn_the_order_is_dropped():
 
 
 def test_a_label_is_a_run_of_its_own():
-    [line] = Typesetter(Fonts([])).lines("MLE: a dog", 99, measure, split=4)
-    assert [(run.text, run.start) for run in line.runs] == [("MLE:", 0), (" a dog", 4)]
+    [line] = Typesetter(Fonts([])).lines("MLE: a dog", 99, measure, splits=[4, 7])
+    runs = [(run.text, run.start) for run in line.runs]
+    assert runs == [("MLE:", 0), (" a ", 4), ("dog", 7)]
 
 
 def test_a_character_that_no_font_has_is_shown_by_number_and_said_once():
@@ -112,9 +114,10 @@ def test_sheets_say_what_no_font_has(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("smile.captioning.typeset.system_fonts", lambda: Fonts([]))
     monkeypatch.setattr("smile.data.notices._printed", set())
     image = Image.new("RGB", (4, 4))
-    contact_sheet([image], [["MLE: \U0010fffd"]], tmp_path / "a.png")
-    contact_sheet([image], [["MLE: \U0010fffd"]], tmp_path / "a.png")
-    attention_sheet(image, [("\U0010fffc", -1.0, [[1.0]])], tmp_path / "b.png")
+    shown = [Shown(image=image, captions=[Told(text="\U0010fffd", label="MLE")])]
+    contact_sheet(shown, tmp_path / "a.png")
+    contact_sheet(shown, tmp_path / "a.png")
+    attention_sheet(image, "", [("\U0010fffc", -1.0, [[1.0]])], tmp_path / "b.png")
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2
     assert "U+10FFFD" in said[0] and "U+10FFFC" in said[1]
@@ -123,7 +126,9 @@ def test_sheets_say_what_no_font_has(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("has_raqm", [True, False])
 def test_a_sheet_draws_a_text_from_right_to_left_at_the_right(tmp_path, monkeypatch, has_raqm):
     monkeypatch.setattr(lettering, "_has_raqm", lambda: has_raqm)
-    contact_sheet([Image.new("RGB", (9, 9))] * 2, [["cat"], ["حد"]], tmp_path / "a.png", tile=240)
+    image = Image.new("RGB", (9, 9))
+    shown = [Shown(image=image, captions=[Told(text=text)]) for text in ("cat", "حد")]
+    contact_sheet(shown, tmp_path / "a.png", tile=240)
     with Image.open(tmp_path / "a.png") as sheet:
         for left, inked in ((30, 0), (290, 1)):  # the left and the right half below each tile
             halves = [(left, 275, left + 120, 320), (left + 120, 275, left + 240, 320)]
