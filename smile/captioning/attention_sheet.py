@@ -23,7 +23,7 @@ MARGIN, GAP = 25, 16
 DARKEST = 0.16  # what is left of the light where the captioner did not look
 LEAST_LIGHT = 0.4  # mean brightness of a panel: darker photos are brightened, or nothing is seen
 BRIGHTENED = 0.45  # the smallest exponent of that
-PEAK = 0.98  # the share of all patches of all panels that have less than full light
+PEAK = 0.95  # the share of all patches of all panels that have less than full light
 
 
 def attention_sheet(

@@ -280,7 +280,7 @@ class _Sheet:
         text, marks = "", []
         if any(mark.ground for mark in every):
             marks.append(Mark(0, len("tinted"), ground=GRID))
-            text = "tinted: words that no other caption of the picture has"
+            text = "tinted: words that no other caption of the picture has at that place"
         if any(mark.underlined for mark in every):
             text += "; " * bool(text)
             marks.append(Mark(len(text), len(text) + len("red"), ink=RED, underlined=True))

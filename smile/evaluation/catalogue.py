@@ -121,7 +121,6 @@ METRICS = (
         meaning="words in a caption, punctuation left out",
         unit="words",
         decimals=2,
-        better="",
         histogram=True,
     ),
     Metric(
@@ -148,7 +147,6 @@ METRICS = (
         group=CAPTIONS,
         title="novel captions",
         meaning="captions that are not, word for word, a training caption",
-        better="",
         **_PERCENT,
     ),
     Metric(
@@ -252,7 +250,6 @@ METRICS = (
         title="statements",
         meaning="statements a caption makes, true or not",
         decimals=2,
-        better="",
         histogram=True,
     ),
     *(_truth(kind) for kind in STATEMENT_KINDS),

@@ -16,8 +16,10 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from smile.captioning.marks import differing_words, false_words, pieces
 from smile.captioning.pictures import colour_numbers
 from smile.data.batches import Example
+from smile.data.shapes import Scene
 from smile.evaluation.image_set import ImageSet, lies_outside, thumbnail
 from smile.evaluation.published import NOTE, PUBLISHED, PUBLISHED_ROWS
 from smile.evaluation.rows import Row, System
@@ -189,6 +191,7 @@ def _html(
     embed_outside: bool,
 ) -> str:
     """The page: a template with all data as JSON, which its script shows."""
+    systems = content["systems"]
     shown = content | {
         "not_measured": not_measured(rows),
         "thumbnails": [
@@ -200,7 +203,11 @@ def _html(
             )
         ],
         "shown": {row.metric.key: _shown(row) for row in rows},
-        "colours": colour_numbers([system["label"] for system in content["systems"]]),
+        "pieces": [
+            _pieces(example, [image["systems"][system["label"]]["caption"] for system in systems])
+            for example, image in zip(images.examples, content["per_image"], strict=True)
+        ],
+        "colours": colour_numbers([system["label"] for system in systems]),
     }
     if published:
         shown["published"] = {
@@ -212,6 +219,19 @@ def _html(
     data = json.dumps(shown, ensure_ascii=False, allow_nan=False).replace("<", "\\u003c")
     template = resources.files("smile.evaluation").joinpath("report.html").read_text("utf-8")
     return Template(template).substitute(data=data)
+
+
+def _pieces(example: Example, captions: Sequence[str]) -> list[list[tuple[str, bool, bool]]]:
+    """Each caption of an image in pieces: a text, if no other caption has it, if it is false.
+
+    Of photos nobody knows what is false.
+    """
+    found = []
+    for caption, differing in zip(captions, differing_words(captions), strict=True):
+        false = false_words(caption, example) if isinstance(example, Scene) else ()
+        marked = pieces(caption, differing, false)
+        found.append([(text, differs, is_false) for text, _, (differs, is_false) in marked])
+    return found
 
 
 def _shown(row: Row) -> dict[str, list[str]]:
