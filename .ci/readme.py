@@ -1,4 +1,4 @@
-"""Runs every command that the README gives, in its order, in a folder prepared for them.
+"""Runs every command of the README and the pages that it leads to, in order, in a prepared folder.
 
     python .ci/readme.py FOLDER
 
@@ -15,13 +15,19 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).parent.parent
+PAGES = (
+    "README.md",
+    "docs/captioning.md",
+    "docs/training.md",
+    "docs/measuring.md",
+)
 COLOURS = ("red", "green", "blue", "yellow", "white", "pink")
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     prepare(folder)
-    for command in commands((ROOT / "README.md").read_text(encoding="utf-8")):
+    for command in commands():
         command, _, needs = command.partition("# needs ")
         if needs:
             print(f"\n==> left out, needs {needs}: {command}", flush=True)
@@ -32,11 +38,12 @@ def main() -> None:
         subprocess.run(command, shell=True, cwd=folder, check=True)
 
 
-def commands(readme: str) -> list[str]:
-    """The README's commands, but for the two it opens with, which .ci/run itself runs."""
-    found = re.findall(r"^ {4,}((?:python|torchrun) .*)$", readme, flags=re.MULTILINE)
-    if len(found) < 20:
-        sys.exit(f"only {len(found)} commands found in README.md: is it written otherwise now?")
+def commands() -> list[str]:
+    """The commands of all pages, but for the two that open the README, which .ci/run itself runs."""
+    text = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
+    found = re.findall(r"^ {4,}((?:python|torchrun) .*)$", text, flags=re.MULTILINE)
+    if len(found) < 30:
+        sys.exit(f"only {len(found)} commands found in the pages: are they written otherwise now?")
     return found
 
 
