@@ -63,6 +63,8 @@ from smile.weights.load import default_source, load
 from smile.weights.needed import missing
 from smile.weights.run_folder import is_run
 
+SPLIT = "test"
+DRAWS = 1000
 MOST_DRAWN = 500_000_000  # images in all draws of the bootstrap: 1 GB
 HUMAN = "human"
 HUMAN_NOTE = (
@@ -210,7 +212,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help="instead of a data set: image -> list of captions (.json), COCO's file of "
         "annotations, or any table that training reads (.jsonl, .csv)",
     )
-    group.add_argument("--split", choices=SPLITS, default="test", help="(test)")
+    group.add_argument("--split", choices=SPLITS, default=SPLIT, help=f"({SPLIT})")
     group.add_argument("--limit", type=whole_number(1), metavar="N", help="the first N images only")
     group.add_argument(
         "--only-captioned",
@@ -249,9 +251,9 @@ def add_metric_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--draws",
         type=whole_number(1),
-        default=1000,
+        default=DRAWS,
         metavar="N",
-        help="bootstrap resamples (1000)",
+        help=f"bootstrap resamples ({DRAWS})",
     )
 
 
@@ -365,6 +367,8 @@ def agreement(options: EvaluateOptions, given: str) -> None:
         "--only-captioned": options.only_captioned,
         "--embed-outside": options.embed_outside,
         "--paper": options.paper,
+        "--split": options.split != SPLIT,
+        "--draws": options.draws != DRAWS,
     }
     if names := [name for name, was_given in useless.items() if was_given]:
         raise UserError(

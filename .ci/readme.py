@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def commands() -> list[str]:
-    """The commands of all pages, but for the two that open the README, which .ci/run itself runs."""
+    """The commands of all pages, but for the two that open the README: .ci/run itself runs them."""
     text = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
     found = re.findall(r"^ {4,}((?:python|torchrun) .*)$", text, flags=re.MULTILINE)
     if len(found) < 30:

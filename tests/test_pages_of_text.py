@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from smile.training.checkpointing.resume import MAY_CHANGE
+
 ROOT = Path(__file__).parent.parent
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("smile/**/*.md")]
 LINK = re.compile(r"(?:\]\(|src(?:set)?=\")([^)\s\"]+)[)\"]")
@@ -31,6 +33,10 @@ def test_every_link_leads_somewhere(page):
         assert other.exists(), f"there is no {target}"
         if anchor:
             assert anchor in anchors(other), f"no heading of {other.name} is #{anchor}"
+
+
+def test_the_page_on_training_names_what_may_change_on_resume():
+    assert MAY_CHANGE in prose(ROOT / "docs" / "training.md").replace("\n", " ")
 
 
 def test_the_readme_can_be_read_at_once():

@@ -17,6 +17,7 @@ import sample
 import smile
 import train
 from smile.data import __main__ as drawing
+from smile.metrics.retrieval import log_likelihoods
 from smile.model.images import picture_of, to_rgb
 from smile.version import find_version
 
@@ -250,4 +251,7 @@ def test_nobody_is_told_to_install_a_package_of_our_name():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_a_captioner_of_any_float_type_captions(tmp_path, dtype):
     captioner = smile.load(make_run(tmp_path / "run")).to(dtype)
-    assert isinstance(captioner.caption(noise("RGB"), max_length=6, min_length=0), str)
+    picture = noise("RGB")
+    assert isinstance(captioner.caption(picture, max_length=6, min_length=0), str)
+    smile.explain(captioner, picture, tmp_path / "words.png", max_length=6, min_length=0)
+    assert log_likelihoods(captioner, [picture], ["a b"]).shape == (1, 1)

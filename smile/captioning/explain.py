@@ -48,7 +48,7 @@ def cross_attention(captioner: Captioner, pixels: Tensor, ids: Tensor) -> Tensor
         for block in captioner.decoder.blocks
     ]
     try:
-        captioner.decode(ids, captioner.encode(pixels.to(captioner.device)))
+        captioner.decode(ids, captioner.encode(pixels.to(next(captioner.parameters()))))
     finally:
         for hook in hooks:
             hook.remove()

@@ -98,7 +98,7 @@ def log_likelihoods(
     with bar:
         for pictures in batches_of(images, image_block):
             pixels = torch.stack([judge.transform(picture) for picture in pictures])
-            features = judge.encode(pixels.to(judge.device))
+            features = judge.encode(pixels.to(next(judge.parameters())))  # its device and dtype
             image = judge.new_cache(features, max_length=0).image  # contiguous: each tree reads it
             column = np.empty((len(captions), len(pictures)), np.float32)
             for block, tree in zip(blocks, trees, strict=True):

@@ -243,6 +243,8 @@ def test_a_damaged_line_is_named(folder, agree, line, said):
         (["four"], "four/captions.txt: 1 of 3 photos do not have 5 captions: c.jpg has 4"),
         (["--data", "shapes.toml"], "data.format: found shapes, expected flickr8k or karpathy"),
         (["flickr8k", "--limit", "3"], "--limit does not go with --agreement"),
+        (["flickr8k", "--split", "val"], "--split does not go with --agreement"),
+        (["flickr8k", "--draws", "9"], "--draws does not go with --agreement"),
         (["flickr8k", "--references", "r.json"], "--references does not go with"),
         (["flickr8k", "--set", "data.root=x"], "--set without --data does not go with"),
         (["flickr8k", "--human"], "not allowed with"),
