@@ -248,6 +248,11 @@ def test_nobody_is_told_to_install_a_package_of_our_name():
     assert [path for path in files if told.search(path.read_text("utf-8"))] == []
 
 
+def test_a_prompt_that_the_vocabulary_cannot_spell_is_refused(captioner, photo):
+    with pytest.raises(smile.UserError, match=r"prompt 'a 一': .* cannot spell 一; write it"):
+        captioner.caption(photo, prompt="a 一")
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_a_captioner_of_any_float_type_captions(tmp_path, dtype):
     captioner = smile.load(make_run(tmp_path / "run")).to(dtype)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from smile.config import Config, GenerateConfig
+from smile.errors import UserError
 from smile.model.blip import BLIP
 from smile.model.forbidden import Forbidden
 from smile.model.generate import Hypothesis, asked_options, check_options, generate
@@ -168,7 +169,7 @@ class Captioner(BLIP):
         prompts = _one_each("prompts", prompts, str, count=len(pixels))
         seeds = range(len(pixels)) if seeds is None else seeds
         seeds = _one_each("seeds", seeds, Integral, count=len(pixels))
-        ids = [self.tokenizer.prompt_ids(prompt) for prompt in prompts]
+        ids = [self._prompt_ids(prompt) for prompt in prompts]
         captions: list[list[Caption]] = [[] for _ in ids]
         # Prompts of the same length form one batch, so that no prompt needs padding.
         for length in sorted(set(map(len, ids))):
@@ -189,9 +190,20 @@ class Captioner(BLIP):
 
     def check(self, options: GenerateConfig, *, prompt: str) -> None:
         """Raises UserError if `options` cannot be met after this prompt, whatever the picture."""
-        length = len(self.tokenizer.prompt_ids(prompt))
+        length = len(self._prompt_ids(prompt))
         check_options(options, prompt_length=length)
         self._forbidden(options, prompt_length=length)
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        """The ids of a prompt, in which only the captioner's own may have unknown words."""
+        ids = self.tokenizer.prompt_ids(prompt)
+        if self.tokenizer.unk_id in ids and prompt != self.config.data.prompt:
+            unknown = self.tokenizer.unknown_words(prompt)
+            raise UserError(
+                f"prompt {prompt!r}: the vocabulary of this captioner cannot spell "
+                f"{', '.join(unknown)}; write it in other words"
+            )
+        return ids
 
     def _forbidden(self, options: GenerateConfig, *, prompt_length: int) -> Forbidden | None:
         if not options.forbid:

@@ -180,7 +180,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image file"
     if isinstance(error, Image.DecompressionBombError):  # Pillow's own limit, while opening
-        return "so many pixels may be a decompression bomb; none of that size is read"
+        return f"it has too many pixels; at most {MAX_PIXELS / 1e6:.0f} million are read"
     if isinstance(error, OSError) and error.strerror:
         return reason_of(error)
     return " ".join(str(error).split()) or type(error).__name__

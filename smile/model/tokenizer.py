@@ -140,6 +140,10 @@ class Tokenizer:
         _check_characters(text)
         return _split(self._word_piece, text)
 
+    def unknown_words(self, text: str) -> list[str]:
+        """The words that the pieces of the vocabulary cannot spell, each once."""
+        return [word for word in dict.fromkeys(self.words(text)) if self.unk_id in self._ids(word)]
+
     def is_special(self, token: int) -> bool:
         """Whether `decode` leaves this token out."""
         return token in self._special_ids

@@ -22,12 +22,10 @@ def show_book(session: Session) -> None:
     if not len(book):
         st.info("The book is empty. Describe pictures, then add them to the book.")
         return
+    st.caption("The book lives until you close or reload this page: download it before.")
     for place, entry in enumerate(book):
         edit_entry(session, entry, place)
     offer_downloads(session)
-    st.caption(
-        "The book lives as long as this page is open: download it before you reload the page."
-    )
 
 
 def edit_title(book: Book) -> None:
@@ -74,29 +72,26 @@ def edit_entry(session: Session, entry: Entry, place: int) -> None:
                 book.edit(number, caption)
             with st.container(horizontal=True):
                 st.button(
-                    "Up",
+                    f"Picture {place + 1} up",
                     icon=":material/arrow_upward:",
                     key=f"up/{number}",
                     disabled=not place,
-                    help=f"Move picture {place + 1} up",
                     on_click=book.move,
                     args=[number, place - 1],
                 )
                 st.button(
-                    "Down",
+                    f"Picture {place + 1} down",
                     icon=":material/arrow_downward:",
                     key=f"down/{number}",
                     disabled=place == len(book) - 1,
-                    help=f"Move picture {place + 1} down",
                     on_click=book.move,
                     args=[number, place + 1],
                 )
                 st.button(
-                    "Remove",
+                    f"Remove picture {place + 1}",
                     icon=":material/delete:",
                     key=f"out/{number}",
                     type="tertiary",
-                    help=f"Take picture {place + 1} out",
                     on_click=session.remove_from_book,
                     args=[number],
                 )
@@ -105,26 +100,31 @@ def edit_entry(session: Session, entry: Entry, place: int) -> None:
 def offer_downloads(session: Session) -> None:
     """Makes the PDF and the zip when asked, and offers them until the book changes."""
     st.subheader("Take it with you", anchor=False)
+    empty = [str(n) for n, entry in enumerate(session.book, 1) if not entry.caption.strip()]
+    if empty:
+        st.caption(
+            f"Without a caption: {'picture' if len(empty) == 1 else 'pictures'} {', '.join(empty)}."
+        )
     left, right = st.columns(2)
     with left:
-        pdf = make(session, "PDF", bind_with_bar)
+        pdf = make(session, "PDF", bind_with_bar, icon=":material/menu_book:")
         if pdf is not None:
             offer(pdf.pdf, "book.pdf", "application/pdf")
             if pdf.warning:
                 st.warning(plain(pdf.warning))
     with right:
-        archive = make(session, "zip", zip_book)
+        archive = make(session, "zip", zip_book, icon=":material/folder_zip:")
         if archive is not None:
             offer(archive, "book.zip", "application/zip")
         st.caption("The zip has the pictures, a .txt beside each, and captions.jsonl.")
 
 
-def make(session: Session, kind: str, maker: Callable[[Book], Any]) -> Any:
+def make(session: Session, kind: str, maker: Callable[[Book], Any], *, icon: str) -> Any:
     """What `maker` makes of the book as it is now; None before it is asked for."""
     book = session.book
     entries = [(entry.number, entry.caption) for entry in book]
     content = book.title, book.author, book.per_page, entries
-    if st.button(f"Make the {kind}", icon=":material/menu_book:", width="stretch"):
+    if st.button(f"Make the {kind}", icon=icon, width="stretch"):
         try:
             session.made[kind] = content, maker(book)
         except UserError as error:

@@ -8,7 +8,7 @@ import streamlit as st
 from smile.errors import UserError, counted
 from smile.page.offered import Offer, Offers
 from smile.page.plain import plain
-from smile.page.request import Request, confidence, num_words
+from smile.page.request import Request, confidence
 from smile.page.session import Answer, Session
 from smile.page.settings_view import KEPT, ask_settings
 from smile.page.uploads import (
@@ -30,9 +30,11 @@ def show_describe(session: Session, offers: Offers, photos: Path) -> None:
     sources = [offer.source for offer in chosen]
     show_remarks(chosen)
     given = bring_pictures(session)
-    with st.expander("How captions are written", icon=":material/tune:"):
-        if len(chosen) > 1:
-            st.caption("Both captioners get these settings.")
+    with st.expander("How captions are written"):
+        st.caption(
+            "Changes count for new pictures, and for all after “Describe again”."
+            + (" What you change counts for both captioners." if len(chosen) > 1 else "")
+        )
         request = ask_settings(chosen[0])
     if not session.pictures:
         given += choose_example(photos, drawn_first=chosen[0].drawn)
@@ -134,12 +136,17 @@ def choose_example(photos: Path, *, drawn_first: bool) -> list[tuple[str, bytes]
 def show_actions(session: Session, sources: Sequence[str], request: Request) -> None:
     """What can be done with the whole list."""
     with st.container(horizontal=True, key="actions"):
-        if st.button("Describe again", icon=":material/refresh:", type="primary"):
+        st.button(
+            "Add all to the book",
+            icon=":material/menu_book:",
+            type="primary",
+            help="The first caption of each picture that is not in the book yet.",
+            on_click=add_all,
+            args=[session],
+        )
+        if st.button("Describe again", icon=":material/refresh:"):
             session.describe_all(sources, request)
             st.rerun()
-        st.button(
-            "Add all to the book", icon=":material/menu_book:", on_click=add_all, args=[session]
-        )
         st.button("Clear the list", icon=":material/delete:", on_click=session.clear)
 
 
@@ -165,8 +172,9 @@ def show_progress(session: Session) -> None:
     waiting = [answer for answer in asked if not answer.done]
     if not waiting:
         return
-    done = len(asked) - len(waiting)
-    st.progress(done / len(asked), text=f"{done} of {counted(len(asked), 'picture')} described")
+    of, missing = len(session.pictures), len({answer.picture.number for answer in waiting})
+    text = f"{of - missing} of {counted(of, 'picture')} described"
+    st.progress(1 - len(waiting) / len(asked), text=text)
     for source in dict.fromkeys(answer.source for answer in waiting):
         loading = session.workers.progress(source)
         if loading.line:
@@ -182,7 +190,7 @@ def show_lengths(session: Session) -> None:
     """Of two captioners, how many words their captions have."""
     words: dict[str, list[int]] = {}
     for answer in session.asked:
-        words.setdefault(answer.source, []).extend(map(num_words, answer.captions))
+        words.setdefault(answer.source, []).extend(map(answer.num_words, answer.captions))
     if len(words) > 1:
         means = [
             f"{plain(source)} {sum(counts) / len(counts):.1f}"
@@ -199,7 +207,8 @@ def queue_line(session: Session, answer: Answer) -> str:
     ahead = session.workers.ahead(answer.source, answer.job)
     mine = sum(a.source == answer.source for a in session.asked if not a.done)
     others = f", {total - mine} of them other visitors'" if total > mine else ""
-    return f"In the queue: {counted(total, 'picture')}{others}; {ahead} before your next one."
+    before = f"; {ahead} before your next one" if ahead else ""
+    return f"In the queue: {counted(total, 'picture')}{others}{before}."
 
 
 def show_picture(session: Session, picture: Picture) -> None:
@@ -207,13 +216,13 @@ def show_picture(session: Session, picture: Picture) -> None:
     answers = session.answers.get(picture.number, [])
     best = next((answer.captions[0].text for answer in answers if answer.captions), "")
     with st.container(border=True, key=f"picture-{picture.number}"):
-        left, right = st.columns([2, 3], gap="medium")
+        left, right = st.columns([2, 3] if len(answers) < 2 else [1, 3], gap="medium")
         with left:
             shows = f"the captioner says: {best}" if best else "not described yet"
             st.image(picture.preview, width="stretch", alt=f"{picture.title}; {shows}")
         with right:
             with st.container(horizontal=True, vertical_alignment="center"):
-                st.text(picture.title, width="stretch")
+                st.text(picture.short_title, width="stretch")
                 st.button(
                     "Remove",
                     icon=":material/close:",
@@ -224,6 +233,8 @@ def show_picture(session: Session, picture: Picture) -> None:
                 )
             if picture.note:
                 st.caption(picture.note)
+            if session.is_in_book(picture):
+                st.caption(":material/check: in the book")
             columns = st.columns(len(answers)) if len(answers) > 1 else [right]
             for column, answer in zip(columns, answers, strict=False):
                 with column:
@@ -243,8 +254,9 @@ def show_answer(session: Session, answer: Answer, *, named: bool) -> None:
         with st.container(key=f"caption-{key}", gap="xxsmall"):
             st.text(caption.text or "(no words)")
             with st.container(horizontal=True, vertical_alignment="center"):
+                words = counted(answer.num_words(caption), "word")
                 st.caption(
-                    f"{counted(num_words(caption), 'word')}, confidence {confidence(caption):.0%}",
+                    f"{words}, confidence {confidence(caption):.0%}",
                     help="Confidence: the mean probability of a word, as the captioner sees it. "
                     "It says how sure it is, not whether it is right.",
                     width="content",
@@ -268,8 +280,12 @@ def add_to_book(session: Session, picture: Picture, caption: str) -> None:
 
 
 def add_all(session: Session) -> None:
-    """Puts every picture that has a caption into the book, with the best of the first captioner."""
-    firsts = [session.answers.get(picture.number, [])[:1] for picture in session.pictures]
+    """Puts every picture that has a caption and is not in the book there.
+
+    The caption is the best of the first captioner.
+    """
+    missing = [picture for picture in session.pictures if not session.is_in_book(picture)]
+    firsts = [session.answers.get(picture.number, [])[:1] for picture in missing]
     add_these(
         session, [(a.picture, a.captions[0].text) for [a] in filter(None, firsts) if a.captions]
     )

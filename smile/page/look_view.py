@@ -49,7 +49,8 @@ def choose_caption(looked: list[Answer]) -> tuple[Answer, int]:
     for answer in looked:
         for place, caption in enumerate(answer.captions):
             whose = f" [{answer.source}]" if several else ""
-            label = f"{answer.picture.title}: {caption.text}{whose}"
+            number = f", {place + 1}" if len(answer.captions) > 1 else ""
+            label = f"{answer.picture.short_title}{whose}{number}: {caption.text}"
             choices[f"{answer.picture.number}/{answer.source}/{place}"] = label, answer, place
     key = st.selectbox(
         "Caption", list(choices), format_func=lambda key: choices[key][0], key="looked", **KEPT

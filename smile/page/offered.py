@@ -18,8 +18,8 @@ from smile.weights.run_folder import MLE_FOLDER, is_run, run_config
 
 DRAWN_REMARK = "trained on drawn scenes only, so of photos the captions make no sense"
 SMALL_REMARK = (
-    "small, and often wrong: it takes everything for people, dogs, sport or beaches; blip-base "
-    "describes better, after one large download"
+    "small, and often wrong: it takes everything for people, dogs, sport or beaches; blip-base, "
+    "one large download, has learned from far more photos"
 )
 
 
@@ -121,4 +121,4 @@ def _cost(source: str) -> str:
     """What a published captioner costs before its first caption, as the end of a note."""
     hub = KNOWN[source].hub
     size = published_pin(source, (pinned_weights(hub) or "") if hub else "").size
-    return f", downloads {shown_size(size)} once" if size else ", a large download once"
+    return f", one download of {shown_size(size)}" if size else ", one large download"

@@ -66,10 +66,6 @@ def confidence(caption: Caption) -> float:
     return math.exp(caption.logprob / max(1, len(caption.tokens)))
 
 
-def num_words(caption: Caption) -> int:
-    return len(caption.text.split())
-
-
 def reason(error: BaseException) -> str:
     """Why a task failed, in one line."""
     if isinstance(error, UserError):

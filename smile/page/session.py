@@ -42,6 +42,10 @@ class Answer:
         """Best first; none if they are not there yet, or never will be."""
         return [] if self.problem or not self.done else self.job.future.result()
 
+    def num_words(self, caption: Caption) -> int:
+        """How many words the captioner wrote: those of the prefix are not its own."""
+        return len(caption.text.removeprefix(self.request.prefix).split())
+
     @property
     def problem(self) -> str:
         """Why there are no captions, in one line; "" if there are, or may be."""
@@ -148,6 +152,10 @@ class Session:
             )
         entry = self.book.add(picture.data, caption, name=picture.name)
         self.previews[entry.number] = picture.preview
+
+    def is_in_book(self, picture: Picture) -> bool:
+        """Whether a picture of the list is in the book."""
+        return any(entry.picture is picture.data for entry in self.book)
 
     def remove_from_book(self, number: int) -> None:
         """Takes a picture out of the book, and forgets its preview."""

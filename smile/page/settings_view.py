@@ -11,10 +11,28 @@ from smile.page.request import Request
 KEPT: dict[str, Any] = {"persist_state": "session"}  # while another tab is open
 MOST_RETURNED = 5
 BEAM, NUCLEUS = "Beam search", "Nucleus sampling"
+TOGETHER = (
+    {"num_return", "num_beams", "do_sample", "top_p", "top_k", "temperature"},
+    {"min_length", "max_length"},
+)
+HELP = {
+    "num_return": "How many captions each picture gets, the best first.",
+    "num_beams": "How many captions are followed at the same time. More take longer.",
+    "top_p": "Draws among the likeliest words that have this share of the probability together.",
+    "top_k": "Draws among this many of the likeliest words.",
+    "temperature": "Above 1 the captions become bolder, below 1 safer.",
+    "max_length": "The shortest and the longest caption, in tokens: words and pieces of words.",
+    "length_penalty": "Larger prefers longer captions; 0 judges by probability alone.",
+    "repetition_penalty": "Above 1, words that were said already become less likely.",
+    "no_repeat_ngram_size": "2: no two words one after the other come again; 3: no three.",
+}
 
 
 def ask_settings(offer: Offer) -> Request:
-    """How captions are to be written; first the captioner's own way, as far as that is known."""
+    """How captions are to be written; first the captioner's own way, as far as that is known.
+
+    The request names what differs from that, so that a second captioner keeps its own way too.
+    """
     own = offer.settings
     search = st.segmented_control(
         "Search",
@@ -27,21 +45,10 @@ def ask_settings(offer: Offer) -> Request:
     )
     asked = _Widgets(own, offer.source)
     left, right = st.columns(2)
-    settings: dict[str, Any] = {}
     seed = 0
     with left:
-        settings["num_return"] = asked.slider("Captions a picture", "num_return", 1, MOST_RETURNED)
-        if search == BEAM:
-            least = settings["num_return"]
-            settings |= {"num_beams": max(least, asked.slider("Beams", "num_beams", 1, 10))}
-            settings |= {"do_sample": False, "top_p": 1.0, "top_k": 0, "temperature": 1.0}
-            if settings["num_beams"] == least > 1:
-                st.caption(f"{least} captions need {least} beams.")
-        else:
-            settings["do_sample"] = True
-            settings["top_p"] = asked.slider("Nucleus (top p)", "top_p", 0.05, 1.0, first=0.9)
-            settings["top_k"] = asked.number("Only the k likeliest words; 0: all", "top_k", 0, 1000)
-            settings["temperature"] = asked.slider("Temperature", "temperature", 0.1, 2.0)
+        settings = _ask_search(asked, beams=search == BEAM)
+        if search != BEAM:
             seed = st.number_input(
                 "Seed", 0, 10**6, 0, key="seed", help="Another seed, other captions.", **KEPT
             )
@@ -58,28 +65,63 @@ def ask_settings(offer: Offer) -> Request:
             help="For training sets: a trigger word, for example.",
         )
     with right:
-        shortest, longest = asked.lengths("Length in tokens, with the prompt")
-        settings |= {"min_length": shortest, "max_length": longest}
-        settings["length_penalty"] = asked.slider("Length penalty", "length_penalty", -2.0, 3.0)
-        settings["repetition_penalty"] = asked.slider(
-            "Repetition penalty", "repetition_penalty", 0.5, 3.0
-        )
-        settings["no_repeat_ngram_size"] = asked.number(
-            "No phrase of so many words twice; 0: off", "no_repeat_ngram_size", 0, 10
-        )
+        settings |= _ask_form(asked)
         forbidden = ask_text(
             "forbid",
             "Words never to use",
             placeholder="photo of, blurry",
             help="Words and phrases with commas between them. “cat” leaves “cattle” possible.",
         )
-        settings["forbid"] = tuple(filter(None, map(str.strip, forbidden.split(","))))
+    if words := tuple(filter(None, map(str.strip, forbidden.split(",")))):
+        settings["forbid"] = words
     return Request(
-        settings,
+        changed(settings, own),
         prompt=f"{prompt} " if prompt else None,
         prefix=f"{prefix} " if prefix else "",
         seed=int(seed),
     )
+
+
+def _ask_search(asked: "_Widgets", *, beams: bool) -> dict[str, Any]:
+    """The settings of the search: of beams, or of sampling."""
+    number = asked.slider("Captions a picture", "num_return", 1, MOST_RETURNED)
+    if beams:
+        width = max(number, asked.slider("Beams", "num_beams", 1, 10))
+        if width == number > 1:
+            st.caption(f"{number} captions need {number} beams.")
+        sampling = {"do_sample": False, "top_p": 1.0, "top_k": 0, "temperature": 1.0}
+        return {"num_return": number, "num_beams": width, **sampling}
+    return {
+        "num_return": number,
+        "num_beams": 1,
+        "do_sample": True,
+        "top_p": asked.slider("Nucleus (top p)", "top_p", 0.05, 1.0, first=0.9),
+        "top_k": asked.number("Only the k likeliest words; 0: all", "top_k", 0, 1000),
+        "temperature": asked.slider("Temperature", "temperature", 0.1, 2.0),
+    }
+
+
+def _ask_form(asked: "_Widgets") -> dict[str, Any]:
+    """The settings of length and repetition."""
+    shortest, longest = asked.lengths("Length in tokens, with the prompt")
+    return {
+        "min_length": shortest,
+        "max_length": longest,
+        "length_penalty": asked.slider("Length penalty", "length_penalty", -2.0, 3.0),
+        "repetition_penalty": asked.slider("Repetition penalty", "repetition_penalty", 0.5, 3.0),
+        "no_repeat_ngram_size": asked.number(
+            "No phrase of so many words twice; 0: off", "no_repeat_ngram_size", 0, 10
+        ),
+    }
+
+
+def changed(settings: dict[str, Any], own: GenerateConfig) -> dict[str, Any]:
+    """The settings that differ from a captioner's own, with those that make sense only together."""
+    differ = {name for name, value in settings.items() if value != getattr(own, name)}
+    for group in TOGETHER:
+        if differ & group:
+            differ |= group
+    return {name: value for name, value in settings.items() if name in differ}
 
 
 def ask_text(key: str, label: str, *, placeholder: str, help: str) -> str:
@@ -95,8 +137,7 @@ class _Widgets:
         self.own, self.source = own, source
 
     def _given(self, name: str) -> dict[str, Any]:
-        meaning = GenerateConfig.__dataclass_fields__[name].metadata["meaning"]
-        return {"key": f"{name}/{self.source}", "help": meaning.capitalize() + ".", **KEPT}
+        return {"key": f"{name}/{self.source}", "help": HELP[name], **KEPT}
 
     def slider(self, label: str, name: str, least: Any, most: Any, *, first: Any = None) -> Any:
         """A slider; `first` is where it begins if the captioner's own is no choice of its own."""

@@ -26,6 +26,7 @@ LIMITS = (
     f"Up to {MOST_PICTURES} pictures, {MOST_MB} MB each, {MOST_TOTAL_MB} MB together. They stay on "
     "the machine that runs this page, in its memory only."
 )
+SHORT = 32  # characters of a short title
 PREVIEW_SIDE, LEAST_SIDE = 1200, 240  # pixels of what the page shows
 DRAWN_SIDE = 336  # pixels of an example scene: whole pixels for each of its 48 units
 
@@ -50,6 +51,13 @@ class Picture:
     @property
     def title(self) -> str:
         return readable(self.name)
+
+    @property
+    def short_title(self) -> str:
+        """The beginning and the end of the title, for where there is little room."""
+        title = self.title
+        half = SHORT // 2
+        return title if len(title) <= SHORT else f"{title[:half]}…{title[-half:]}"
 
 
 def readable(name: str) -> str:
@@ -136,5 +144,5 @@ def drawn_examples(count: int = 3) -> tuple[Example, ...]:
         file = io.BytesIO()
         scene.read(DRAWN_SIDE).save(file, "PNG")
         name, title = f"scene-{number}.png", f"Scene {number}"
-        examples.append(Example(name, title, "coloured shapes", file.getvalue()))
+        examples.append(Example(name, title, f"coloured shapes, {number}", file.getvalue()))
     return tuple(examples)

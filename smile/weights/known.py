@@ -29,7 +29,9 @@ class Known:
 MODELS = Path(__file__).parent.parent / "models"
 SMALL = "flickr8k-small"
 KNOWN = {
-    SMALL: Known("7.4 M parameters, Flickr8k alone, comes along; not MIT", folder=SMALL),
+    SMALL: Known(
+        "7.5 M parameters, Flickr8k only, is included; for research and education", folder=SMALL
+    ),
     "blip-base": Known("BLIP base, captioning", hub="Salesforce/blip-image-captioning-base"),
     "blip-large": Known("BLIP large, captioning", hub="Salesforce/blip-image-captioning-large"),
     "blip-base-pretrained": Known("BLIP base, pre-trained, 224 px", url=STORAGE + "model_base.pth"),

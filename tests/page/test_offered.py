@@ -24,7 +24,7 @@ def test_what_is_named_is_offered_in_that_order(tmp_path):
     run = make_run(tmp_path / "mine")
     offers = find_offers(["blip-base", str(run), "owner/name"])
     assert [offer.source for offer in offers.models] == ["blip-base", str(run), "owner/name"]
-    assert "downloads 990 MB once" in offers["blip-base"].label
+    assert "one download of 990 MB" in offers["blip-base"].label
     assert offers[str(run)].settings.max_length == 16  # the run's own
 
 
@@ -34,7 +34,7 @@ def test_what_to_expect_is_said(tmp_path):
     drawn = config.replace('trained_on = "unknown"', 'trained_on = "shapes"')
     (run / "config.toml").write_text(drawn)
     small, drawn = find_offers([SMALL, str(run)]).models
-    assert "comes along" in small.label and "often wrong" in small.remark
+    assert "is included" in small.label and "often wrong" in small.remark
     assert small.settings.length_penalty == 0.5  # its own
     assert drawn.drawn and "drawn scenes only" in drawn.label
     assert "of photos the captions make no sense" in drawn.remark

@@ -7,7 +7,8 @@ import time
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from smile.page.request import num_words
+from smile.config import GenerateConfig
+from smile.page.settings_view import changed
 from tests.helpers import make_run
 from tests.page.test_uploads import photo
 from tests.test_imports import ROOT
@@ -101,7 +102,18 @@ def test_settings_reach_the_captioner(page):
     [answer] = page.session_state.visit.asked
     assert not answer.problem
     assert answer.request.settings["top_p"] == 0.8
-    assert "num_beams" not in answer.request.settings
+    assert answer.request.settings["do_sample"] and answer.request.settings["num_beams"] == 1
+    assert "max_length" not in answer.request.settings  # nobody changed it
+
+
+def test_a_second_captioner_keeps_its_own_way():
+    own = GenerateConfig(num_beams=2, max_length=16, min_length=0)
+    asked = {"num_beams": 2, "num_return": 1, "do_sample": False, "top_p": 1.0, "top_k": 0}
+    asked |= {"temperature": 1.0, "min_length": 0, "max_length": 16}
+    assert changed(asked, own) == {}
+    assert changed(asked | {"max_length": 9}, own) == {"min_length": 0, "max_length": 9}
+    beams = changed(asked | {"num_beams": 5}, own)
+    assert beams["num_beams"] == 5 and beams["do_sample"] is False and "max_length" not in beams
 
 
 def key_of(page: AppTest, setting: str) -> str:
@@ -127,7 +139,7 @@ def test_two_captioners_stand_side_by_side_with_their_words_counted(page, runs):
     settled(click(page, "Describe again"))
     answers = page.session_state.visit.asked
     assert [answer.source for answer in answers] == runs
-    first, second = (num_words(answer.captions[0]) for answer in answers)
+    first, second = (answer.num_words(answer.captions[0]) for answer in answers)
     line = next(c.value for c in page.caption if c.value.startswith("Words a caption"))
     assert f"{first}.0" in line and f"{second}.0" in line
 
@@ -151,20 +163,22 @@ def test_a_book_is_edited_and_reordered(page):
     for example in ("Cat", "Rocket"):
         settled(click(page, example))
         click(page, "Add all to the book")
+        click(page, "Add all to the book")  # twice, by mistake
+        assert ":material/check: in the book" in [line.value for line in page.caption]
         click(page, "Clear the list")
     go(page, "Book")
     book = page.session_state.visit.book
     assert [entry.name for entry in book] == ["chelsea.jpg", "rocket.jpg"]
     page.text_input(key="title").set_value("Summer").run()
     page.text_area[0].set_value("My cat").run()
-    click(page, "Down")
+    click(page, "Picture 1 down")
     assert [entry.name for entry in book] == ["rocket.jpg", "chelsea.jpg"]
     assert page.text_area[1].value == "My cat"
     go(page, "Describe")
     go(page, "Book")
     assert (book.title, page.text_input(key="title").value) == ("Summer", "Summer")
     assert page.text_area[1].value == "My cat"
-    click(page, "Remove")
+    click(page, "Remove picture 1")
     assert [entry.caption for entry in book] == ["My cat"]
 
 

@@ -9,7 +9,7 @@ import sample
 from smile.captioning.explain import word_maps
 from smile.page import session as sessions
 from smile.page import uploads
-from smile.page.request import Request, confidence, num_words
+from smile.page.request import Request, confidence
 from smile.page.session import Session, maps_found
 from smile.page.worker import Workers, load_captioner
 from smile.weights.load import load
@@ -109,7 +109,16 @@ def test_two_captioners_answer_side_by_side(visit, run, tmp_path):
     for answer in visit.asked:
         [caption] = answer.captions
         assert 0 < confidence(caption) < 1
-        assert num_words(caption) == len(caption.text.split())
+        assert answer.num_words(caption) == len(caption.text.split())
+
+
+def test_the_words_of_a_prefix_are_not_the_captioners(visit, run):
+    visit.add([("a.png", photo(16, 16))])
+    visit.describe_all([run], Request(prefix="ohwx man, "))
+    wait(visit)
+    [answer] = visit.asked
+    [caption] = answer.captions
+    assert answer.num_words(caption) == len(caption.text.split()) - 2
 
 
 def test_words_maps_are_found_once(visit, run):
