@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 
 LONGEST_SHOWN = 300  # characters shown of each name or reason in a list
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # all control characters but the line end
+# All control characters but the line end, and those that turn the order of what follows.
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 class UserError(Exception):
@@ -23,7 +24,10 @@ class UserError(Exception):
 
 
 def printable(text: str) -> str:
-    """`text` with control characters, except line ends, escaped as Python does: `\\x1b`."""
+    """`text` with control characters, except line ends, escaped as Python does: `\\x1b`.
+
+    So are those that turn the order of letters: a name would be read as another.
+    """
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
 
 

@@ -248,6 +248,20 @@ def test_nobody_is_told_to_install_a_package_of_our_name():
     assert [path for path in files if told.search(path.read_text("utf-8"))] == []
 
 
+@pytest.mark.parametrize(
+    ("around", "error", "message"),
+    [
+        ({"prefix": None}, TypeError, "prefix: found None, expected text"),
+        ({"suffix": 3}, TypeError, "suffix: found 3, expected text"),
+        ({"suffix": "\ud800"}, smile.UserError, r"suffix: .* holds \\ud800, half of a pair"),
+        ({"forbid": ["\ud800"]}, smile.UserError, r"forbid: .* holds \\ud800, half of a pair"),
+    ],
+)
+def test_what_goes_around_a_caption_is_text(captioner, photo, around, error, message):
+    with pytest.raises(error, match=message):
+        captioner.caption(photo, **around)
+
+
 def test_a_prompt_that_the_vocabulary_cannot_spell_is_refused(captioner, photo):
     with pytest.raises(smile.UserError, match=r"prompt 'a 一': .* cannot spell 一; write it"):
         captioner.caption(photo, prompt="a 一")

@@ -79,6 +79,7 @@ class Model:
         """Everything that the captions depend on, as a captions file records it."""
         default = self.captioner.config.data.prompt
         around = {"prefix": self.prefix, "suffix": self.suffix}
+        forbidden = self.options.forbid
         return {
             "source": self.source,
             "weights": self.weights,
@@ -86,6 +87,8 @@ class Model:
             "seed": seed if self.options.samples else None,
             **{name: text for name, text in around.items() if text},  # older files have neither
             **asdict(self.options),
+            # In any order and case they forbid the same.
+            "forbid": tuple(sorted({" ".join(text.casefold().split()) for text in forbidden})),
         }
 
 

@@ -14,7 +14,6 @@ from itertools import groupby
 
 from smile.captioning.bidi import levels, visual_order
 from smile.captioning.fonts import Face, Fonts, system_fonts
-from smile.errors import counted
 
 LONGEST_WARNING = 8  # characters that a warning names
 
@@ -93,8 +92,8 @@ class Typesetter:
         named = ", ".join(_number(char) for char in list(self.missing)[:LONGEST_WARNING])
         more = len(self.missing) - LONGEST_WARNING
         return (
-            f"no font here has {counted(len(self.missing), 'character')}, shown by number: {named}"
-            f"{f' and {more} more' if more > 0 else ''}; install one that does, such as Noto"
+            f"no font here has {named}{f' and {more} more' if more > 0 else ''}, so the number "
+            "stands in the text; a font that has it can be installed, such as one of Noto's"
         )
 
     def _clusters(self, paragraph: str, start: int, region: str) -> list[_Cluster]:
@@ -166,6 +165,7 @@ def _region(text: str) -> str:
 # Clusters -----------------------------------------------------------------------------------------
 
 _JOINER = "\u200d"
+LONGEST_PIECE = 64  # characters: a run of joiners without an end must not leave the page
 _DROPPED = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u061c\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]"
 )
@@ -181,7 +181,7 @@ def _pieces(word: str, start: int) -> Iterator[tuple[str, int]]:
     for offset, char in enumerate(word):
         if _DROPPED.match(char):
             continue
-        if piece and not joins and not _extends(char):
+        if piece and (len(piece) >= LONGEST_PIECE or not (joins or _extends(char))):
             yield unicodedata.normalize("NFC", piece), place
             piece = ""
         if not piece:

@@ -42,7 +42,10 @@ class Forbidden:
         # All captions of an image share its prompt, and each is read more than once in a step.
         self.prompt_text = lru_cache(maxsize=1024)(tokenizer.decode)
         self.words = lru_cache(maxsize=4096)(self._read)
-        self.phrases = [_words(tokenizer, text) for text in texts]
+        try:
+            self.phrases = [_words(tokenizer, text) for text in texts]
+        except UserError as error:
+            raise UserError(f"forbid: {error}") from error
         for text, words in zip(texts, self.phrases, strict=True):
             if not words:
                 raise UserError(f"forbid = {show(text)}: expected a word or a phrase")

@@ -76,7 +76,7 @@ def edit_entry(session: Session, entry: Entry, place: int) -> None:
                     icon=":material/arrow_upward:",
                     key=f"up/{number}",
                     disabled=not place,
-                    on_click=book.move,
+                    on_click=session.move_in_book,
                     args=[number, place - 1],
                 )
                 st.button(
@@ -84,7 +84,7 @@ def edit_entry(session: Session, entry: Entry, place: int) -> None:
                     icon=":material/arrow_downward:",
                     key=f"down/{number}",
                     disabled=place == len(book) - 1,
-                    on_click=book.move,
+                    on_click=session.move_in_book,
                     args=[number, place + 1],
                 )
                 st.button(

@@ -1,9 +1,12 @@
 """The tab that describes pictures."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import streamlit as st
+from streamlit import runtime
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from smile.errors import UserError, counted
 from smile.page.offered import Offer, Offers
@@ -19,7 +22,6 @@ from smile.page.uploads import (
     photo_examples,
 )
 
-NONE = "none"
 EXAMPLE = 104  # pixels; eight fit in a row
 POLL, POLL_EACH = 0.3, 0.03  # seconds between two looks at what has come, and more per picture
 
@@ -29,7 +31,7 @@ def show_describe(session: Session, offers: Offers, photos: Path) -> None:
     chosen = choose_models(offers)
     sources = [offer.source for offer in chosen]
     show_remarks(chosen)
-    given = bring_pictures(session)
+    session.give(bring_pictures(session))
     with st.expander("How captions are written"):
         st.caption(
             "Changes count for new pictures, and for all after “Describe again”."
@@ -37,14 +39,15 @@ def show_describe(session: Session, offers: Offers, photos: Path) -> None:
         )
         request = ask_settings(chosen[0])
     if not session.pictures:
-        given += choose_example(photos, drawn_first=chosen[0].drawn)
-    if given:
-        session.describe(session.add(with_bar(given)), sources, request)
+        session.give(choose_example(photos, drawn_first=chosen[0].drawn))
+    if session.unread:
+        read_pictures(session, sources, request)
         st.rerun()
     if session.messages:
         st.warning("  \n".join(map(plain, session.messages)), icon=":material/warning:")
     if session.pictures:
         show_actions(session, sources, request)
+        st.session_state.was_pending = bool(session.pending)
         poll = POLL + POLL_EACH * len(session.pictures) if session.pending else None
         st.fragment(show_answers, run_every=poll)(session)
 
@@ -68,15 +71,15 @@ def choose_models(offers: Offers) -> list[Offer]:
     with right:
         second = st.selectbox(
             "Compare with",
-            [NONE, *(source for source in labels if source != first)],
-            format_func=lambda source: labels.get(source, source),
+            [None, *(source for source in labels if source != first)],
+            format_func=lambda source: "none" if source is None else labels[source],
             help="A second captioner, whose captions stand beside those of the first.",
             key="compared",
             **KEPT,
         )
     for line in offers.left_out:
         st.warning(plain(f"Left out: {line}"))
-    return [offers[source] for source in (first, second) if source and source != NONE]
+    return [offers[source] for source in (first, second) if source is not None]
 
 
 def show_remarks(chosen: Sequence[Offer]) -> None:
@@ -93,7 +96,6 @@ def bring_pictures(session: Session) -> list[tuple[str, bytes]]:
     """The files dropped, chosen or taken by the camera in this run: names and bytes."""
     files = st.file_uploader(
         "Pictures: drop them here, or choose them",
-        type="image",
         accept_multiple_files=True,
         max_upload_size=MOST_MB,
         key=f"files/{st.session_state.setdefault('num_files', 0)}",
@@ -105,17 +107,29 @@ def bring_pictures(session: Session) -> list[tuple[str, bytes]]:
     given = [(file.name, file.getvalue()) for file in files or []]
     if shot is not None:
         given.append((f"camera-{session.num_given + 1}.jpg", shot.getvalue()))
+    forget([*(files or []), *([shot] if shot is not None else [])])
     if given:  # new widgets, which are empty: the old ones would give the same files again
         st.session_state.num_files += 1
     return given
 
 
-def with_bar(files: Sequence[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-    """The files one by one, with a bar of how many have been read."""
+def forget(files: Iterable[UploadedFile]) -> None:
+    """Takes files that have been read out of Streamlit's memory, which keeps them for a visit."""
+    context = get_script_run_ctx()
+    if context is not None and runtime.exists():
+        for file in files:
+            runtime.get_instance().uploaded_file_mgr.remove_file(context.session_id, file.file_id)
+
+
+def read_pictures(session: Session, sources: Sequence[str], request: Request) -> None:
+    """Reads the files given, with a bar, and asks for captions of each as soon as it is read."""
     bar = st.progress(0.0, text="Reading the pictures")
-    for done, file in enumerate(files):
-        bar.progress(done / len(files), text=f"Reading picture {done + 1} of {len(files)}")
-        yield file
+    total = len(session.unread)
+    while session.unread:
+        done = total - len(session.unread)
+        bar.progress(done / total, text=f"Reading picture {done + 1} of {total}")
+        if (picture := session.read_next()) is not None:
+            session.describe([picture], sources, request)
 
 
 def choose_example(photos: Path, *, drawn_first: bool) -> list[tuple[str, bytes]]:
@@ -267,16 +281,20 @@ def show_answer(session: Session, answer: Answer, *, named: bool) -> None:
                     type="tertiary",
                     key=f"add/{key}",
                     on_click=add_to_book,
-                    args=[session, answer.picture, caption.text],
+                    args=[session, answer.picture.number, caption.text],
                 )
 
 
 # The book -----------------------------------------------------------------------------------------
 
 
-def add_to_book(session: Session, picture: Picture, caption: str) -> None:
-    """Puts a picture at the end of the book, and says so."""
-    add_these(session, [(picture, caption)])
+def add_to_book(session: Session, number: int, caption: str) -> None:
+    """Puts a picture of the list, by its number, at the end of the book, and says so.
+
+    Streamlit never forgets what a button calls it with: a picture would stay in memory.
+    """
+    found = [picture for picture in session.pictures if picture.number == number]
+    add_these(session, [(picture, caption) for picture in found])
 
 
 def add_all(session: Session) -> None:

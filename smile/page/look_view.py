@@ -45,12 +45,16 @@ def wait_for(job) -> None:
 def choose_caption(looked: list[Answer]) -> tuple[Answer, int]:
     """One of the captions there are: whose answer it is, and its place there."""
     several = len({answer.source for answer in looked}) > 1
+    numbers = dict.fromkeys(answer.picture.number for answer in looked)
+    # Of labels with the same text Streamlit knows only one: each begins with another number.
+    places = {number: place for place, number in enumerate(numbers, 1)}
     choices = {}
     for answer in looked:
         for place, caption in enumerate(answer.captions):
             whose = f" [{answer.source}]" if several else ""
             number = f", {place + 1}" if len(answer.captions) > 1 else ""
-            label = f"{answer.picture.short_title}{whose}{number}: {caption.text}"
+            title = f"{places[answer.picture.number]}. {answer.picture.short_title}"
+            label = f"{title}{whose}{number}: {caption.text}"
             choices[f"{answer.picture.number}/{answer.source}/{place}"] = label, answer, place
     key = st.selectbox(
         "Caption", list(choices), format_func=lambda key: choices[key][0], key="looked", **KEPT

@@ -1,11 +1,12 @@
 """The page: its tabs, and what all visitors share."""
 
 import sys
-import weakref
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 
 import streamlit as st
+from streamlit import runtime
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from smile.errors import UserError
 from smile.page.book_view import show_book
@@ -22,7 +23,12 @@ TABS = ("Describe", "Look", "Book")
 @st.cache_resource(show_spinner=False)
 def shared_workers() -> Workers:
     """The captioners of this server: loaded once for all visitors."""
-    return Workers()
+    return Workers(is_here=has_page_open)
+
+
+def has_page_open(visitor: Hashable) -> bool:
+    """Whether a visitor's browser is connected; who reloads the page is another visitor."""
+    return not runtime.exists() or runtime.get_instance().is_active_session(str(visitor))
 
 
 @st.cache_resource(show_spinner=False)
@@ -34,11 +40,9 @@ def shared_offers(words: tuple[str, ...]) -> Offers:
 def visitor_session() -> Session:
     """This visitor's session, made at the first run."""
     if "visit" not in st.session_state:
-        workers = shared_workers()
-        session = Session(workers)
-        # A visitor who left waits for nothing.
-        weakref.finalize(session, workers.cancel, session.visitor)
-        st.session_state.visit = session
+        context = get_script_run_ctx()
+        assert context is not None  # Streamlit runs this
+        st.session_state.visit = Session(shared_workers(), visitor=context.session_id)
     return st.session_state.visit
 
 

@@ -69,7 +69,10 @@ def asked_models(words: Sequence[str]) -> list[str]:
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("--model", action="append", default=[])
-    return list(dict.fromkeys(parser.parse_args(words).model))
+    models = parser.parse_args(words).model
+    if not all(models):
+        parser.error("--model: found nothing, expected the name of a captioner")
+    return list(dict.fromkeys(models))
 
 
 def find_offers(asked: Sequence[str], *, runs: str | Path = "runs") -> Offers:

@@ -34,6 +34,7 @@ ABOVE_CENTRE = 0.45  # where a place's contents stand: the middle looks too low
 
 # Points, of 25.4 / 72 mm.
 TITLE, AUTHOR, CAPTION, NUMBER = 30.0, 15.0, 12.0, 9.0
+SCALES = (1.0, 0.8, 0.6, 0.45, 0.3, 0.2)  # of a title page: the first at which all of it fits
 POINT = 25.4 / 72
 LEADING = 1.5  # from line to line, as a multiple of the letters' size: Thai and Hindi need it
 
@@ -114,8 +115,8 @@ class _Pages:
         self.pdf.set_auto_page_break(False)
         self.pdf.c_margin = 0
         self.pdf.alias_nb_pages("")  # or "{nb}" in a caption would become a number
-        self.pdf.set_title(book.title)
-        self.pdf.set_author(book.author)
+        self.pdf.set_title(_whole(book.title))
+        self.pdf.set_author(_whole(book.author))
         self.pdf.set_line_width(0.2)
         self.pdf.set_draw_color(*GRID)
         self.families: dict[Face, str] = {}
@@ -132,12 +133,17 @@ class _Pages:
 
     def title_page(self) -> None:
         self.pdf.add_page()
-        title = self._lines(self.book.title, TITLE)
-        author = self._lines(self.book.author, AUTHOR)
-        height = len(title) * _leading(TITLE)
+        for scale in SCALES:
+            size, smaller = scale * TITLE, scale * AUTHOR
+            title = self._lines(self.book.title, size)
+            author = self._lines(self.book.author, smaller)
+            height = len(title) * _leading(size)
+            if height + (len(author) + 0.5) * _leading(smaller) <= HEIGHT:
+                break
         y = max(MARGIN, PAGE_HEIGHT * 0.4 - height)
-        y = self._write(title, y, TITLE)
-        self._write(author, y + _leading(AUTHOR) / 2, AUTHOR, colour=FAINT)
+        y = min(y, PAGE_HEIGHT - MARGIN - height - (len(author) + 0.5) * _leading(smaller))
+        y = self._write(title, y, size)
+        self._write(author, y + _leading(smaller) / 2, smaller, colour=FAINT)
 
     def add(self, entry: Entry) -> None:
         """A picture and its caption in the next place, or on pages of its own."""
@@ -179,7 +185,7 @@ class _Pages:
         width, tall = width_px * scale, height_px * scale
         y = top + (height - tall - text) * ABOVE_CENTRE
         x = (PAGE_WIDTH - width) / 2
-        self.pdf.image(io.BytesIO(data), x, y, width, tall, alt_text=entry.caption or None)
+        self.pdf.image(io.BytesIO(data), x, y, width, tall, alt_text=_whole(entry.caption) or None)
         self.pdf.rect(x, y, width, tall)  # or one with a white edge would seem to float
         self._write(lines, y + tall + UNDER_PICTURE, CAPTION, centred=centred)
 
@@ -234,6 +240,11 @@ class _Pages:
                 raise UserError(f"{face.path}: this font cannot be read: {error}") from error
         self.pdf.set_font(family, size=size)
         self.pdf.set_text_shaping(rtl or _is_shaped(text), direction="rtl" if rtl else "ltr")
+
+
+def _whole(text: str) -> str:
+    """A text for the PDF's own fields, without halves of surrogate pairs, which it cannot hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _is_shaped(text: str) -> bool:

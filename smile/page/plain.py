@@ -12,7 +12,7 @@ from smile.errors import printable
 _MARKS = re.compile(r"([!-/:-@\[-`{-~])")
 # What Streamlit and its Markdown look for after the marks: names of emoji, addresses, arrows.
 _LATER = re.compile(r"(\\[:@]|www\\\.|\\[<>=~-](?=\\[<>=~-]))", re.IGNORECASE)
-LONGEST = 200  # characters of a label
+LONGEST = 600  # characters
 
 
 def plain(text: str) -> str:

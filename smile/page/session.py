@@ -3,6 +3,7 @@
 It is kept from one run of the script to the next, whatever is clicked, and nobody else sees it.
 """
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, field
@@ -59,7 +60,7 @@ def problem_of(job: Job) -> str:
     try:
         error = job.future.exception()
     except CancelledError:
-        return "cancelled"
+        return "not described, since this page was closed meanwhile: press “Describe again”"
     return reason(error) if error else ""
 
 
@@ -68,7 +69,10 @@ class Session:
     """A visitor's pictures, their captions by one or two captioners, and the book.
 
     answers: for each picture, by its number, the answers of the captioners asked.
-    messages: what went wrong with the files given last, a line each.
+    unread: files given, by name and content, that `read_next` has not read yet. A click may end a
+        run of the page between two of them, and the next run goes on.
+    problems, late, full: of the files given last, what was wrong with them, which had no room, and
+        why; `messages` says it all.
     previews: of the pictures in the book, by their numbers there.
     made: the files made of the book, by kind, each with the content it was made of.
     """
@@ -77,36 +81,43 @@ class Session:
     visitor: str = field(default_factory=lambda: uuid4().hex)
     pictures: list[Picture] = field(default_factory=list)
     answers: dict[int, list[Answer]] = field(default_factory=dict)
-    messages: list[str] = field(default_factory=list)
+    unread: deque[tuple[str, bytes]] = field(default_factory=deque)
+    problems: list[str] = field(default_factory=list)
+    late: list[str] = field(default_factory=list)
+    full: TooMany | None = None
     book: Book = field(default_factory=Book)
     previews: dict[int, bytes] = field(default_factory=dict)
     made: dict[str, tuple[Any, Any]] = field(default_factory=dict)
     num_given: int = 0
 
-    def add(self, files: Iterable[tuple[str, bytes]]) -> list[Picture]:
-        """Takes files, by name and content, into the list; returns the pictures among them.
+    def give(self, files: Iterable[tuple[str, bytes]]) -> None:
+        """Takes files, by name and content, for `read_next`."""
+        files = list(files)
+        if files and not self.unread:
+            self.problems, self.late, self.full = [], [], None
+        self.unread.extend(files)
 
-        `messages` names the others, each with the reason.
-        """
-        self.messages = []
-        added, late = [], []
-        full: TooMany | None = None
-        for name, data in files:
-            try:
-                check_room(self.pictures, len(data))
-                picture = read_upload(self.num_given, name, data)
-            except TooMany as error:
-                late.append(name)
-                full = error
-            except UserError as error:
-                self.messages.append(str(error))
-            else:
-                self.num_given += 1
-                self.pictures.append(picture)
-                added.append(picture)
-        if full is not None:
-            self.messages.append(left_out(late, full))
-        return added
+    def read_next(self) -> Picture | None:
+        """Puts the next file given into the list; None, and a message, if that cannot be."""
+        name, data = self.unread.popleft()
+        try:
+            check_room(self.pictures, len(data))
+            picture = read_upload(self.num_given, name, data)
+        except TooMany as error:
+            self.late.append(name)
+            self.full = error
+        except UserError as error:
+            self.problems.append(str(error))
+        else:
+            self.num_given += 1
+            self.pictures.append(picture)
+            return picture
+        return None
+
+    @property
+    def messages(self) -> list[str]:
+        """What went wrong with the files given last, a line each."""
+        return [*self.problems, *([left_out(self.late, self.full)] if self.full else [])]
 
     def describe(
         self, pictures: Sequence[Picture], sources: Sequence[str], request: Request
@@ -131,12 +142,13 @@ class Session:
     def remove(self, number: int) -> None:
         """Takes a picture out of the list; it stays in the book."""
         self.pictures = [picture for picture in self.pictures if picture.number != number]
-        self.answers.pop(number, None)
+        for answer in self.answers.pop(number, ()):
+            answer.job.future.cancel()
 
     def clear(self) -> None:
         """Empties the list; the book stays."""
         self.workers.cancel(self.visitor)
-        self.pictures, self.answers, self.messages = [], {}, []
+        self.pictures, self.answers, self.problems, self.full = [], {}, [], None
 
     def add_to_book(self, picture: Picture, caption: str) -> None:
         """Puts a picture of the list at the end of the book.
@@ -158,9 +170,17 @@ class Session:
         return any(entry.picture is picture.data for entry in self.book)
 
     def remove_from_book(self, number: int) -> None:
-        """Takes a picture out of the book, and forgets its preview."""
-        self.book.remove(number)
-        del self.previews[number]
+        """Takes a picture out of the book, and forgets its preview.
+
+        The second of two quick clicks finds it gone, as it should be; so it is with `move`.
+        """
+        if self.previews.pop(number, None) is not None:
+            self.book.remove(number)
+
+    def move_in_book(self, number: int, place: int) -> None:
+        """Puts a picture of the book at another place, counted from 0."""
+        if number in self.previews:
+            self.book.move(number, place)
 
     @property
     def asked(self) -> list[Answer]:

@@ -143,13 +143,14 @@ class _Widgets:
         """A slider; `first` is where it begins if the captioner's own is no choice of its own."""
         own = getattr(self.own, name)
         value = first if first is not None and own == most else own
-        value = min(max(value, least), most)
+        least, most = min(least, own), max(most, own)
         step = None if isinstance(least, int) else 0.05
         return st.slider(label, least, most, value, step, **self._given(name))
 
     def number(self, label: str, name: str, least: int, most: int) -> int:
-        own = min(max(getattr(self.own, name), least), most)
-        return int(st.number_input(label, least, most, own, **self._given(name)))
+        own = getattr(self.own, name)
+        bounds = min(least, own), max(most, own)
+        return int(st.number_input(label, *bounds, own, **self._given(name)))
 
     def lengths(self, label: str) -> tuple[int, int]:
         most = max(60, self.own.max_length)

@@ -23,8 +23,8 @@ MOST_MB = 25  # a file; Streamlit's `server.maxUploadSize` refuses larger ones f
 MOST_TOTAL_MB = 300  # of all files in the list
 MB = 1_000_000
 LIMITS = (
-    f"Up to {MOST_PICTURES} pictures, {MOST_MB} MB each, {MOST_TOTAL_MB} MB together. They stay on "
-    "the machine that runs this page, in its memory only."
+    f"JPEG, PNG, HEIC, WebP and others; up to {MOST_PICTURES} pictures, {MOST_MB} MB each, "
+    f"{MOST_TOTAL_MB} MB together. They stay on the machine that runs this page, in its memory."
 )
 SHORT = 32  # characters of a short title
 PREVIEW_SIDE, LEAST_SIDE = 1200, 240  # pixels of what the page shows

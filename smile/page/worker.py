@@ -4,12 +4,14 @@
     job = workers.submit("blip-base", visitor, lambda captioner: captioner.caption(photo))
     job.future.result()
 
-Visitors take turns: one who sends fifty pictures does not keep out another who sends one. A
-captioner is loaded by its own thread when the first task comes, once for all visitors.
+Visitors take turns: one who sends fifty pictures does not keep out another who sends one. Whoever
+has gone away waits, and after a while their tasks are dropped. A captioner is loaded by its own
+thread when the first task comes, once for all visitors.
 """
 
 import sys
 import threading
+import time
 import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable
@@ -26,6 +28,9 @@ from smile.system.missing import shown_size
 from smile.weights.load import load
 
 MOST_LOADED = 3  # captioners in memory; beyond that the one not used for longest goes
+
+LONGEST_AWAY = 120.0  # seconds until the tasks of a visitor who has gone are dropped
+LOOK_AGAIN = 0.5  # seconds, while all who wait are away
 
 Task = Callable[[Captioner], Any]
 
@@ -77,6 +82,11 @@ class Job:
         return self.future.done()
 
 
+def is_here(visitor: Hashable) -> bool:
+    """Whether a visitor has the page open, unless a caller knows better."""
+    return True
+
+
 class Worker:
     """A thread that owns one captioner, and the tasks that wait for it.
 
@@ -84,12 +94,21 @@ class Worker:
     captioner: None until it is loaded. Only its thread may use it; its config is free to read.
     """
 
-    def __init__(self, source: str, *, load: Load = load_captioner) -> None:
+    def __init__(
+        self,
+        source: str,
+        *,
+        load: Load = load_captioner,
+        is_here: Callable[[Hashable], bool] = is_here,
+        longest_away: float = LONGEST_AWAY,
+    ) -> None:
         self.source = source
+        self.is_here, self.longest_away = is_here, longest_away
         self.progress = Progress()
         self.captioner: Captioner | None = None
         self._load = load
         self._queues: OrderedDict[Hashable, deque[Job]] = OrderedDict()  # by visitor, next first
+        self._away: dict[Hashable, float] = {}  # visitors with tasks, and since when they are away
         self._running: Job | None = None
         self._closed = False
         self._changed = threading.Condition()
@@ -106,6 +125,7 @@ class Worker:
     def cancel(self, visitor: Hashable) -> None:
         """Drops a visitor's tasks that have not begun."""
         with self._changed:
+            self._away.pop(visitor, None)
             for job in self._queues.pop(visitor, ()):
                 job.future.cancel()
 
@@ -117,25 +137,34 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """How many tasks have not ended, of all visitors."""
+        """How many tasks have not ended, of all visitors who are here."""
         with self._changed:
-            return sum(map(len, self._queues.values())) + (self._running is not None)
+            return sum(map(len, self._turns().values())) + (self._running is not None)
 
     def ahead(self, job: Job) -> int:
         """How many tasks end before `job` begins."""
         with self._changed:
-            queue = self._queues.get(job.visitor, ())
+            turns = self._turns()
+            queue = turns.get(job.visitor, [])
             if job not in queue:  # it runs, or is done
                 return 0
-            turn = list(queue).index(job)  # its visitor's turns before
-            order = list(self._queues)
-            before = order.index(job.visitor)  # visitors who have as many turns, and one more
+            turn = queue.index(job)  # its visitor's turns before
+            before = list(turns).index(job.visitor)  # visitors who have as many turns, and one more
             others = sum(
                 min(len(waiting), turn + (place < before))
-                for place, waiting in enumerate(self._queues.values())
+                for place, waiting in enumerate(turns.values())
                 if place != before
             )
             return turn + others + (self._running is not None)
+
+    def _turns(self) -> dict[Hashable, list[Job]]:
+        """The tasks that wait, of each visitor who is here, the next visitor first."""
+        found = {
+            visitor: [job for job in queue if not job.future.cancelled()]
+            for visitor, queue in self._queues.items()
+            if self.is_here(visitor)
+        }
+        return {visitor: jobs for visitor, jobs in found.items() if jobs}
 
     def _work(self) -> None:
         while (job := self._next()) is not None:
@@ -147,19 +176,37 @@ class Worker:
     def _next(self) -> Job | None:
         """The next visitor's first task, waited for; None when there is none and never will be."""
         with self._changed:
-            while not self._queues and not self._closed:
-                self._changed.wait()
-            if not self._queues:
-                self.captioner = None
-                return None
-            visitor, queue = self._queues.popitem(last=False)
+            while (visitor := self._next_visitor()) is None:
+                if self._closed and not self._queues:
+                    self.captioner = None
+                    return None
+                self._changed.wait(LOOK_AGAIN if self._queues else None)
+            queue = self._queues.pop(visitor)
             self._running = queue.popleft()
             if queue:
                 self._queues[visitor] = queue  # behind the other visitors
             return self._running
 
+    def _next_visitor(self) -> Hashable:
+        """The next visitor who has tasks and is here, None if there is none.
+
+        The tasks of those who have been away for too long are dropped.
+        """
+        now = time.monotonic()
+        for visitor in list(self._queues):
+            if self.is_here(visitor):
+                self._away.pop(visitor, None)
+                return visitor
+            if now - self._away.setdefault(visitor, now) > self.longest_away:
+                self.cancel(visitor)
+        return None
+
     def _do(self, job: Job) -> None:
-        """Runs a task. Whatever it raises goes to its future, and the thread lives on."""
+        """Runs a task. Whatever it raises goes to its future, and the thread lives on.
+
+        If the captioner cannot be loaded, all who wait for it hear why: another try for each of
+        them would take as long, and end likewise.
+        """
         try:
             if self.captioner is None:
                 self.captioner = self._load(self.source, self._tell)
@@ -168,10 +215,21 @@ class Worker:
             if not isinstance(error, UserError):
                 traceback.print_exc(file=sys.stderr)
             job.future.set_exception(error)
+            if self.captioner is None:
+                self._fail_queued(error)
         else:
             job.future.set_result(result)
         finally:
             self._tell(Progress())
+
+    def _fail_queued(self, error: BaseException) -> None:
+        with self._changed:
+            jobs = [job for queue in self._queues.values() for job in queue]
+            self._queues.clear()
+            self._away.clear()
+        for job in jobs:
+            if job.future.set_running_or_notify_cancel():
+                job.future.set_exception(error)
 
     def _tell(self, progress: Progress) -> None:
         self.progress = progress
@@ -180,15 +238,23 @@ class Worker:
 class Workers:
     """The workers of a server, one for each captioner in use."""
 
-    def __init__(self, *, load: Load = load_captioner, most: int = MOST_LOADED) -> None:
-        self._load, self._most = load, most
+    def __init__(
+        self,
+        *,
+        load: Load = load_captioner,
+        most: int = MOST_LOADED,
+        is_here: Callable[[Hashable], bool] = is_here,
+    ) -> None:
+        self._load, self._most, self._is_here = load, most, is_here
         self._workers: OrderedDict[str, Worker] = OrderedDict()  # the one used last at the end
         self._lock = threading.Lock()
 
     def submit(self, source: str, visitor: Hashable, task: Task) -> Job:
         """Puts a task in the queue of a captioner, which is loaded if it is not."""
         with self._lock:
-            worker = self._workers.pop(source, None) or Worker(source, load=self._load)
+            worker = self._workers.pop(source, None)
+            if worker is None:
+                worker = Worker(source, load=self._load, is_here=self._is_here)
             self._workers[source] = worker
             self._make_room()
             return worker.submit(visitor, task)
@@ -216,7 +282,7 @@ class Workers:
         return worker.progress if worker else Progress()
 
     def waiting(self, source: str) -> int:
-        """How many tasks a captioner has, of all visitors."""
+        """How many tasks a captioner has, of all visitors who are here."""
         with self._lock:
             worker = self._workers.get(source)
         return worker.waiting if worker else 0

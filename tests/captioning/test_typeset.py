@@ -103,11 +103,16 @@ def test_a_character_that_no_font_has_is_shown_by_number_and_said_once():
     [line] = setter.lines("a 中 b 中文 \udc80", 99, measure)
     assert text_of(line) == "a U+4E2D b U+4E2D U+6587 U+DC80"
     assert setter.warning() == (
-        "no font here has 3 characters, shown by number: U+4E2D, U+6587, U+DC80; "
-        "install one that does, such as Noto"
+        "no font here has U+4E2D, U+6587, U+DC80, so the number stands in the text; a font that "
+        "has it can be installed, such as one of Noto's"
     )
     setter.lines("".join(map(chr, range(0x4E00, 0x4E40))), 99, measure)
-    assert re.search(r"has 66 characters, .* and 58 more; ", setter.warning())
+    assert re.search(r"has U\+4E2D, .* and 58 more, so the number", setter.warning())
+
+
+def test_joiners_without_end_are_broken_too():
+    lines = Typesetter(Fonts([])).lines("a\u200d" * 1000, 99, measure)
+    assert len(lines) > 1
 
 
 def test_sheets_say_what_no_font_has(tmp_path, monkeypatch, capsys):

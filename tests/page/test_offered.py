@@ -13,7 +13,9 @@ def test_models_are_named_any_number_of_times():
     assert asked_models(["--model", "a", "--model=b", "--model", "a"]) == ["a", "b"]
 
 
-@pytest.mark.parametrize("words", [["a"], ["--mode", "a"], ["--model"], ["--help"]])
+@pytest.mark.parametrize(
+    "words", [["a"], ["--mode", "a"], ["--model"], ["--model", ""], ["--help"]]
+)
 def test_anything_else_is_refused_in_one_line(words, capsys):
     with pytest.raises(UserError, match=r"usage: streamlit run app.py -- --model MODEL"):
         asked_models(words)

@@ -66,6 +66,12 @@ def test_letters_with_marks_are_shaped():
     assert not _is_shaped("Zoë 狗 кошка")
 
 
+def test_half_a_pair_of_characters_is_shown_by_its_number():
+    book = book_of("a \ud800")
+    book.title = "\ud800"
+    assert bind(book, fonts=Fonts([])).warning.startswith("no font here has U+D800")
+
+
 @pytest.mark.slow
 def test_a_long_caption_goes_on_overleaf():
     words = [f"word{number}" for number in range(2000)]
@@ -77,16 +83,19 @@ def test_a_long_caption_goes_on_overleaf():
 
 
 @pytest.mark.slow
-def test_text_and_pictures_stay_inside_the_margins():
+@pytest.mark.parametrize("title", ["W" * 200, "\U0002a6d6" * 200])  # no font has the second
+def test_text_and_pictures_stay_inside_the_margins(title):
     places = []
 
     def visit(text, cm, tm, font, size):
         if text.strip():
             places.append((tm[4], tm[5], text))
 
-    book = book_of("x" * 500, "donaudampfschifffahrt " * 30, "שלום " * 90, per_page=2)
-    book.title = "W" * 200
-    for page in pages_of(book):
+    book = book_of("x" * 500, "donaudampfschifffahrt " * 30, "שלום " * 90, "a\u200d" * 99)
+    book.per_page = 2
+    book.title = book.author = title
+    pdf = bind(book, fonts=Fonts([])).pdf
+    for page in pypdf.PdfReader(io.BytesIO(pdf)).pages:
         page.extract_text(visitor_text=visit)
     assert len(places) > 20
     [number] = [x for x, _, text in places if text.strip() == "2"]
@@ -103,7 +112,8 @@ def test_a_character_that_no_font_has_is_shown_by_number_and_said():
     assert first.extract_text() == "a U+72D7 runs\n1"
     assert second.extract_text() == "U+72D7\n2"
     assert bound.warning == (
-        "no font here has 1 character, shown by number: U+72D7; install one that does, such as Noto"
+        "no font here has U+72D7, so the number stands in the text; a font that has it can be "
+        "installed, such as one of Noto's"
     )
     assert bind(book_of("a"), fonts=Fonts([])).warning == ""
 

@@ -1,6 +1,7 @@
 """What a visitor has: pictures, their captions as they come, and a book."""
 
 import json
+import threading
 
 import pytest
 from PIL import Image
@@ -34,6 +35,13 @@ def visit(workers):
     return Session(workers)
 
 
+def add(visit, files):
+    """Brings files, and reads them all; the pictures among them."""
+    visit.give(files)
+    read = [visit.read_next() for _ in range(len(visit.unread))]
+    return [picture for picture in read if picture is not None]
+
+
 def wait(session: Session) -> None:
     for answer in session.asked:
         answer.job.future.exception(WAIT)
@@ -43,7 +51,7 @@ def wait(session: Session) -> None:
 def test_captions_are_those_of_sample_py(tmp_path, run, visit, run_script):
     """Of the page's defaults and of sampling, for which a picture's seed comes from its name."""
     photos = make_photos(tmp_path, 3)
-    added = visit.add((path.name, path.read_bytes()) for path in photos)
+    added = add(visit, [(path.name, path.read_bytes()) for path in photos])
     for request, options in (
         (Request(), ""),
         (
@@ -63,7 +71,7 @@ def test_each_visitor_gets_captions_of_his_own_wishes(run, workers):
     visits = [Session(workers) for _ in range(4)]
     data = photo(16, 16)
     for beams, visit in enumerate(visits, 1):
-        visit.add([("a.png", data)])
+        add(visit, [("a.png", data)])
         visit.describe_all([run], Request({"num_beams": beams, "num_return": beams}))
     for beams, visit in enumerate(visits, 1):
         wait(visit)
@@ -73,17 +81,17 @@ def test_each_visitor_gets_captions_of_his_own_wishes(run, workers):
 def test_files_that_cannot_be_taken_leave_the_others_alone(visit, monkeypatch):
     monkeypatch.setattr(uploads, "MOST_PICTURES", 2)
     files = {"bad.png": b"", "a.png": photo(), "b.png": photo(), "c.png": photo(), "d": b""}
-    assert [picture.name for picture in visit.add(files.items())] == ["a.png", "b.png"]
+    assert [picture.name for picture in add(visit, files.items())] == ["a.png", "b.png"]
     assert visit.messages == [
         "bad.png: cannot read this image: the file is empty",
         "2 files left out, since the list holds 2 pictures at most: c.png, d",
     ]
-    visit.add([])
+    visit.clear()
     assert visit.messages == []
 
 
 def test_a_captioner_that_cannot_be_loaded_is_said_of_each_picture(visit, tmp_path):
-    [picture] = visit.add([("a.png", photo())])
+    [picture] = add(visit, [("a.png", photo())])
     nowhere = str(tmp_path / "nowhere")
     visit.describe([picture], [nowhere], Request())
     wait(visit)
@@ -94,7 +102,7 @@ def test_a_captioner_that_cannot_be_loaded_is_said_of_each_picture(visit, tmp_pa
 
 
 def test_impossible_settings_are_one_line(visit, run):
-    visit.add([("a.png", photo())])
+    add(visit, [("a.png", photo())])
     visit.describe_all([run], Request({"max_length": 4, "min_length": 0}, "a red dog"))
     wait(visit)
     assert visit.asked[0].problem.startswith("max_length is 4, but the prompt alone has")
@@ -102,7 +110,7 @@ def test_impossible_settings_are_one_line(visit, run):
 
 def test_two_captioners_answer_side_by_side(visit, run, tmp_path):
     other = str(make_run(tmp_path / "other", seed=1))
-    visit.add([("a.png", photo(16, 16))])
+    add(visit, [("a.png", photo(16, 16))])
     visit.describe_all([run, other], Request())
     wait(visit)
     assert [answer.source for answer in visit.asked] == [run, other]
@@ -113,7 +121,7 @@ def test_two_captioners_answer_side_by_side(visit, run, tmp_path):
 
 
 def test_the_words_of_a_prefix_are_not_the_captioners(visit, run):
-    visit.add([("a.png", photo(16, 16))])
+    add(visit, [("a.png", photo(16, 16))])
     visit.describe_all([run], Request(prefix="ohwx man, "))
     wait(visit)
     [answer] = visit.asked
@@ -122,7 +130,7 @@ def test_the_words_of_a_prefix_are_not_the_captioners(visit, run):
 
 
 def test_words_maps_are_found_once(visit, run):
-    visit.add([("a.png", photo(16, 16))])
+    add(visit, [("a.png", photo(16, 16))])
     visit.describe_all([run], Request())
     wait(visit)
     [answer] = visit.asked
@@ -134,8 +142,50 @@ def test_words_maps_are_found_once(visit, run):
     assert all(word.heat.shape == (2, 2) for word in maps_found(job))
 
 
+def test_a_click_while_files_are_read_loses_none(visit):
+    """A click ends a run of the page; the next one goes on with what was not read."""
+    visit.give([("a.png", photo()), ("b.png", b"text"), ("c.png", photo())])
+    assert visit.read_next().name == "a.png"
+    visit.give([])  # the next run, in which no files are given
+    visit.give([("d.png", photo())])
+    while visit.unread:
+        visit.read_next()
+    assert [picture.name for picture in visit.pictures] == ["a.png", "c.png", "d.png"]
+    [message] = visit.messages
+    assert message.startswith("b.png")
+    visit.give([])
+    assert visit.messages == [message]
+
+
+def test_the_second_of_two_quick_clicks_finds_nothing_to_do(visit):
+    [picture] = add(visit, [("a.png", photo())])
+    visit.add_to_book(picture, "one")
+    [entry] = visit.book
+    for _ in range(2):
+        visit.remove_from_book(entry.number)
+        visit.move_in_book(entry.number, 0)
+    assert len(visit.book) == 0
+
+
+def test_a_picture_taken_out_is_not_described(run):
+    gate = threading.Event()
+
+    def load_later(source, tell):
+        assert gate.wait(60)
+        return load_captioner(source, tell)
+
+    visit = Session(Workers(load=load_later))
+    pictures = add(visit, [(name, photo(16, 16)) for name in ("a.png", "b.png", "c.png")])
+    visit.describe_all([run], Request())
+    jobs = [answer.job for answer in visit.asked]
+    visit.remove(pictures[1].number)
+    gate.set()
+    wait(visit)
+    assert [job.future.cancelled() for job in jobs] == [False, True, False]
+
+
 def test_clearing_the_list_leaves_the_book(visit, run):
-    [picture] = visit.add([("a.png", photo())])
+    [picture] = add(visit, [("a.png", photo())])
     visit.describe_all([run], Request())
     wait(visit)
     visit.add_to_book(picture, visit.asked[0].captions[0].text)
@@ -145,13 +195,13 @@ def test_clearing_the_list_leaves_the_book(visit, run):
     assert visit.previews[entry.number] == picture.preview
     visit.remove_from_book(entry.number)
     assert not len(visit.book) and not visit.previews
-    [again] = visit.add([("b.png", photo())])
+    [again] = add(visit, [("b.png", photo())])
     assert again.number != picture.number
 
 
 def test_a_full_book_takes_no_more(visit, monkeypatch):
     monkeypatch.setattr(sessions, "MOST_IN_BOOK", 1)
-    [picture] = visit.add([("a.png", photo())])
+    [picture] = add(visit, [("a.png", photo())])
     visit.add_to_book(picture, "one")
     with pytest.raises(sessions.UserError, match="holds 1 pictures and 500 MB at most"):
         visit.add_to_book(picture, "two")

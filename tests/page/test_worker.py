@@ -108,6 +108,41 @@ def test_who_leaves_is_waited_for_by_nobody(busy):
         left.future.result(WAIT)
 
 
+def test_who_is_away_waits_and_is_dropped_after_a_while(busy):
+    """Nothing is done when a session ends: that may be in any thread, at any time."""
+    worker, let = busy
+    here = {"nobody", "b"}
+    worker.is_here = here.__contains__
+    returns = worker.submit("a", lambda _: "done late")
+    stays = worker.submit("b", lambda _: "done")
+    assert (worker.waiting, worker.ahead(stays)) == (2, 1)
+    let.set()
+    assert stays.future.result(WAIT) == "done"
+    assert not returns.done
+    here.add("a")
+    assert returns.future.result(WAIT) == "done late"
+    here.remove("a")
+    worker.longest_away = 0
+    gone = worker.submit("a", lambda _: pytest.fail("done for nobody"))
+    with pytest.raises(CancelledError):
+        gone.future.result(WAIT)
+
+
+def test_all_who_wait_for_what_cannot_be_loaded_hear_why():
+    tries, gate = [], threading.Event()
+
+    def load(source, tell):
+        tries.append(source)
+        assert gate.wait(WAIT)
+        raise UserError("no connection")
+
+    worker = Worker("far", load=load)
+    jobs = [worker.submit(visitor, lambda captioner: captioner) for visitor in "aab"]
+    gate.set()
+    assert [str(job.future.exception(WAIT)) for job in jobs] == ["no connection"] * 3
+    assert (tries, worker.waiting) == (["far"], 0)
+
+
 def test_two_captioners_do_not_wait_for_each_other():
     workers, gate = Workers(load=lambda source, tell: source), Gate()
     slow = workers.submit("slow", "a", gate)
