@@ -5,6 +5,7 @@ from pathlib import Path
 
 import streamlit as st
 from streamlit import runtime
+from streamlit.runtime.memory_uploaded_file_manager import MemoryUploadedFileManager
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
@@ -116,9 +117,12 @@ def bring_pictures(session: Session) -> list[tuple[str, bytes]]:
 def forget(files: Iterable[UploadedFile]) -> None:
     """Takes files that have been read out of Streamlit's memory, which keeps them for a visit."""
     context = get_script_run_ctx()
-    if context is not None and runtime.exists():
-        for file in files:
-            runtime.get_instance().uploaded_file_mgr.remove_file(context.session_id, file.file_id)
+    if context is None or not runtime.exists():
+        return
+    manager = runtime.get_instance().uploaded_file_mgr
+    assert isinstance(manager, MemoryUploadedFileManager)
+    for file in files:
+        manager.remove_file(context.session_id, file.file_id)
 
 
 def read_pictures(session: Session, sources: Sequence[str], request: Request) -> None:
