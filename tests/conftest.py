@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import smile.data.augment  # noqa: F401
 import train
-from smile.system import files
+from smile.system import files, picture_files
 from smile.training import comparison, report
 from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.weights.known import SMALL
@@ -115,3 +115,12 @@ def quick_runs(monkeypatch) -> list:
     monkeypatch.setattr(Checkpoints, "save", lambda *args: saved.append(args))
     monkeypatch.setattr(files, "flush", lambda path: None)
     return saved
+
+
+@pytest.fixture
+def no_heif(monkeypatch):
+    """As if no plugin for HEIC were installed, as after `requirements.txt` alone."""
+    monkeypatch.setattr(picture_files, "HEIF_PLUGINS", ())
+    picture_files.heif_plugin.cache_clear()
+    yield
+    picture_files.heif_plugin.cache_clear()

@@ -73,7 +73,7 @@ def test_what_leads_to_no_image_is_said(tree):
     assert "matches no image" in found[1].reason
 
 
-def test_pictures_that_are_not_read_are_counted(tree):
+def test_pictures_that_are_not_read_are_counted(tree, no_heif):
     tree("p/a.jpg", "p/b.heic", "p/c.HEIC", "p/d/e.NEF", "p/notes.txt", "q/x.svg", "q/y.md")
     tree("r/a.jpg")
     Path("p/no_suffix").write_bytes(b"\xff\xd8\xff\xe0")
