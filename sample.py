@@ -48,6 +48,7 @@ from smile.model.images import open_image
 from smile.system.device import pick_device
 from smile.system.distributed import World
 from smile.system.missing import Unavailable
+from smile.system.processors import ContentionWatch
 from smile.version import __version__
 from smile.weights.arguments import add_model_options
 from smile.weights.known import SMALL
@@ -326,6 +327,7 @@ def describe(options: SampleOptions) -> int:
     )
     num_described = num_broken = 0
     start = time.perf_counter()
+    contention = ContentionWatch(models[0].captioner.device)
     bar = Progress(ahead, disable=None if shows_progress(options, world) else True)
     with bar, leaving_order(out, sheet):
         for results, broken in describe_all(todo, models, **speed(options, models[0].captioner)):
@@ -342,6 +344,8 @@ def describe(options: SampleOptions) -> int:
             num_described += len(results)
             num_broken += len(broken)
             bar.update(len(results) + len(broken))
+            if world.rank == 0 and (line := contention.notice()):
+                tqdm.write(f"sample.py: {line}", file=sys.stderr)
     if sheet is not None:
         sheet.save()
     if out is not None:

@@ -32,6 +32,7 @@ from smile.errors import UserError, take_any_name
 from smile.model.captioner import Captioner
 from smile.system.device import pick_device
 from smile.system.distributed import World
+from smile.system.processors import ContentionWatch
 from smile.training import comparison, report
 from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.training.checkpointing.folder import claimed, resume_command, run_folder
@@ -198,6 +199,7 @@ class Trainer:
             split: list(part)[: config.train.caption_images or None]
             for split, part in examples.items()
         }
+        self.contention = ContentionWatch(self.device)
         self.progress = Progress()
         self.state = RunState(
             captioner=captioner,
@@ -255,6 +257,8 @@ class Trainer:
                 progress.seconds += time.perf_counter() - clock
                 steps_bar.set_postfix(loss=f"{loss / max(tokens, 1):.3f}", lr=f"{lr:.1e}")
                 steps_bar.update()
+                if line := self.contention.notice():
+                    self.say(line)
                 self.manager.between_steps()
                 clock = time.perf_counter()
 

@@ -4,6 +4,7 @@ Beside a CPU-only torch it has to be imported before transformers, an oracle, ne
 """
 
 import inspect
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import make_run
 from PIL import Image
 
@@ -20,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import smile.data.augment  # noqa: F401
 import train
 from smile.system import files, picture_files
+from smile.system.processors import ContentionWatch, Reading
 from smile.training import comparison, report
 from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.weights.known import SMALL
@@ -124,3 +127,20 @@ def no_heif(monkeypatch):
     picture_files.heif_plugin.cache_clear()
     yield
     picture_files.heif_plugin.cache_clear()
+
+
+@pytest.fixture
+def shared_machine(monkeypatch) -> None:
+    """To train.py and sample.py others take half of two processors, in 20 s between two looks."""
+
+    def watch(device: torch.device) -> ContentionWatch:
+        counted = (
+            Reading(time=20.0 * n, interruptions=5000 * n, used=20.0 * n, waited=15.0 * n)
+            for n in itertools.count()
+        )
+        return ContentionWatch(device, read=lambda: next(counted))
+
+    for script in ("train", "sample"):
+        monkeypatch.setattr(f"{script}.ContentionWatch", watch)
+    monkeypatch.setattr("smile.system.processors.usable_processors", lambda: 2)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)

@@ -14,6 +14,7 @@ from smile.config import GenerateConfig, check_setting
 from smile.errors import UserError, printable
 from smile.model.captioner import Captioner
 from smile.system.files import lone_surrogate
+from smile.system.processors import usable_processors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +157,7 @@ def prepare(captioner: Captioner, options: Options, *, repack: bool = True) -> C
 def speed(options: Options, captioner: Captioner) -> dict[str, Any]:
     """How `describe_all` is to go about it: what was asked for, or what suits the machine."""
     on_cuda = captioner.device.type == "cuda"
-    has_affinity = hasattr(os, "sched_getaffinity")
-    cpus = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    cpus //= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    cpus = usable_processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     workers = max(1, min(16, cpus) if on_cuda else min(4, cpus // 2))
     return {
         "batch_size": options.batch_size or (64 if on_cuda else 8),

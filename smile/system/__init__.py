@@ -1,6 +1,7 @@
 """The operating system: what differs between machines, for use by all other folders.
 
 device         chooses among CPU, CUDA and MPS
+processors     how many there are for us, and whether others compete for them
 distributed    several processes that work together, as torchrun starts them
 files          files read and written safely, with one-line errors
 lock           one run at a time in a folder

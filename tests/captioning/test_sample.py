@@ -359,6 +359,13 @@ def test_two_images_of_one_stem_are_said(photos, run_sample):
     assert len(records("c.jsonl")) == 3 and len(records("c.jsonl.errors.jsonl")) == 1
 
 
+def test_a_shared_machine_is_said_once(photos, run_sample, shared_machine):
+    code, out, err = run_sample("photos", "--batch-size", 2, "--workers", 0)
+    [line] = err.splitlines()
+    assert code == 0 and out.startswith(f"{photos[0]}: ")
+    assert line.startswith("sample.py: this machine is shared: other processes interrupted this")
+
+
 @pytest.mark.slow
 def test_a_run_that_ends_early_keeps_what_it_has(photos, run_sample, monkeypatch):
     run_sample("photos", "--out", "whole.csv")

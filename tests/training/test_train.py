@@ -294,6 +294,15 @@ def test_validation_may_come_less_often(make_trainer, tmp_path):
     assert weights[-1] == (tmp_path / "run" / "last" / "model.safetensors").read_bytes()
 
 
+def test_a_shared_machine_is_said_once(make_trainer, shared_machine, capsys):
+    trainer = make_trainer()
+    for _ in range(2):
+        trainer.train_epoch(Phase.of(trainer.config, 0))
+        trainer.progress.next_epoch(None)
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith("this machine is shared: other processes interrupted this one 250 times")
+
+
 def test_the_phase_after_mle_may_have_a_rate_and_a_warm_up_of_its_own(make_trainer):
     own = ["loss.lr=1e-4", "loss.warmup_steps=3", "train.lr=1e-3", "train.warmup_steps=2"]
     config = make_trainer("train.epochs=3", "loss.mle_epochs=1", *own).config
