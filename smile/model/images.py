@@ -183,7 +183,8 @@ def _reason(error: Exception) -> str:
         return f"it has too many pixels; at most {MAX_PIXELS / 1e6:.0f} million are read"
     if isinstance(error, OSError) and error.strerror:
         return reason_of(error)
-    return " ".join(str(error).split()) or type(error).__name__
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"the file is cut short ({reason})" if "truncated" in reason.lower() else reason
 
 
 def are_several(given: object) -> TypeGuard[Sequence[Picture]]:

@@ -23,6 +23,7 @@ from smile.page.uploads import (
     photo_examples,
 )
 
+NOBODY = ""  # no captioner is called that
 EXAMPLE = 104  # pixels; eight fit in a row
 POLL, POLL_EACH = 0.3, 0.03  # seconds between two looks at what has come, and more per picture
 
@@ -72,15 +73,15 @@ def choose_models(offers: Offers) -> list[Offer]:
     with right:
         second = st.selectbox(
             "Compare with",
-            [None, *(source for source in labels if source != first)],
-            format_func=lambda source: "none" if source is None else labels[source],
+            [NOBODY, *(source for source in labels if source != first)],
+            format_func=lambda source: labels.get(source, "none"),
             help="A second captioner, whose captions stand beside those of the first.",
             key="compared",
             **KEPT,
         )
     for line in offers.left_out:
         st.warning(plain(f"Left out: {line}"))
-    return [offers[source] for source in (first, second) if source is not None]
+    return [offers[source] for source in (first, second) if source]
 
 
 def show_remarks(chosen: Sequence[Offer]) -> None:
@@ -120,9 +121,9 @@ def forget(files: Iterable[UploadedFile]) -> None:
     if context is None or not runtime.exists():
         return
     manager = runtime.get_instance().uploaded_file_mgr
-    assert isinstance(manager, MemoryUploadedFileManager)
-    for file in files:
-        manager.remove_file(context.session_id, file.file_id)
+    if isinstance(manager, MemoryUploadedFileManager):
+        for file in files:
+            manager.remove_file(context.session_id, file.file_id)
 
 
 def read_pictures(session: Session, sources: Sequence[str], request: Request) -> None:
