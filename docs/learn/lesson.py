@@ -8,7 +8,10 @@
     4.25                       what it prints: `--write` fills this in, the check compares it
     ```
 
-    ![a tree](learn/beams.svg) a picture of the namespace as it is at this point
+    ![a tree](learn/beams.svg) a picture of the namespace as it is at the end of the section
+
+A section begins at a heading "## …". Its pictures may stand before the blocks that compute what
+they show, so that a reader sees the picture first.
 
 Numbers with decimals may differ by `TOLERANCE`, since processors round differently; everything else
 is compared exactly. Each picture holds the data that it was drawn from, and these are compared.
@@ -16,6 +19,7 @@ is compared exactly. Each picture holds the data that it was drawn from, and the
 
 import contextlib
 import io
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +36,7 @@ _PIECE = re.compile(
     r"|!\[(?P<alt>[^]]*)\]\(learn/(?P<picture>[\w-]+)\.svg\)",
     re.MULTILINE | re.DOTALL,
 )
+_SECTION = re.compile(r"^## ", re.MULTILINE)
 _NUMBER = re.compile(r"(-?\d+(?:\.\d+)?)")
 
 
@@ -95,17 +100,32 @@ class Lesson:
 
 
 def _run(text: str, path: Path) -> Iterator[tuple[re.Match[str], dict[str, Any], str]]:
-    """Runs the blocks; each piece with the namespace after it and what it printed."""
+    """Runs the blocks of one section after another, then yields the section's pieces in order.
+
+    Each comes with the namespace after its section, and with what it printed.
+    """
     names: dict[str, Any] = {"__name__": "lesson"}
-    for piece in _PIECE.finditer(text):
-        printed = io.StringIO()
-        if piece["code"]:
-            # Empty lines in front, so that a traceback shows the line of the lesson.
-            lines = text.count("\n", 0, piece.start("code"))
-            code = compile("\n" * lines + piece["code"], str(path), "exec")
-            with contextlib.redirect_stdout(printed):
-                exec(code, names)
-        yield piece, names, printed.getvalue()
+
+    def section(piece: re.Match[str]) -> int:
+        return len(_SECTION.findall(text, 0, piece.start()))
+
+    for _, pieces in itertools.groupby(_PIECE.finditer(text), section):
+        outputs = [(piece, _output(piece, text, path, names)) for piece in pieces]
+        for piece, printed in outputs:
+            yield piece, names, printed
+
+
+def _output(piece: re.Match[str], text: str, path: Path, names: dict[str, Any]) -> str:
+    """Runs a piece in the namespace, if it is a block; returns what it prints."""
+    if not piece["code"]:
+        return ""
+    # Empty lines in front, so that a traceback shows the line of the lesson.
+    lines = text.count("\n", 0, piece.start("code"))
+    code = compile("\n" * lines + piece["code"], str(path), "exec")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, names)
+    return printed.getvalue()
 
 
 def alike(new: str, old: str) -> bool:
