@@ -24,13 +24,14 @@ def data(_: Mapping[str, Any]) -> Any:
     caption = min(scene.captions, key=len)
     config = load_config(CAPTIONER / "config.toml")
     tokenizer = Tokenizer.from_vocab(CAPTIONER / "vocab.txt")
+    pieces = [tokenizer.vocab[i] for i in tokenizer.encode(caption, prompt=config.data.prompt)]
+    start = len(tokenizer.prompt_ids(config.data.prompt))
     blip = with_settings(Config(), {"vit.image_size": 384})
     return {
         "scene": scene_data(scene),
         "caption": caption,
-        "pieces": [
-            tokenizer.vocab[i] for i in tokenizer.encode(caption, prompt=config.data.prompt)
-        ],
+        "prompt": pieces[:start],
+        "words": pieces[start:],
         "lesson": _sizes(config.vit, config.decoder),
         "blip": _sizes(blip.vit, blip.decoder),
     }
@@ -116,12 +117,14 @@ def _decoder(canvas: Canvas, drawn: Any) -> None:
     canvas.text(76, 254, f"“{drawn['caption']}”", size=13, anchor="middle", color="text")
     _file(canvas, 76, 278, "data/", "text")
     canvas.arrow((134, 250), (166, 250), color="text")
-    canvas.rect(170, 198, 180, 104, fill="text-pale", stroke="text")
-    canvas.text(260, 219, "token ids", bold=True, anchor="middle", size=14)
-    half = (len(drawn["pieces"]) + 1) // 2
-    for n, part in enumerate((drawn["pieces"][:half], drawn["pieces"][half:])):
-        canvas.text(260, 242 + 18 * n, " ".join(part), size=12, anchor="middle", mono=True)
-    _file(canvas, 260, 293, "model/tokenizer.py", "text")
+    canvas.rect(170, 198, 180, 116, fill="text-pale", stroke="text")
+    canvas.text(260, 217, "token ids", bold=True, anchor="middle", size=14)
+    lines = (("prompt", "the prompt,"), ("words", "and in training the caption"))
+    for n, (part, words) in enumerate(lines):
+        y, pieces = 238 + 32 * n, " ".join(drawn[part])
+        canvas.text(260, y, pieces, size=12, anchor="middle", mono=True)
+        canvas.text(260, y + 14, words, size=11, anchor="middle", color="soft")
+    _file(canvas, 260, 305, "model/tokenizer.py", "text")
     canvas.arrow((354, 250), (386, 250), color="text")
     _box(
         canvas,
@@ -149,9 +152,12 @@ def _decoder(canvas: Canvas, drawn: Any) -> None:
 def _training(canvas: Canvas) -> None:
     """The right half below: logits and labels make a loss."""
     canvas.text(500, 354, "TRAINING", size=11, bold=True, color="soft")
-    canvas.line((894, 302), (894, 340), color="down", width=2)
-    canvas.arrow((894, 340), (894, 364), color="down", width=2)
     canvas.rect(500, 366, 438, 118, fill="panel", stroke="edge")
+    canvas.line((894, 302), (894, 346), width=2)
+    canvas.line((614, 346), (894, 346), width=2)
+    for x in (614, 824):
+        canvas.line((x, 346), (x, 356), width=2)
+        canvas.arrow((x, 356), (x, 380), width=2)
     mle = "softmax over all tokens:", "every other word is punished"
     _box(canvas, (516, 382, 196, 70), "MLE", *mle, color="down")
     smile = "over the caption’s words:", "more detail is free"
@@ -175,22 +181,23 @@ def _captioning(canvas: Canvas, caption: str) -> None:
     _file(canvas, 128, 472, "model/captioner.py")
     canvas.line((120, 366), (120, 340), color="text", dashed=True)
     canvas.line((120, 340), (240, 340), color="text", dashed=True)
-    canvas.arrow((240, 340), (240, 306), color="text")
+    canvas.arrow((240, 340), (240, 318), color="text")
     canvas.text(176, 334, "one more token", size=11, anchor="middle", color="soft")
 
 
 def _rooms(canvas: Canvas) -> None:
     """What stands around the model: files in and out, many images, measuring."""
     rooms = (
-        ("weights/", "BLIP’s weights,", "run folders, export"),
-        ("data/", "Flickr8k, COCO,", "folders, drawn scenes"),
+        ("weights/", "BLIP’s weights,", "runs, export"),
+        ("data/", "Flickr8k, COCO,", "drawn scenes"),
         ("captioning/", "many images:", "sample.py"),
         ("metrics/", "BLEU, CIDEr,", "retrieval, truth"),
         ("evaluation/", "tables, reports:", "evaluate.py"),
+        ("page/", "web page, book:", "app.py"),
         ("system/", "files, devices,", "processes"),
     )
     canvas.text(24, 518, "AROUND IT", size=11, bold=True, color="soft")
-    width = (WIDTH - 48 - 12 * 5) / 6
+    width = (WIDTH - 48 - 12 * (len(rooms) - 1)) / len(rooms)
     for n, (name, *lines) in enumerate(rooms):
         x = 24 + (width + 12) * n
         canvas.rect(x, 530, width, 76, fill="panel", stroke="edge")
@@ -198,5 +205,9 @@ def _rooms(canvas: Canvas) -> None:
         for k, line in enumerate(lines):
             canvas.text(x + width / 2, 573 + 17 * k, line, size=12, anchor="middle")
     canvas.text(
-        24, 626, "All paths are below smile/, but for the three scripts.", size=11, color="soft"
+        24,
+        626,
+        "All paths are below smile/, but for train.py, sample.py, evaluate.py and app.py.",
+        size=11,
+        color="soft",
     )

@@ -7,13 +7,23 @@ from typing import Any
 from svg import Canvas
 
 from pictures.scene import draw_scene, scene_data
+from smile.data.shapes import Scene, check_caption
 
 WIDTH, CARD, SIDE = 880, 196, 156
 WRAP = 92  # characters
 
 
 def data(names: Mapping[str, Any]) -> Any:
-    return [scene_data(scene) | {"captions": list(scene.captions)} for scene in names["shown"]]
+    """The scenes, their captions, and the number of the caption that says most."""
+    return [
+        scene_data(scene) | {"captions": list(scene.captions), "full": _full(scene)}
+        for scene in names["shown"]
+    ]
+
+
+def _full(scene: Scene) -> int:
+    counts = [len(check_caption(caption, scene)) for caption in scene.captions]
+    return counts.index(max(counts))
 
 
 def draw(scenes: Any) -> Canvas:
@@ -26,8 +36,12 @@ def draw(scenes: Any) -> Canvas:
         lines = [textwrap.wrap(caption, WRAP) for caption in scene["captions"]]
         height = sum(18 * len(part) + 12 for part in lines) - 12
         y = top + (SIDE - height) / 2 + 13
-        for part in lines:
-            canvas.rect(200, y - 12, 4, 18 * len(part) - 2, fill="text", radius=2)
+        for number, part in enumerate(lines):
+            full = number == scene["full"]
+            bar = 18 * len(part) - 2
+            canvas.rect(200, y - 12, 4, bar, fill="up" if full else "text", radius=2)
+            if full:
+                canvas.text(WIDTH - 22, y, "everything", size=12, anchor="end", color="up")
             for words in part:
                 canvas.text(216, y, words, size=14)
                 y += 18

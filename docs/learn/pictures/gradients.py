@@ -34,10 +34,10 @@ def draw(drawn: Any) -> Canvas:
     words = [*drawn["inside"], *drawn["outside"]]
     cell = min(56, (880 - LEFT - 40) / len(words))
     rows = len(drawn["labels"])
-    canvas = Canvas(880, 2 * (TOP + ROW * rows) + 64)
+    canvas = Canvas(880, 2 * (TOP + ROW * rows) + 84)
     for n, name in enumerate(("MLE", "SMILE")):
         _panel(canvas, drawn, name, cell, top=TOP + n * (ROW * rows + GAP + 10))
-    y = canvas.height - 22
+    y = canvas.height - 42
     x = 22.0
     for fill, words in (
         ("up", "pushed up: a negative gradient"),
@@ -48,7 +48,9 @@ def draw(drawn: Any) -> Canvas:
         canvas.rect(x, y - 11, 14, 14, fill=fill, stroke=edge, radius=2, dashed=bool(edge))
         canvas.text(x + 20, y, words, size=12, color="soft")
         x += 44 + 6.4 * len(words)
-    canvas.text(x, y, "no number: below 0.005", size=12, color="soft")
+    canvas.text(x, y, "colour without a number: below 0.005", size=12, color="soft")
+    words = "a row is a position of the caption: it has to predict the green token at its left"
+    canvas.text(22, y + 24, words, size=12, color="soft")
     return canvas
 
 
@@ -56,6 +58,7 @@ def _panel(canvas: Canvas, drawn: Any, name: str, cell: float, *, top: float) ->
     words, inside = [*drawn["inside"], *drawn["outside"]], len(drawn["inside"])
     canvas.text(22, top - 34, name, bold=True, size=16)
     canvas.text(LEFT, top - 34, "words of the caption", size=12, color="soft")
+    canvas.text(LEFT - 10, top - 10, "right token", size=12, anchor="end", color="up")
     gap = LEFT + cell * inside + 12
     canvas.text(gap, top - 34, "some of the other words", size=12, color="soft")
     for column, word in enumerate(words):
@@ -77,7 +80,8 @@ def _cell(
     if number is None:
         canvas.rect(x, y, width, ROW - 2, fill="page", stroke="edge", radius=2, dashed=True)
         return
-    strength = 0.1 + 0.75 * min(1, abs(number)) ** 0.7
+    strength = 0.75 * min(1, abs(number)) ** 0.7
+    canvas.rect(x, y, width, ROW - 2, fill=f"{color}-pale", radius=2)  # even where it is tiny
     canvas.rect(x, y, width, ROW - 2, fill=color, radius=2, opacity=strength)
     if number:  # what is left of a small one is its colour
         canvas.text(x + width / 2, y + 16, f"{number:+.2f}", size=11, anchor="middle", mono=True)

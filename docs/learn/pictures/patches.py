@@ -39,8 +39,8 @@ def draw(drawn: Any) -> Canvas:
         canvas.line((22 + at, 40), (22 + at, 200), color="page", width=2)
     _thumbnails(canvas, drawn["scene"], side)
     rows = (
-        ("patches", "each patch, times one matrix"),
-        ("positions", "plus a vector for each place"),
+        ("patches", "the class token: a learned vector; each patch: its pixels, times one matrix"),
+        ("positions", "plus a learned vector for each place"),
         ("features", "after the blocks: the features"),
     )
     for row, (name, words) in enumerate(rows):
