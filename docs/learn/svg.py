@@ -74,12 +74,17 @@ class Canvas:
         anchor: str = "start",
         mono: bool = False,
         bold: bool = False,
+        upright: bool = False,
     ) -> None:
-        """One line of text whose baseline is at `y`; `anchor` is "start", "middle" or "end"."""
+        """One line of text whose baseline is at `y`; `anchor` is "start", "middle" or "end".
+
+        `upright` text runs from below to above, and its baseline is at `x`.
+        """
+        turn = f' transform="rotate(-90 {_n(x)} {_n(y)})"' if upright else ""
         classes = f"f-{color}" + (" mono" if mono else "") + (" bold" if bold else "")
         self.add(
             f'<text x="{_n(x)}" y="{_n(y)}" font-size="{_n(size)}" text-anchor="{anchor}" '
-            f'class="{classes}" xml:space="preserve">{escape(words)}</text>'
+            f'class="{classes}" xml:space="preserve"{turn}>{escape(words)}</text>'
         )
 
     def line(

@@ -10,7 +10,7 @@ from pictures.scene import draw_scene, scene_data
 from smile.data.shapes import Scene, check_caption
 
 WIDTH, CARD, SIDE = 880, 196, 156
-WRAP = 92  # characters
+WRAP = 82  # characters
 
 
 def data(names: Mapping[str, Any]) -> Any:
@@ -41,7 +41,7 @@ def draw(scenes: Any) -> Canvas:
             bar = 18 * len(part) - 2
             canvas.rect(200, y - 12, 4, bar, fill="up" if full else "text", radius=2)
             if full:
-                canvas.text(WIDTH - 22, y, "everything", size=12, anchor="end", color="up")
+                canvas.text(WIDTH - 22, y, "says everything", size=12, anchor="end", color="up")
             for words in part:
                 canvas.text(216, y, words, size=14)
                 y += 18

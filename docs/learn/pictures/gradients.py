@@ -48,9 +48,8 @@ def draw(drawn: Any) -> Canvas:
         canvas.rect(x, y - 11, 14, 14, fill=fill, stroke=edge, radius=2, dashed=bool(edge))
         canvas.text(x + 20, y, words, size=12, color="soft")
         x += 44 + 6.4 * len(words)
-    canvas.text(x, y, "colour without a number: below 0.005", size=12, color="soft")
     words = "a row is a position of the caption: it has to predict the green token at its left"
-    canvas.text(22, y + 24, words, size=12, color="soft")
+    canvas.text(22, y + 24, words + "; colour without a number: below 0.005", size=12, color="soft")
     return canvas
 
 
