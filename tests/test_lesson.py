@@ -144,3 +144,10 @@ def test_every_picture_says_what_it_shows_and_reads_in_light_and_dark():
         svg = (ROOT / "docs" / "learn" / f"{name}.svg").read_text(encoding="utf-8")
         assert len(re.search(r"<title>(.*)</title>", svg)[1]) > 40
         assert "prefers-color-scheme:dark" in svg
+
+
+def test_a_picture_may_stand_before_the_block_that_computes_it(lesson):
+    picture = "![a dot](learn/dot.svg)\n\n"
+    text = lesson.path.read_text().replace(picture, "")
+    lesson.path.write_text(text.replace("```python", picture + "```python", 1))
+    assert lesson.check() == []
