@@ -1,7 +1,6 @@
-"""Weights must be finite floating-point numbers; they become float32.
+"""Weights must be finite floating-point numbers; they become float32, or bfloat16 if asked for.
 
-Files of weights are often in half precision. Here weights are always float32, and `--precision`
-chooses what the forward pass computes in.
+Files of weights are often in half precision. Which it is does not matter: `load` decides.
 """
 
 import torch
@@ -30,17 +29,22 @@ def unusable(weight: object) -> str:
 
 
 def to_float32(weight: Tensor) -> Tensor:
-    """A weight as float32, without a copy if it is float32 already.
+    """A weight as float32; see `to_dtype`."""
+    return to_dtype(weight, torch.float32)
+
+
+def to_dtype(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A weight as `dtype`, without a copy if it is of that type already.
 
     Raises:
-        ValueError: a number is not finite, or too large for float32; says which.
+        ValueError: a number is not finite, or too large for `dtype`; says which.
     """
-    result = weight.detach().float()
+    result = weight.detach().to(dtype)
     # A finite sum proves finite terms in one pass; the other checks are for the error.
     if not result.is_meta and not result.sum().isfinite() and not result.isfinite().all():
         if weight.double().isfinite().all():
-            largest = torch.finfo(torch.float32).max
-            raise ValueError(f"holds numbers beyond {largest:.1e}, float32's largest")
+            largest, name = torch.finfo(dtype).max, str(dtype).removeprefix("torch.")
+            raise ValueError(f"holds numbers beyond {largest:.1e}, {name}'s largest")
         raise ValueError("holds NaN or infinity: the training it comes from diverged, or it is "
                          "damaged")  # fmt: skip
     return result

@@ -11,10 +11,11 @@ as in the published BLIP models.
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from smile.config import (
@@ -59,6 +60,7 @@ from smile.weights.vocabulary import (
     read_pieces,
 )
 
+DTYPES = (torch.float32, torch.bfloat16)  # of weights in memory
 HEAD_DIM = 64  # of every BLIP: heads = width / 64 unless given
 BLIP_NORM_EPS = {"vit": 1e-6, "decoder": 1e-12}
 
@@ -72,6 +74,7 @@ def load(
     model_config: str | Path | None = None,
     drop_path: float | None = None,
     dropout: float | None = None,
+    dtype: torch.dtype = torch.float32,
     check: bool = True,
 ) -> Captioner:
     """Loads a captioner, with its image transform and tokenizer, on the CPU in evaluation mode.
@@ -84,6 +87,8 @@ def load(
         vocab: a `vocab.txt`; the source's, else bert-base-uncased's, unless given.
         model_config: a TOML file whose settings override all that was read or inferred.
         drop_path, dropout: for fine-tuning.
+        dtype: of the weights in memory: torch.float32, or torch.bfloat16 for captioning in half the
+            memory. They are read layer by layer, so memory never holds all of them in two types.
         check: compare a run's weights with their checksum first; see also `start_check`.
 
     Raises:
@@ -96,6 +101,32 @@ def load(
         "vit.drop_path": drop_path,
         "decoder.dropout": dropout,
     }
+    if dtype not in DTYPES:
+        raise UserError(f"smile.load: dtype = {dtype}: expected {' or '.join(map(str, DTYPES))}")
+    whole = read_source(source, given, vocab=vocab, model_config=model_config, check=check)
+    return build(whole.config, whole.tokenizer, whole.weights, source=whole.found, dtype=dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """What `load` builds a captioner of: weights by our names, as the files hold them."""
+
+    found: Path
+    weights: dict[str, Tensor]
+    config: Config
+    tokenizer: Tokenizer
+
+
+def read_source(
+    source: str | Path,
+    given: dict[str, Any],
+    *,
+    vocab: str | Path | None,
+    model_config: str | Path | None,
+    check: bool,
+) -> Source:
+    """Reads what `load` describes; `given` are settings by their names, None if not given."""
+    num_heads = given.get("vit.num_heads")
     found = find(str(source), own_vocab=vocab is None)
     ids = TokenIds()
     if (found / CONFIG).is_file() and not is_unfinished(found):
@@ -113,7 +144,7 @@ def load(
     if vocab is not None or tokenizer is None:
         config, tokenizer = _fit_tokenizer(found, vocab, weights, config, ids)
     check_relations(config, {}, default_place=found)
-    return build(config, tokenizer, weights, source=found)
+    return Source(found=found, weights=weights, config=config, tokenizer=tokenizer)
 
 
 def _with_given(config: Config, given: dict[str, Any]) -> Config:

@@ -12,7 +12,7 @@ all (`files.write_atomically`).
 
 import contextlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from smile.model.captioner import Captioner
 from smile.model.tokenizer import Tokenizer
 from smile.system.files import read_text, write_atomically, write_text
 from smile.weights.checksum import check_sum, write_with_checksum
-from smile.weights.dtypes import to_float32, unusable
+from smile.weights.dtypes import to_dtype, unusable
 from smile.weights.file import open_safetensors, read_safetensors
 from smile.weights.positions import interpolate_positions
 
@@ -177,13 +177,35 @@ def read_run(
     return weights, config, tokenizer
 
 
-def build(config, tokenizer: Tokenizer | None, weights: dict[str, Tensor], *, source) -> Captioner:
+def build(
+    config: Config,
+    tokenizer: Tokenizer | None,
+    weights: dict[str, Tensor],
+    *,
+    source: object,
+    dtype: torch.dtype = torch.float32,
+) -> Captioner:
     """A captioner around `weights`: no random initialisation, every name accounted for.
 
     See `assign_weights`, also for what happens to `weights`.
 
     Raises:
         UserError: naming `source` and the first few weights that do not fit.
+    """
+    captioner = without_weights(config, tokenizer, weights, source=source)
+    assign_weights(captioner, weights, source=source, dtype=dtype)
+    return captioner.eval()
+
+
+def without_weights(
+    config: Config, tokenizer: Tokenizer | None, weights: dict[str, Tensor], *, source: object
+) -> Captioner:
+    """The captioner that `weights` are for, on the meta device, where it takes no memory.
+
+    Positions among `weights` are interpolated to the config's image size.
+
+    Raises:
+        UserError: the layers of `weights` are not those of the config.
     """
     for tower in ("vit", "decoder"):  # before creating as many layers as a config asks for
         depth, found = getattr(config, tower).depth, num_layers(weights, tower)
@@ -200,8 +222,7 @@ def build(config, tokenizer: Tokenizer | None, weights: dict[str, Tensor], *, so
             captioner = Captioner(config=config, tokenizer=tokenizer)
     except ValueError as error:
         raise UserError(f"{source} does not fit: {error}") from error
-    assign_weights(captioner, weights, source=source)
-    return captioner.eval()
+    return captioner
 
 
 def num_layers(names: Iterable[str], tower: str) -> int:
@@ -209,11 +230,28 @@ def num_layers(names: Iterable[str], tower: str) -> int:
     return len({m[1] for name in names if (m := re.match(rf"{tower}\.blocks\.(\d+)\.", name))})
 
 
-def assign_weights(model: nn.Module, weights: dict[str, Tensor], *, source) -> None:
-    """Assigns `weights`, as float32, to a model that was built on the meta device.
+def assign_weights(
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    *,
+    source: object,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Assigns `weights`, as `dtype`, to a model that was built on the meta device.
 
-    Float32 weights are not copied. `weights` is emptied one by one, so that only one tensor of a
-    half-precision file exists twice at a time.
+    See `fitting_weights`.
+    """
+    assigned = dict(fitting_weights(model, weights, source=source, dtype=dtype))
+    model.load_state_dict(assigned, assign=True)
+
+
+def fitting_weights(
+    model: nn.Module, weights: dict[str, Tensor], *, source: object, dtype: torch.dtype
+) -> Iterator[tuple[str, Tensor]]:
+    """Each weight of a model by its name, as `dtype`, in the model's order.
+
+    What is of that type already is not copied. `weights` is emptied one by one, so that of another
+    type's file only one tensor exists twice at a time.
 
     Raises:
         UserError: naming `source` and the first few weights that are missing, unexpected,
@@ -230,10 +268,10 @@ def assign_weights(model: nn.Module, weights: dict[str, Tensor], *, source) -> N
             problems.append(f"{name} {reason}")
     if problems:
         raise UserError(f"{source} does not fit: {first_few(problems)}")
-    assigned = {}
-    for name in list(weights):
+    for name in expected:
         try:
-            assigned[name] = to_float32(weights.pop(name))
+            weight = to_dtype(weights.pop(name), dtype)
         except ValueError as error:
             raise UserError(f"{source}: {name} {error}") from error
-    model.load_state_dict(assigned, assign=True)
+        yield name, weight
+        del weight  # or it would live until the next one is there

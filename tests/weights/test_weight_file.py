@@ -16,7 +16,7 @@ from smile.errors import UserError
 from smile.model.captioner import Captioner
 from smile.model.tokenizer import Tokenizer
 from smile.weights import file as weight_file
-from smile.weights.dtypes import FLOATS, to_float32, unusable
+from smile.weights.dtypes import FLOATS, to_dtype, to_float32, unusable
 from smile.weights.export import export_transformers
 from smile.weights.file import read_file, read_safetensors
 from smile.weights.names import BLIP, from_ours, to_ours
@@ -196,12 +196,12 @@ def test_widening_keeps_one_tensor_twice_at_most():
     weights = {f"{n}.weight": torch.ones(4, 4).half() for n in range(3)}
     left = []
 
-    def watch(tensor):
+    def watch(tensor, dtype):
         left.append(len(weights))
-        return to_float32(tensor)
+        return to_dtype(tensor, dtype)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("smile.weights.run_folder.to_float32", watch)
+        patch.setattr("smile.weights.run_folder.to_dtype", watch)
         assign_weights(model, weights, source="")
     assert left == [2, 1, 0]
 
