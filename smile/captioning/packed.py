@@ -5,11 +5,17 @@ comes with torch too, is faster with weights in its own blocked layout: on an AM
 times for an image's patches, and 2 to 5 times for a decoding step's few rows. The sums are the
 same, in another order. (torch.compile's "freezing" does this to a whole graph; here no compiler and
 no warm-up are needed.)
+
+Weights in bfloat16 are packed likewise, where the CPU can multiply them. On an Intel Xeon with AMX
+that is 1.1 times as fast for an image's patches, and 1.6 times for a decoding step's few rows, as
+bfloat16 in its usual layout. The head stays in float32 (`Float32Head`).
 """
 
+from functools import cache
 from typing import Any, NoReturn
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from smile.model.cache import KeysValues
@@ -38,7 +44,7 @@ class PackedLinear(nn.Module):
         self.bias = bias.detach().clone()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(..., D_in) → (..., D_out), float32."""
+        """(..., D_in) → (..., D_out), of the type of the weights."""
         operator = torch.ops.mkldnn._linear_pointwise.default  # `.default` skips overload lookup
         return operator(x, self.weight, self.bias, self.post_op, [], "none")
 
@@ -63,11 +69,28 @@ def packed_mlp(mlp: MLP, *, repack: bool) -> nn.Module:
 
 
 class PackedHead(PackedLinear):
-    """The decoder's head, with the word embeddings and bias of the time of packing."""
+    """The decoder's head, with the word embeddings and bias of the time of packing, in float32."""
 
     def forward(self, x: Tensor, *unread: Tensor) -> Tensor:
-        """(..., D) → (..., V). The two weights that the decoder passes are not read."""
-        return super().forward(x)
+        """(..., D) → (..., V), float32. The two weights that the decoder passes are not read."""
+        return super().forward(x.float())
+
+
+class Float32Head(nn.Module):
+    """A head that computes float32 logits of states in bfloat16, with the weights of its making.
+
+    bfloat16 has no numbers between 8 and 8.0625. Logits rounded so far let words that are nearly as
+    likely change places: a captioner of Flickr8k described 30 of 40 pictures as it does in float32,
+    and 36 with this head.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor):
+        super().__init__()
+        self.weight, self.bias = weight.detach().float(), bias.detach().float()
+
+    def forward(self, x: Tensor, *unread: Tensor) -> Tensor:
+        """(..., D) → (..., V), float32. The two weights that the decoder passes are not read."""
+        return F.linear(x.float(), self.weight, self.bias)
 
 
 class AttentionByViews(Attention):
@@ -129,26 +152,42 @@ class FewQueriesAttention(PackedAttention):
     """Cross-attention by two matrix products, for a decoding step.
 
     torch's fused attention works on blocks of 32 queries. The next words of an image's few beams
-    fill only a part of one.
+    fill only a part of one. In bfloat16 it is used all the same: its softmax is in float32.
     """
 
     def attend(self, queries: Tensor, keys_values: KeysValues, *, causal: bool = False) -> Tensor:
         """(B, heads, T, d) queries → (B, heads, T, d); above `FEW`, by torch's attention."""
-        if causal or queries.size(2) > FEW:
+        if causal or queries.size(2) > FEW or queries.dtype != torch.float32:
             return super().attend(queries, keys_values, causal=causal)
         keys, values = keys_values
         return self.weights(queries, keys) @ values
 
 
 def can_pack(captioner: Captioner) -> bool:
-    """Whether oneDNN's operators are there, and the weights float32, on the CPU, not packed yet."""
+    """Whether oneDNN multiplies these weights here: on the CPU, not packed yet, of a type it takes.
+
+    That is float32, and bfloat16 where the CPU has instructions for it.
+    """
     if isinstance(captioner.decoder.head, PackedLinear):
         return False
     weight = captioner.decoder.word_embed.weight
     has_operators = torch.backends.mkldnn.is_available() and hasattr(
         torch.ops.mkldnn, "_reorder_linear_weight"
     )
-    return has_operators and weight.device.type == "cpu" and weight.dtype == torch.float32
+    if not has_operators or weight.device.type != "cpu":
+        return False
+    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and _takes_bfloat16())
+
+
+@cache
+def _takes_bfloat16() -> bool:
+    """Whether oneDNN multiplies bfloat16 on this CPU, by a product of 32 x 32 ones."""
+    ones = torch.ones(32, 32, dtype=torch.bfloat16)
+    try:
+        found = [PackedLinear(ones, ones[0], repack=repack)(ones) for repack in (True, False)]
+    except RuntimeError:  # how it refuses
+        return False
+    return all(bool((product == 33).all()) for product in found)
 
 
 @torch.no_grad()
@@ -156,7 +195,7 @@ def pack(captioner: Captioner, *, repack: bool = True) -> Captioner:
     """Packs every linear layer of a captioner in place; after that it can only caption.
 
     The original weights are freed layer by layer, so there is never a second copy of all of them.
-    Only the word embeddings, which are also the head, exist twice.
+    Only the word embeddings, which are also the head, exist twice: the head in float32.
 
     Args:
         repack: copy the weights into oneDNN's blocked layout, which takes about as long as it saves
@@ -168,8 +207,8 @@ def pack(captioner: Captioner, *, repack: bool = True) -> Captioner:
     """
     if not can_pack(captioner):
         raise ValueError(
-            "this captioner cannot be packed: that needs oneDNN, float32 and the CPU, "
-            "and that it is not packed already"
+            "this captioner cannot be packed: that needs oneDNN, the CPU, float32 (or bfloat16 "
+            "where the CPU multiplies it), and that it is not packed already"
         )
     decoder = captioner.decoder
     if repack:
@@ -190,6 +229,27 @@ def pack(captioner: Captioner, *, repack: bool = True) -> Captioner:
         block.cross_attention = FewQueriesAttention(block.cross_attention, repack=repack)
         block.add_module("mlp", packed_mlp(block.mlp, repack=repack))
     decoder.add_module("head_dense", packed(decoder.head_dense, repack=repack))
-    head = PackedHead(decoder.word_embed.weight, decoder.head_bias, repack=repack)
+    weight, bias = decoder.word_embed.weight, decoder.head_bias
+    # A copy in float32 is read in place: few rows at a time gain little from another one.
+    repack = repack and weight.dtype == torch.float32
+    head = PackedHead(weight.float(), bias.float(), repack=repack)
     decoder.add_module("head", head)
     return captioner.eval()
+
+
+def made_fast(captioner: Captioner, *, repack: bool = True) -> Captioner:
+    """A captioner made ready to caption on its device, in place: packed where that can be.
+
+    Without oneDNN's help weights in bfloat16 still get a head that computes in float32.
+    """
+    use_views(captioner)
+    return pack(captioner, repack=repack) if can_pack(captioner) else exact_head(captioner)
+
+
+def exact_head(captioner: Captioner) -> Captioner:
+    """Gives a captioner in bfloat16 on the CPU a `Float32Head`, in place; leaves others alone."""
+    decoder = captioner.decoder
+    weight = decoder.word_embed.weight
+    if weight.device.type == "cpu" and weight.dtype == torch.bfloat16:
+        decoder.add_module("head", Float32Head(weight, decoder.head_bias))
+    return captioner

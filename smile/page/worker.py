@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from smile.captioning.packed import can_pack, pack, use_views
+from smile.captioning.packed import made_fast
 from smile.errors import UserError
 from smile.model.captioner import Captioner
 from smile.system.device import pick_device
@@ -63,10 +63,7 @@ def load_captioner(source: str, tell: Callable[[Progress], object]) -> Captioner
     tell(Progress(f"Loading {source}: reading its files"))
     with watching(downloaded):
         captioner = load(source).to(pick_device())
-    use_views(captioner)
-    if can_pack(captioner):
-        pack(captioner)
-    return captioner
+    return made_fast(captioner)
 
 
 @dataclass(eq=False)

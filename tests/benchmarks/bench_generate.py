@@ -1,6 +1,7 @@
 """Captioning speed beside transformers, in one run: the same weights, the same captions.
 
     python tests/benchmarks/bench_generate.py            # two CPU threads, float32
+    python tests/benchmarks/bench_generate.py --precision bfloat16
     python tests/benchmarks/bench_generate.py --device cuda
 
 BLIP with random weights. For each setting both caption the same images in turn, several rounds of
@@ -30,7 +31,7 @@ import torch
 from blip import BASE, LARGE, PROMPT, SEP, TINY, VOCAB, Sizes, make_ours, make_theirs
 from machine import copy_rate, matmul_rate, packed_rate, wait_for
 
-from smile.captioning.packed import can_pack, pack, use_views
+from smile.captioning.packed import made_fast
 from smile.config import Config, override
 from smile.model.captioner import Captioner
 from smile.model.generate import generate
@@ -95,6 +96,9 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument(
+        "--precision", default="float32", choices=("float32", "bfloat16"), help="on the CPU"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
@@ -134,11 +138,10 @@ Models = dict[str, torch.nn.Module]
 
 def make_models(setting: Setting, args: argparse.Namespace) -> Models:
     """Ours and theirs, as their users have them: packed on the CPU, in bfloat16 on CUDA."""
-    dtype = torch.bfloat16 if args.device == "cuda" else torch.float32
+    is_half = args.device == "cuda" or args.precision == "bfloat16"
+    dtype = torch.bfloat16 if is_half else torch.float32
     theirs = make_theirs(setting.sizes, setting.image_size, args.device).to(dtype)
-    ours = use_views(make_ours(theirs, setting.sizes, setting.image_size))
-    if can_pack(ours):
-        pack(ours)
+    ours = made_fast(make_ours(theirs, setting.sizes, setting.image_size))
     return {"ours": ours, "theirs": theirs}
 
 

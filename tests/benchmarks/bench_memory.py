@@ -3,8 +3,9 @@
     python tests/benchmarks/bench_memory.py
 
 Both read the same folder on disk, random weights of BLIP base's size, and caption a batch of eight
-images with beam 3 and 20 words, each in a process of its own. Printed is the operating system's
-peak of the process, and what of it is above a process that only imports torch.
+images with beam 3 and 20 words, each in a process of its own; ours also with weights in bfloat16.
+Printed is the operating system's peak of the process, and what of it is above a process that only
+imports torch.
 """
 
 import argparse
@@ -14,10 +15,10 @@ from pathlib import Path
 from bench_load import DECLARE, TORCH, make_model, measure, torchvision_imports
 
 OURS = """
-import smile
+import smile, torch
 from PIL import Image
-from smile.captioning.packed import pack
-captioner = pack(smile.load({folder!r}))  # as sample.py does for a folder
+from smile.captioning.packed import made_fast
+captioner = made_fast(smile.load({folder!r}, dtype=torch.{dtype}))  # as sample.py for a folder
 photos = [Image.open({photo!r}).rotate(angle) for angle in range(8)]
 settings = {{"num_beams": 3, "max_length": 24, "min_length": 24}}
 print(captioner.caption(photos, **settings)[0])
@@ -44,7 +45,12 @@ def main() -> None:
         photo = str(Path(folder) / "photo.png")
         make_model(folder, photo, tiny=args.tiny)
         declare = "" if torchvision_imports() else DECLARE
-        programs = {"torch alone": TORCH, "ours": OURS, "transformers": declare + THEIRS}
+        programs = {
+            "torch alone": TORCH,
+            "ours": OURS.replace("{dtype}", "float32"),
+            "ours in bfloat16": OURS.replace("{dtype}", "bfloat16"),
+            "transformers": declare + THEIRS,
+        }
         peaks = {}
         for who, program in programs.items():
             _, peaks[who], said = measure(program.format(folder=folder, photo=photo))
