@@ -19,19 +19,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
-from smile.captioning.describe import Model, describe_all, fingerprint
+from smile.captioning.describe import Model, describe_all
 from smile.captioning.options import (
     Options,
     Parser,
+    about_bfloat16,
     add_caption_options,
     add_speed_options,
+    fingerprint_for,
     labels,
     option_names,
+    precision,
     prepare,
     speed,
-    wants_bfloat16,
+    weights_dtype,
     whole_number,
 )
 from smile.config import DataConfig, load_config
@@ -129,13 +133,17 @@ def evaluate(options: EvaluateOptions) -> None:
     for name in models:
         missing(name, own_vocab=not options.vocab)  # refuses what does not exist
     images = find_images(options, models, world)
-    captioners = {name: load_captioner(options, name) for name in models}
+    dtype = weights_dtype(options, device)
+    captioners = {name: load_captioner(options, name, dtype=dtype) for name in models}
     check_draws(options, images)
     captioned = {s: read(options, s, images) for s in sources if s not in captioners}
     images = only_captioned(options, images, captioned)
     describers = [make_model(options, *item) for item in captioners.items()]
     if describers and not images.are_scenes:
         images = readable(images, world)
+    line = about_bfloat16(options, device, is_long=bool(describers))
+    if world.rank == 0 and line:
+        print(f"evaluate.py: {line}", file=sys.stderr)
     judges = find_judges(options) if world.rank == 0 else None
     for model in describers:
         model.captioner.to(device)
@@ -283,8 +291,10 @@ def is_model(options: EvaluateOptions, source: str) -> bool:
     return not options.human and not is_caption_file(source)
 
 
-def load_captioner(options: EvaluateOptions, source: str) -> Captioner:
-    return load(source, model_config=options.model_config, vocab=options.vocab)
+def load_captioner(
+    options: EvaluateOptions, source: str, *, dtype: torch.dtype = torch.float32
+) -> Captioner:
+    return load(source, model_config=options.model_config, vocab=options.vocab, dtype=dtype)
 
 
 def find_images(options: EvaluateOptions, models: Sequence[str], world: World) -> ImageSet:
@@ -433,7 +443,7 @@ def make_model(options: EvaluateOptions, source: str, captioner: Captioner) -> M
         return Model(
             captioner=captioner,
             source=source,
-            weights=fingerprint(captioner),
+            weights=fingerprint_for(options, source, captioner),
             prompt=options.prompt,
             settings=options.settings,
         )
@@ -493,8 +503,7 @@ def describe(
     parts = world.gather((captions, broken))
     captions = {name: text for part, _ in parts for name, text in part.items()}
     skip_or_refuse(images, [problem for _, part in parts for problem in part], world)
-    precision = "bfloat16" if wants_bfloat16(options, captioner) else "float32"
-    record = model.record(seed=options.seed) | {"precision": precision}
+    record = model.record(seed=options.seed) | {"precision": precision(options, captioner)}
     names = zip(images.numbers, images.names, strict=True)
     return SystemCaptions(
         {number: captions[name] for number, name in names if name in captions}, record

@@ -20,24 +20,28 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from smile.captioning.caption_file import CaptionFile, Result, check_out, errors_path
 from smile.captioning.contact_sheet import TILE, Shown, Told, check_sheet, contact_sheet
-from smile.captioning.describe import Model, TextFiles, Todo, describe_all, fingerprint
+from smile.captioning.describe import Model, TextFiles, Todo, describe_all
 from smile.captioning.explain import explain
 from smile.captioning.find_images import ImageNames
 from smile.captioning.options import (
     Options,
     Parser,
+    about_bfloat16,
     add_caption_options,
     add_speed_options,
+    fingerprint_for,
     labels,
     one_line,
     option_names,
+    precision,
     prepare,
     speed,
-    wants_bfloat16,
+    weights_dtype,
     whole_number,
 )
 from smile.captioning.pictures import check_picture
@@ -58,6 +62,7 @@ WHAT_ELSE = (
     "  to name one you have: python sample.py PHOTO --model RUN_FOLDER_OR_WEIGHTS\n"
     "  to try it on drawn scenes, without a download: python train.py configs/shapes.toml"
 )
+MANY = 32  # images, from which on a run is long enough to say how it could be faster
 SHEET_IMAGES = 240  # on the pages of a contact sheet, at most
 
 
@@ -198,8 +203,8 @@ def find_models(options: SampleOptions) -> list[Model]:
     models = []
     names = labels(options.compare) if options.compare else [""]
     for source, label in zip(options.compare or [options.model], names, strict=True):
-        source, captioner = find_captioner(options, source)
-        weights = fingerprint(captioner) if options.out else ""
+        source, captioner = find_captioner(options, source, weights_dtype(options, device))
+        weights = fingerprint_for(options, source, captioner) if options.out else ""
         with option_names():
             model = Model(
                 captioner=prepare(captioner.to(device), options, repack=not few),
@@ -215,7 +220,9 @@ def find_models(options: SampleOptions) -> list[Model]:
     return models
 
 
-def find_captioner(options: SampleOptions, source: str | None) -> tuple[str, Captioner]:
+def find_captioner(
+    options: SampleOptions, source: str | None, dtype: torch.dtype
+) -> tuple[str, Captioner]:
     """The captioner named; without a name the newest run, or else blip-base, or else `SMALL`."""
     named = source is not None
     if source is None:
@@ -223,17 +230,23 @@ def find_captioner(options: SampleOptions, source: str | None) -> tuple[str, Cap
         print(f"sample.py: no --model given: {source}, {why}", file=sys.stderr)
     try:
         return source, load(
-            source, model_config=options.model_config, vocab=options.vocab, check=False
+            source,
+            model_config=options.model_config,
+            vocab=options.vocab,
+            dtype=dtype,
+            check=False,
         )
     except UserError as error:
         if named:
             raise
         if isinstance(error, Unavailable):
-            return SMALL, load_small(options, source, error)
+            return SMALL, load_small(options, source, error, dtype)
         raise UserError(f"{error}\n{WHAT_ELSE}") from error
 
 
-def load_small(options: SampleOptions, source: str, problem: UserError) -> Captioner:
+def load_small(
+    options: SampleOptions, source: str, problem: UserError, dtype: torch.dtype
+) -> Captioner:
     """The captioner that comes along, for who looks at a photo and cannot have the usual one.
 
     Raises:
@@ -247,7 +260,7 @@ def load_small(options: SampleOptions, source: str, problem: UserError) -> Capti
             f"{problem}\n"
             f"  or --model {SMALL}: the small captioner of Flickr8k that comes along\n{WHAT_ELSE}"
         ) from problem
-    captioner = load(SMALL, check=False)
+    captioner = load(SMALL, dtype=dtype, check=False)
     print(
         f"sample.py: {problem}\n"
         f"sample.py: so the captions here are by {SMALL}, a small model that comes along and was "
@@ -255,6 +268,13 @@ def load_small(options: SampleOptions, source: str, problem: UserError) -> Capti
         file=sys.stderr,
     )
     return captioner
+
+
+def say_of_precision(options: SampleOptions, device: torch.device) -> None:
+    """Says what bfloat16 costs on this processor, or would gain for many images."""
+    is_long = sum(1 for _ in islice(ImageNames(options.images), MANY)) == MANY
+    if line := about_bfloat16(options, device, is_long=is_long):
+        print(f"sample.py: {line}", file=sys.stderr)
 
 
 def warn_of_drawn(models: list[Model]) -> None:
@@ -283,6 +303,7 @@ def draw_attention(options: SampleOptions, path: Path) -> int:
     [model] = models = find_models(options)
     start_check(model.source)()
     warn_of_drawn(models)
+    say_of_precision(options, model.captioner.device)
     caption = explain(
         model.captioner,
         image,
@@ -319,6 +340,8 @@ def describe(options: SampleOptions) -> int:
         warn_of_drawn(models)
     texts = TextFiles(overwrite=options.overwrite) if options.txt else None
     out = open_out(options, options.out, models, world) if options.out else None
+    if world.rank == 0:
+        say_of_precision(options, models[0].captioner.device)
     sheet = Sheet(options.sheet) if options.sheet else None
     done = None if out is None else out.done
     todo, ahead = (
@@ -418,7 +441,7 @@ def leaving_order(out: CaptionFile | None, sheet: "Sheet | None") -> Iterator[No
 def open_out(options: SampleOptions, path: Path, models: list[Model], world: World) -> CaptionFile:
     """The file of `--out`, at `path`, ready for more."""
     run = {
-        "precision": "bfloat16" if wants_bfloat16(options, models[0].captioner) else "float32",
+        "precision": precision(options, models[0].captioner),
         "models": [model.record(seed=options.seed) for model in models],
     }
     out = CaptionFile(

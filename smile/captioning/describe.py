@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import os
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from smile.captioning.caption_file import Result
-from smile.config import DecoderConfig, GenerateConfig, ViTConfig
+from smile.config import GenerateConfig
 from smile.data.batches import Broken, Example, batches_of, catching_dead_workers
 from smile.errors import UserError, printable
 from smile.model.captioner import Caption, Captioner
@@ -90,37 +90,6 @@ class Model:
             # In any order and case they forbid the same.
             "forbid": tuple(sorted({" ".join(text.casefold().split()) for text in forbidden})),
         }
-
-
-def fingerprint(captioner: Captioner) -> str:
-    """A hash of the weights, the sizes in the config, and the vocabulary."""
-    config = captioner.config
-    sizes = f"({_sizes(config.vit)}, {_sizes(config.decoder)}, {captioner.tokenizer.vocab!r})"
-    digest = hashlib.sha256(sizes.encode())
-    for name, tensor in captioner.state_dict().items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-_SIZES_OF_0_1 = (
-    *("image_size", "patch_size", "dim", "depth", "num_heads", "mlp_dim", "norm_eps", "drop_path"),
-    *("vocab_size", "features_dim", "max_positions", "dropout"),
-)
-
-
-def _sizes(section: ViTConfig | DecoderConfig) -> str:
-    """A section of the config as version 0.1 wrote it, so that fingerprints stay the same.
-
-    A newer setting is included only where it is not the default.
-    """
-    pairs = [(key, getattr(section, key.name)) for key in fields(section)]
-    shown = [
-        f"{key.name}={value!r}"
-        for key, value in pairs
-        if key.name in _SIZES_OF_0_1 or value != key.default
-    ]
-    return f"{type(section).__name__}({', '.join(shown)})"
 
 
 def name_seed(seed: int, name: str) -> int:
@@ -218,9 +187,11 @@ def describe_all(
     batch_size: int,
     workers: int = 0,
     seed: int = 0,
-    bfloat16: bool = False,
+    autocast: bool = False,
 ) -> Iterator[tuple[list[Result], list[Broken]]]:
     """Captions by every model and the unreadable images, batch by batch in the order of `names`.
+
+    With `autocast`, weights in float32 are multiplied in bfloat16.
 
     Raises:
         UserError: there is too little memory for `batch_size`, or a worker was killed.
@@ -237,8 +208,8 @@ def describe_all(
             for model in models:
                 pixels = batch.pixels[model.captioner.transform.size]
                 pixels = pixels.to(device, non_blocking=True)
-                autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16)
-                with autocast, _memory_may_end(f"{device} has", batch_size):
+                rounding = torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast)
+                with rounding, _memory_may_end(f"{device} has", batch_size):
                     columns[model.label] = model.describe(pixels, seeds)
         results = [
             Result(name, {label: captions[row] for label, captions in columns.items()})

@@ -9,12 +9,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
-from smile.captioning.packed import can_pack, pack, use_views
+import torch
+
+from smile.captioning.packed import exact_head, made_fast, use_views
 from smile.config import GenerateConfig, check_setting
 from smile.errors import UserError, printable
 from smile.model.captioner import Captioner
+from smile.system.bfloat16 import CAPTIONING, COST, UNITS, bfloat16_unit
 from smile.system.files import lone_surrogate
 from smile.system.processors import usable_processors
+from smile.weights.fingerprint import fingerprint, fingerprint_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,16 @@ class Options:
     model_config: str | None
     vocab: str | None
 
+
+PRECISIONS = f"""\
+--precision on a CPU       BLIP base needs   and captions
+float32                    1.0 GB            exactly
+bfloat16, with                               nearly the same words,
+  AMX                      0.55 GB           {CAPTIONING["AMX"]} times as fast
+  AVX-512 BF16, Arm BF16   0.55 GB           at a speed not measured yet
+  none of these            0.55 GB           more slowly, with AVX2 {COST[0]} to {COST[1]} times
+AMX: Intel's Xeons since 2023; AVX-512 BF16: AMD's since Zen 4; Arm BF16: Graviton 3, Grace
+"""
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
@@ -117,7 +131,7 @@ def option_names() -> Iterator[None]:
 
 
 def add_speed_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("speed")
+    group = parser.add_argument_group("speed", PRECISIONS)
     group.add_argument(
         "--batch-size",
         type=whole_number(1, 4096),
@@ -137,7 +151,7 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("auto", "float32", "bfloat16"),
         default="auto",
-        help="of the arithmetic (auto: bfloat16 on CUDA, else float32)",
+        help="of weights and arithmetic, see above (auto: bfloat16 on CUDA, else float32)",
     )
     group.add_argument(
         "--compile", action="store_true", help="compile the image encoder; pays on long runs"
@@ -146,12 +160,11 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
 
 def prepare(captioner: Captioner, options: Options, *, repack: bool = True) -> Captioner:
     """Makes a captioner fast, by what the speed options say; `repack` as in `pack`."""
+    if not options.compile:
+        return made_fast(captioner, repack=repack)
+    captioner.vit.compile()
     use_views(captioner)
-    if options.compile:
-        captioner.vit.compile()
-    elif options.precision != "bfloat16" and can_pack(captioner):
-        pack(captioner, repack=repack)
-    return captioner
+    return exact_head(captioner)
 
 
 def speed(options: Options, captioner: Captioner) -> dict[str, Any]:
@@ -163,14 +176,52 @@ def speed(options: Options, captioner: Captioner) -> dict[str, Any]:
         "batch_size": options.batch_size or (64 if on_cuda else 8),
         "workers": workers if options.workers is None else options.workers,
         "seed": options.seed,
-        "bfloat16": wants_bfloat16(options, captioner),
+        "autocast": captioner.device.type != "cpu" and precision(options, captioner) == "bfloat16",
     }
 
 
-def wants_bfloat16(options: Options, captioner: Captioner) -> bool:
+# Precision ----------------------------------------------------------------------------------------
+
+
+def precision(options: Options, captioner: Captioner) -> str:
+    """What `--precision` means on the captioner's device: "float32" or "bfloat16"."""
     if options.precision == "auto":
-        return captioner.device.type == "cuda"
-    return options.precision == "bfloat16"
+        return "bfloat16" if captioner.device.type == "cuda" else "float32"
+    return options.precision
+
+
+def weights_dtype(options: Options, device: torch.device) -> torch.dtype:
+    """What `load` is to make of the weights: bfloat16 on the CPU if that is the precision.
+
+    Elsewhere they stay in float32, and autocast rounds them.
+    """
+    on_cpu = device.type == "cpu"
+    return torch.bfloat16 if on_cpu and options.precision == "bfloat16" else torch.float32
+
+
+def fingerprint_for(options: Options, source: str, captioner: Captioner) -> str:
+    """The fingerprint of a captioner's weights before any rounding: those of one file are one."""
+    if captioner.decoder.word_embed.weight.dtype == torch.float32:
+        return fingerprint(captioner)
+    return fingerprint_of(source, vocab=options.vocab, model_config=options.model_config)
+
+
+def about_bfloat16(options: Options, device: torch.device, *, is_long: bool) -> str:
+    """A line about what bfloat16 costs here, or in a long run would gain; "" if there is none."""
+    if device.type != "cpu":
+        return ""
+    unit = bfloat16_unit()
+    if options.precision == "bfloat16" and not unit:
+        return (
+            f"--precision bfloat16: this processor cannot multiply it ({UNITS}), so captions take "
+            "longer than in float32, with AVX2 {} to {} times; only memory is saved".format(*COST)
+        )
+    if options.precision == "auto" and is_long and unit in CAPTIONING:
+        return (
+            f"this processor multiplies bfloat16 ({unit}): --precision bfloat16 makes BLIP's "
+            f"captions about {CAPTIONING[unit]} times as fast, and nearly the same"
+        )
+    return ""
 
 
 def labels(sources: Sequence[str]) -> list[str]:

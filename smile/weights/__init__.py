@@ -1,6 +1,6 @@
 """Weights in and out: run folders, `.pth` files of BLIP, `transformers` folders, the hub.
 
-dtypes                 weights must be finite floats; they become float32
+dtypes                 weights must be finite floats; they become float32 or bfloat16
 format                 tells the format of a file of weights
 pickle_guard           checks a pickle before anything reads it
 torch_file             `.pth` files, read without running anything in them
@@ -21,6 +21,7 @@ transformers_settings  the settings of such a folder, translated to ours
 arguments              options of every command line that names a source
 needed                 the files that a source needs: found, downloaded, or named as missing
 load                   `smile.load`: a captioner from any source
+fingerprint            a hash of a captioner, which files of captions record
 export                 a captioner for `transformers` or for BLIP's own code
 __main__               `python -m smile.weights inspect`, `convert` and `export`
 """

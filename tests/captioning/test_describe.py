@@ -15,7 +15,6 @@ from smile.captioning.describe import (
     TextFiles,
     Todo,
     describe_all,
-    fingerprint,
     name_seed,
     read_ahead,
 )
@@ -24,6 +23,7 @@ from smile.data.batches import Broken
 from smile.errors import UserError
 from smile.model.captioner import Caption
 from smile.system.distributed import World
+from smile.weights.fingerprint import _sizes, fingerprint
 from smile.weights.run_folder import load_run
 
 HERE = Path(__file__).parents[1]
@@ -216,15 +216,15 @@ def test_the_fingerprint_is_of_weights_sizes_and_words(run):
 
 def test_fingerprints_of_version_0_1_stay(run):
     """Files of captions remember them; each of these texts went into one."""
-    assert describe._sizes(ViTConfig()) == (
+    assert _sizes(ViTConfig()) == (
         "ViTConfig(image_size=224, patch_size=16, dim=768, depth=12, num_heads=12, mlp_dim=3072, "
         "norm_eps=1e-06, drop_path=0.0)"
     )
-    assert describe._sizes(DecoderConfig()) == (
+    assert _sizes(DecoderConfig()) == (
         "DecoderConfig(vocab_size=30524, dim=768, features_dim=768, depth=12, num_heads=12, "
         "mlp_dim=3072, max_positions=512, norm_eps=1e-12, dropout=0.1)"
     )
-    assert "stem='conv'" in describe._sizes(ViTConfig(stem="conv"))
+    assert "stem='conv'" in _sizes(ViTConfig(stem="conv"))
 
 
 # --- what is left to do -----------------------------------------------------------------------
