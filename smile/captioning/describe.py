@@ -153,21 +153,33 @@ def read_ahead(
     workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[ImageBatch]:
-    """Batches of pictures in the order of `names`, decoded and transformed by `workers` processes.
+    """`read_batches` of `names` in batches of `batch_size`."""
+    batches = batches_of(names, batch_size)
+    yield from read_batches(batches, sizes, workers=workers, pin_memory=pin_memory)
 
-    A single batch is read in this process: starting a worker would take longer. A `Broken` among
-    `names` is passed on in its place.
+
+def read_batches(
+    batches: Iterable[list[str | Example | Broken]],
+    sizes: Iterable[int],
+    *,
+    workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[ImageBatch]:
+    """Batches of pictures in this order, decoded and transformed by `workers` processes.
+
+    A single batch is read in this process: starting a worker would take longer. A `Broken` in a
+    batch is passed on in its place.
 
     Raises:
         WorkerKilled: a worker died.
     """
-    names = iter(names)
-    first = list(itertools.islice(names, batch_size + 1))
-    if len(first) <= batch_size:
+    batches = iter(batches)
+    first = list(itertools.islice(batches, 2))
+    if len(first) < 2:
         workers = 0
     loader = DataLoader(
         Reader(sizes),
-        batch_sampler=batches_of(itertools.chain(first, names), batch_size),
+        batch_sampler=itertools.chain(first, batches),
         collate_fn=_stack,
         num_workers=workers,
         prefetch_factor=PREFETCH if workers else None,
@@ -189,19 +201,38 @@ def describe_all(
     seed: int = 0,
     autocast: bool = False,
 ) -> Iterator[tuple[list[Result], list[Broken]]]:
-    """Captions by every model and the unreadable images, batch by batch in the order of `names`.
+    """`describe_batches` of `names` in batches of `batch_size`."""
+    yield from describe_batches(
+        batches_of(names, batch_size),
+        models,
+        batch_size=batch_size,
+        workers=workers,
+        seed=seed,
+        autocast=autocast,
+    )
+
+
+def describe_batches(
+    batches: Iterable[list[str | Example | Broken]],
+    models: Sequence[Model],
+    *,
+    batch_size: int,
+    workers: int = 0,
+    seed: int = 0,
+    autocast: bool = False,
+) -> Iterator[tuple[list[Result], list[Broken]]]:
+    """Captions by every model and the unreadable images, batch by batch in this order.
 
     With `autocast`, weights in float32 are multiplied in bfloat16.
 
     Raises:
-        UserError: there is too little memory for `batch_size`, or a worker was killed.
+        UserError: there is too little memory for `batch_size`, the largest batch, or a worker was
+            killed.
     """
     device = models[0].captioner.device
     sizes = {model.captioner.transform.size for model in models}
     on_cuda = device.type == "cuda"
-    for batch in read_ahead(
-        names, sizes, batch_size=batch_size, workers=workers, pin_memory=on_cuda
-    ):
+    for batch in read_batches(batches, sizes, workers=workers, pin_memory=on_cuda):
         seeds = [name_seed(seed, name) for name in batch.names]
         columns = {}
         if batch.names:
