@@ -5,6 +5,7 @@ python sample.py holiday/ "more/**/*.png" --model runs/shapes --json
 python sample.py photos/ --out captions.jsonl         # or captions.csv; the same command resumes
 python sample.py photos/ --txt                        # a .txt beside each photo
 torchrun --nproc-per-node 4 sample.py photos/ --out captions.jsonl
+python sample.py "shards/{00000..00127}.tar" --out captions/    # or s3://…: a table per shard
 python sample.py dog.jpg --explain words.png          # where it looked for each word
 python sample.py photos/ --compare runs/shapes/mle runs/shapes --sheet side_by_side.png
 """
@@ -12,6 +13,7 @@ python sample.py photos/ --compare runs/shapes/mle runs/shapes --sheet side_by_s
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,11 +21,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from smile.captioning.caption_file import CaptionFile, Result, check_out, errors_path
+from smile.captioning.caption_file import (
+    SUFFIXES,
+    CaptionFile,
+    Result,
+    check_out,
+    errors_path,
+)
 from smile.captioning.contact_sheet import TILE, Shown, Told, check_sheet, contact_sheet
 from smile.captioning.describe import Model, TextFiles, Todo, describe_all
 from smile.captioning.explain import explain
@@ -49,6 +58,7 @@ from smile.data.batches import Broken
 from smile.errors import UserError, counted, printable, reason_of, take_any_name
 from smile.model.captioner import Captioner
 from smile.model.images import open_image
+from smile.scale.shards import is_shard
 from smile.system.device import pick_device
 from smile.system.distributed import World
 from smile.system.missing import Unavailable
@@ -74,7 +84,10 @@ def main() -> None:
         if not (is_heard or options.out or options.txt or options.sheet or options.explain):
             raise UserError("standard output is closed: say with --out where captions should go")
         path = options.explain
-        failed = draw_attention(options, path) if path else describe(options)
+        if shards_are_asked(options):
+            failed = describe_units(options)
+        else:
+            failed = draw_attention(options, path) if path else describe(options)
     except UserError as error:
         print(f"sample.py: {error}", file=sys.stderr)
         sys.exit(2)
@@ -100,7 +113,8 @@ class SampleOptions(Options):
     compare: tuple[str, str] | None
     json: bool
     json_tokens: bool
-    out: Path | None
+    out: str | None
+    part_size: int | None
     txt: bool
     overwrite: bool
     prefix: str
@@ -117,7 +131,8 @@ def parse_options() -> SampleOptions:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="files, folders (and those in them), patterns in quotes; no URLs",
+        help="files, folders (and those in them), patterns in quotes; or shards: tars by path, "
+        "pattern or address, such as 's3://bucket/{00000..00127}.tar'",
     )
     models = parser.add_mutually_exclusive_group()
     models.add_argument(
@@ -135,6 +150,8 @@ def parse_options() -> SampleOptions:
     options = parser.parse(SampleOptions)
     if options.explain and (options.compare or options.out or options.txt or options.sheet):
         parser.error("--explain draws one image for one model, without --compare, --out and so on")
+    if options.out == "":
+        parser.error("--out has an empty name")
     if options.txt and options.compare:
         parser.error("--txt holds one model's captions: leave out --compare, or use --out")
     return options
@@ -154,10 +171,16 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--out",
-        type=Path,
         metavar="FILE",
         help="captions.jsonl (lines as of --json) or .csv (a row per caption); images in it "
-        "are not captioned again; images that cannot be read go to captions.jsonl.errors.jsonl",
+        "are not captioned again; images that cannot be read go to captions.jsonl.errors.jsonl; "
+        "for shards: a folder or an address, for a table (parquet) per shard",
+    )
+    group.add_argument(
+        "--part-size",
+        type=whole_number(1, 1_000_000),
+        metavar="N",
+        help="cut a folder of images into parts of N, and write tables as for shards",
     )
     group.add_argument(
         "--txt",
@@ -339,7 +362,7 @@ def describe(options: SampleOptions) -> int:
     if world.rank == 0:
         warn_of_drawn(models)
     texts = TextFiles(overwrite=options.overwrite) if options.txt else None
-    out = open_out(options, options.out, models, world) if options.out else None
+    out = open_out(options, Path(options.out), models, world) if options.out else None
     if world.rank == 0:
         say_of_precision(options, models[0].captioner.device)
     sheet = Sheet(options.sheet) if options.sheet else None
@@ -408,6 +431,7 @@ def check_outputs(options: SampleOptions) -> None:
     A picture that is to be described is no place for captions. It can be --out only where that is
     named as an image too, since folders and patterns give files with an image's suffix.
     """
+    out = Path(options.out) if options.out else None
     if options.out:
         check_out(options.out)
     if options.sheet:
@@ -415,7 +439,7 @@ def check_outputs(options: SampleOptions) -> None:
     if options.explain:
         check_picture(options.explain)
     for path, names in (
-        (options.out, options.images),
+        (out, options.images),
         (options.sheet or options.explain, ImageNames(options.images)),
     ):
         if path and path.exists():
@@ -440,13 +464,9 @@ def leaving_order(out: CaptionFile | None, sheet: "Sheet | None") -> Iterator[No
 
 def open_out(options: SampleOptions, path: Path, models: list[Model], world: World) -> CaptionFile:
     """The file of `--out`, at `path`, ready for more."""
-    run = {
-        "precision": precision(options, models[0].captioner),
-        "models": [model.record(seed=options.seed) for model in models],
-    }
     out = CaptionFile(
         path,
-        run=run,
+        run=run_record(options, models),
         captions_per_image=sum(model.options.num_return for model in models),
         labels=[model.label for model in models],
         tokens=options.json_tokens,
@@ -461,6 +481,67 @@ def open_out(options: SampleOptions, path: Path, models: list[Model], world: Wor
     world.wait()
     out.open()
     return out
+
+
+def run_record(options: SampleOptions, models: list[Model]) -> dict[str, Any]:
+    """Everything that the captions depend on."""
+    return {
+        "precision": precision(options, models[0].captioner),
+        "models": [model.record(seed=options.seed) for model in models],
+    }
+
+
+# Shards and parts ---------------------------------------------------------------------------------
+
+
+def shards_are_asked(options: SampleOptions) -> bool:
+    """Whether tables are to be written, of shards or of parts of a folder.
+
+    Raises:
+        UserError: the options do not go with that.
+    """
+    shards = [image for image in options.images if is_shard(image)]
+    if not shards and options.part_size is None:
+        return False
+    if not options.out:
+        raise UserError("shards become tables: say with --out FOLDER where they should go")
+    if Path(options.out).suffix.lower() in SUFFIXES:
+        raise UserError(f"--out {options.out}: expected a folder or an address, for tables")
+    if shards and len(shards) < len(options.images):
+        raise UserError(f"{shards[0]} is a shard, and others are not: name them in two commands")
+    if shards and options.part_size:
+        raise UserError("--part-size cuts a folder of images; shards are parts already")
+    for name in ("compare", "json", "json_tokens", "txt", "overwrite", "sheet", "explain"):
+        if getattr(options, name):
+            raise UserError(f"--{name.replace('_', '-')} does not go with tables: leave it out")
+    return True
+
+
+def describe_units(options: SampleOptions) -> int:
+    """Describes shards, or a folder in parts; returns how many images and shards failed."""
+    from smile.scale.command import Tables  # needs packages that nothing else does
+
+    world = World.join()
+    tables = Tables(
+        str(options.out), options.images, part_size=options.part_size, world=world, say=say_aside
+    )
+    pick_device(options.device)
+    [model] = models = find_models(options)
+    start_check(model.source)()
+    if world.rank == 0:
+        warn_of_drawn(models)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: tidily
+    units = tables.open(run_record(options, models))
+    if world.rank == 0 and (line := about_bfloat16(options, model.captioner.device, is_long=True)):
+        say_aside(line)
+    bar = tqdm(unit=" images", disable=None if world.rank == 0 else True, dynamic_ncols=True)
+    with bar:
+        how = speed(options, model.captioner)
+        for _ in tables.caption(units, model, progress=bar.update, **how):
+            bar.set_postfix_str(tables.progress())
+    failed = world.total(tables.report())
+    world.leave(1 if failed else 0)
+    return failed
 
 
 # What people see ----------------------------------------------------------------------------------
@@ -534,9 +615,14 @@ def discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def say_aside(line: str) -> None:
+    """Shows a line on standard error, above the bar."""
+    tqdm.write(f"sample.py: {printable(line)}", file=sys.stderr)
+
+
 def complain(broken: list[Broken], out: CaptionFile | None) -> None:
     for image in broken:
-        tqdm.write(f"sample.py: {printable(f'{image.name}: {image.reason}')}", file=sys.stderr)
+        say_aside(f"{image.name}: {image.reason}")
     if out is not None:
         out.add_errors(broken)
 

@@ -10,6 +10,7 @@ those marked "# needs ...". Training is shortened by the settings in SHORT.
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 from PIL import Image, ImageDraw
@@ -54,8 +55,9 @@ def short(command: str) -> list[str]:
 
 
 def prepare(folder: Path) -> None:
-    """photos/: images, each with a caption in a .txt beside it."""
+    """photos/: images, each with a caption in a .txt beside it; shards/: the same in four tars."""
     (folder / "photos").mkdir()
+    (folder / "shards").mkdir()
     for number in range(24):
         colour = COLOURS[number % len(COLOURS)]
         image = Image.new("RGB", (96, 96), "grey")
@@ -63,6 +65,9 @@ def prepare(folder: Path) -> None:
         path = folder / "photos" / f"{number:02}.jpg"
         image.save(path)
         path.with_suffix(".txt").write_text(f"a {colour} circle on a grey background")
+        with tarfile.open(folder / "shards" / f"{number % 4:05}.tar", "a") as shard:
+            for member in (path, path.with_suffix(".txt")):
+                shard.add(member, member.name)
 
 
 if __name__ == "__main__":

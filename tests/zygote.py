@@ -285,7 +285,8 @@ if __name__ == "__main__":
 
     import evaluate  # noqa: F401
     import sample  # noqa: F401
-    import smile.data.augment  # noqa: F401
+    import smile.data.augment
+    import smile.scale.command  # noqa: F401
     import train  # noqa: F401
 
     run_script(serve(socket.socket(fileno=int(sys.argv[1]))))

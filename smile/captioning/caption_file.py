@@ -89,6 +89,7 @@ def check_out(path: str | Path) -> None:
         hints = {
             ".json": f"; --out {Path(path).with_suffix('.jsonl')} holds JSON, a line per image",
             ".txt": "; --txt writes a .txt beside each image",
+            "": "; for a folder of tables, add --part-size 10000",
         }
         raise UserError(
             f"--out {path}: expected a name that ends in .jsonl or .csv{hints.get(suffix, '')}"
