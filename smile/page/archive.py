@@ -41,8 +41,9 @@ def zip_book(book: Book) -> bytes:
             caption = " ".join(entry.caption.split())  # one line is one caption
             archive.writestr(name, entry.picture, zipfile.ZIP_STORED)  # compressed as it is
             text = PurePosixPath(name).with_suffix(".txt").name
-            archive.writestr(text, caption.encode("utf-8", "replace") + b"\n")
-            lines.append(json_line({"image": name, "captions": [{"text": caption}]}))
+            if caption:  # training refuses an empty one
+                archive.writestr(text, caption.encode("utf-8", "replace") + b"\n")
+                lines.append(json_line({"image": name, "captions": [{"text": caption}]}))
         archive.writestr(CAPTIONS, b"".join(lines))
     return buffer.getvalue()
 

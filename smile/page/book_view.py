@@ -5,6 +5,7 @@ from typing import Any
 
 import streamlit as st
 
+from smile.data.caption_table import LONGEST_CAPTION
 from smile.errors import UserError
 from smile.page.archive import zip_book
 from smile.page.book import LONGEST_TITLE, PER_PAGE, Book, Entry
@@ -64,7 +65,7 @@ def edit_entry(session: Session, entry: Entry, place: int) -> None:
             caption = st.text_area(
                 f"Caption of picture {place + 1}",
                 entry.caption,
-                max_chars=20_000,
+                max_chars=LONGEST_CAPTION,
                 key=f"edited/{number}",
                 **KEPT,
             )
@@ -102,9 +103,8 @@ def offer_downloads(session: Session) -> None:
     st.subheader("Take it with you", anchor=False)
     empty = [str(n) for n, entry in enumerate(session.book, 1) if not entry.caption.strip()]
     if empty:
-        st.caption(
-            f"Without a caption: {'picture' if len(empty) == 1 else 'pictures'} {', '.join(empty)}."
-        )
+        which = f"{'Picture' if len(empty) == 1 else 'Pictures'} {', '.join(empty)}"
+        st.caption(f"{which}: without a caption, so not in the zip's captions.jsonl.")
     left, right = st.columns(2)
     with left:
         pdf = make(session, "PDF", bind_with_bar, icon=":material/menu_book:")
@@ -129,8 +129,9 @@ def make(session: Session, kind: str, maker: Callable[[Book], Any], *, icon: str
             session.made[kind] = content, maker(book)
         except UserError as error:
             st.error(plain(str(error)))
-    of, made = session.made.get(kind, (None, None))
-    return made if of == content else None
+    if kind in session.made and session.made[kind][0] != content:
+        del session.made[kind]  # it may be hundreds of megabytes
+    return session.made[kind][1] if kind in session.made else None
 
 
 def bind_with_bar(book: Book) -> Bound:

@@ -224,7 +224,7 @@ def queue_line(session: Session, answer: Answer) -> str:
     """How long the queue is of the captioner that is to give the next answer."""
     total = session.workers.waiting(answer.source)
     ahead = session.workers.ahead(answer.source, answer.job)
-    mine = sum(a.source == answer.source for a in session.asked if not a.done)
+    mine = session.workers.waiting_of(answer.source, session.visitor)
     others = f", {total - mine} of them other visitors'" if total > mine else ""
     before = f"; {ahead} before your next one" if ahead else ""
     return f"In the queue: {counted(total, 'picture')}{others}{before}."
@@ -316,6 +316,10 @@ def add_all(session: Session) -> None:
 
 def add_these(session: Session, entries: Iterable[tuple[Picture, str]]) -> None:
     """Puts pictures with their captions into the book, as far as it has room, and says so."""
+    entries = list(entries)
+    if not entries:
+        st.toast("There is no new caption to add.", icon=":material/info:")
+        return
     try:
         for picture, caption in entries:
             session.add_to_book(picture, caption)

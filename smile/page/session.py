@@ -149,6 +149,7 @@ class Session:
         """Empties the list; the book stays."""
         self.workers.cancel(self.visitor)
         self.pictures, self.answers, self.problems, self.full = [], {}, [], None
+        self.unread.clear()
 
     def add_to_book(self, picture: Picture, caption: str) -> None:
         """Puts a picture of the list at the end of the book.
@@ -194,7 +195,7 @@ class Session:
 
     def maps(self, answer: Answer, place: int) -> Job:
         """The job that finds where the captioner looked for the words of a caption, begun once."""
-        if place not in answer.maps:
+        if place not in answer.maps or answer.maps[place].future.cancelled():
             task = maps_of(answer.picture, answer.request, answer.captions[place])
             answer.maps[place] = self.workers.submit(answer.source, self.visitor, task)
         return answer.maps[place]

@@ -47,7 +47,7 @@ def ask_settings(offer: Offer) -> Request:
     left, right = st.columns(2)
     seed = 0
     with left:
-        settings = _ask_search(asked, beams=search == BEAM)
+        settings = _ask_search(asked, beams=search == BEAM, samples=own.samples)
         if search != BEAM:
             seed = st.number_input(
                 "Seed", 0, 10**6, 0, key="seed", help="Another seed, other captions.", **KEPT
@@ -82,8 +82,8 @@ def ask_settings(offer: Offer) -> Request:
     )
 
 
-def _ask_search(asked: "_Widgets", *, beams: bool) -> dict[str, Any]:
-    """The settings of the search: of beams, or of sampling."""
+def _ask_search(asked: "_Widgets", *, beams: bool, samples: bool) -> dict[str, Any]:
+    """The settings of the search: of beams, or of sampling, which may be the captioner's own."""
     number = asked.slider("Captions a picture", "num_return", 1, MOST_RETURNED)
     if beams:
         width = max(number, asked.slider("Beams", "num_beams", 1, 10))
@@ -91,11 +91,12 @@ def _ask_search(asked: "_Widgets", *, beams: bool) -> dict[str, Any]:
             st.caption(f"{number} captions need {number} beams.")
         sampling = {"do_sample": False, "top_p": 1.0, "top_k": 0, "temperature": 1.0}
         return {"num_return": number, "num_beams": width, **sampling}
+    first = None if samples else 0.9
     return {
         "num_return": number,
-        "num_beams": 1,
+        **({} if samples else {"num_beams": 1}),
         "do_sample": True,
-        "top_p": asked.slider("Nucleus (top p)", "top_p", 0.05, 1.0, first=0.9),
+        "top_p": asked.slider("Nucleus (top p)", "top_p", 0.05, 1.0, first=first),
         "top_k": asked.number("Only the k likeliest words; 0: all", "top_k", 0, 1000),
         "temperature": asked.slider("Temperature", "temperature", 0.1, 2.0),
     }

@@ -49,6 +49,9 @@ Load = Callable[[str, Callable[[Progress], object]], Captioner]
 def load_captioner(source: str, tell: Callable[[Progress], object]) -> Captioner:
     """A captioner on the fastest device there is; `tell` hears how far it is.
 
+    Its weights are copied from their file: the server lives for days, and a file that somebody
+    overwrites would end it.
+
     Raises:
         UserError: for the reasons that `load` does.
     """
@@ -63,7 +66,10 @@ def load_captioner(source: str, tell: Callable[[Progress], object]) -> Captioner
     tell(Progress(f"Loading {source}: reading its files"))
     with watching(downloaded):
         captioner = load(source).to(pick_device())
-    return made_fast(captioner)
+    captioner = made_fast(captioner)
+    for tensor in (*captioner.parameters(), *captioner.buffers()):
+        tensor.data = tensor.data.clone()
+    return captioner
 
 
 @dataclass(eq=False)
@@ -137,6 +143,12 @@ class Worker:
         """How many tasks have not ended, of all visitors who are here."""
         with self._changed:
             return sum(map(len, self._turns().values())) + (self._running is not None)
+
+    def waiting_of(self, visitor: Hashable) -> int:
+        """How many tasks of one visitor have not ended."""
+        with self._changed:
+            runs = self._running is not None and self._running.visitor == visitor
+            return len(self._turns().get(visitor, ())) + runs
 
     def ahead(self, job: Job) -> int:
         """How many tasks end before `job` begins."""
@@ -283,6 +295,12 @@ class Workers:
         with self._lock:
             worker = self._workers.get(source)
         return worker.waiting if worker else 0
+
+    def waiting_of(self, source: str, visitor: Hashable) -> int:
+        """How many tasks a captioner has of one visitor."""
+        with self._lock:
+            worker = self._workers.get(source)
+        return worker.waiting_of(visitor) if worker else 0
 
     def ahead(self, source: str, job: Job) -> int:
         """How many tasks end before `job` begins."""

@@ -330,8 +330,8 @@ def test_nasty_files_are_named_and_the_page_lives_on(visit):
     warnings = desk.page.locator("[data-testid=stAlert] p").inner_text().splitlines()
     assert len(warnings) == 5
     for expected in ("cut.jpg: cannot", "too many pixels", "not an image file", "file is empty"):
-        assert any(expected in text.replace("\u2060", "") for text in warnings), expected
-    assert any(marked in text.replace("\u2060", "") for text in warnings)
+        assert any(expected in text for text in warnings), expected
+    assert any(marked in text for text in warnings)
     assert desk.page.locator("[data-testid=stAlert] :is(b, strong, em, code, a, img)").count() == 0
     expect(desk.page.get_by_text("an animation: only its first picture counts")).to_be_visible()
     desk.shot("nasty", height=1300)

@@ -84,6 +84,15 @@ def test_a_name_without_a_suffix_gets_the_picture_s(form):
     assert name == f"dog.{suffix}"
 
 
+def test_a_picture_without_a_caption_is_no_training_example():
+    book = Book()
+    for name, caption in (("a.png", "a dog"), ("b.png", " ")):
+        book.add(image_bytes(), caption, name=name)
+    archive = zipfile.ZipFile(io.BytesIO(zip_book(book)))
+    assert set(archive.namelist()) == {"a.png", "a.txt", "b.png", "captions.jsonl"}
+    assert archive.read("captions.jsonl").count(b"\n") == 1
+
+
 def test_an_empty_book_is_refused():
     with pytest.raises(UserError, match="the book is empty: add a picture first"):
         zip_book(Book())

@@ -8,6 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from smile.config import GenerateConfig
+from smile.page.plain import plain
 from smile.page.settings_view import changed
 from tests.helpers import make_run
 from tests.page.test_uploads import photo
@@ -77,10 +78,24 @@ def test_files_are_taken_once_and_problems_are_plain_text(page):
     visit = page.session_state.visit
     assert [picture.name for picture in visit.pictures] == ["a.png"]
     [warning] = page.warning  # one box for all
-    assert "**" not in warning.value and ":tada:" not in warning.value
-    assert warning.value.replace("\\", "").replace("\u2060", "") == visit.messages[0]
+    assert "**" not in warning.value and "`:tada:" in warning.value
+    assert warning.value.replace("\\", "").replace("`", "") == visit.messages[0]
     settled(page.run())
     assert len(visit.pictures) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a *b* [c](d) $e$", r"a \*b\* \[c\]\(d\) \$e\$"),
+        ("run a --b c:d", r"run a `--b` c\:d"),
+        (":tada: www.x.y a->b", "`:tada:` `www.x.y` `a->b`"),
+        ("x`y://`", "`` x`y://` ``"),
+        ("a\nb", r"a b"),
+    ],
+)
+def test_other_people_s_text_is_shown_as_it_is(text, shown):
+    assert plain(text) == shown
 
 
 def test_settings_reach_the_captioner(page):

@@ -43,6 +43,7 @@ def test_visitors_take_turns(busy):
         for name in ("a1", "a2", "a3", "b1", "c1", "c2")
     }
     assert worker.waiting == 7
+    assert [worker.waiting_of(visitor) for visitor in ("a", "b", "nobody", "x")] == [3, 1, 1, 0]
     ahead = {name: worker.ahead(job) for name, job in jobs.items()}
     let.set()
     for job in jobs.values():
@@ -204,3 +205,14 @@ def test_loading_says_how_far_it_is(tmp_path, empty_caches, monkeypatch):
     assert "downloading model.pth" in told[1].line
     assert told[-1].line == "Loading far: checking and reading model.pth"
     assert captioner.caption(Image.new("RGB", (8, 8)))
+
+
+def test_a_file_that_is_overwritten_changes_no_captioner_in_memory(tmp_path):
+    run = make_run(tmp_path / "run")
+    captioner = load_captioner(str(run), lambda progress: None)
+    before = captioner.describe(Image.new("RGB", (16, 16)))
+    weights = run / "model.safetensors"
+    with weights.open("r+b") as file:
+        file.seek(weights.stat().st_size // 2)
+        file.write(bytes(weights.stat().st_size // 2))
+    assert captioner.describe(Image.new("RGB", (16, 16))) == before
