@@ -165,7 +165,7 @@ def test_training_and_captioning_have_the_layers_they_ask_for():
     prepare(captioner)
     kinds = [type(block) for block in captioner.vit.blocks]
     assert kinds == [PreNormBlock, CheckpointedBlock, CheckpointedBlock]
-    speed = SimpleNamespace(compile=False, precision="bfloat16")
+    speed = SimpleNamespace(compile=True)  # compiled when it is first called
     for model in (captioner, options.prepare(small(), speed)):
         attentions = [module for module in model.modules() if isinstance(module, Attention)]
         assert {type(attention) for attention in attentions} == {AttentionByViews}
