@@ -332,7 +332,8 @@ def test_nasty_files_are_named_and_the_page_lives_on(visit):
     for expected in ("cut.jpg: cannot", "too many pixels", "not an image file", "file is empty"):
         assert any(expected in text for text in warnings), expected
     assert any(marked in text for text in warnings)
-    assert desk.page.locator("[data-testid=stAlert] :is(b, strong, em, code, a, img)").count() == 0
+    assert desk.page.locator("[data-testid=stAlert] :is(b, strong, em, a, img)").count() == 0
+    assert desk.page.locator("[data-testid=stAlert] code").all_inner_texts() == [":tada:"]
     expect(desk.page.get_by_text("an animation: only its first picture counts")).to_be_visible()
     desk.shot("nasty", height=1300)
 
