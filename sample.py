@@ -391,7 +391,7 @@ def describe(options: SampleOptions) -> int:
             num_broken += len(broken)
             bar.update(len(results) + len(broken))
             if world.rank == 0 and (line := contention.notice()):
-                tqdm.write(f"sample.py: {line}", file=sys.stderr)
+                say_aside(line)
     if sheet is not None:
         sheet.save()
     if out is not None:

@@ -145,12 +145,12 @@ class _Sheet:
         height = foot + self.small.leading * len(self.legend) + MARGIN
         sheet = Image.new("RGB", (self.width, height), PAPER)
         draw = ImageDraw.Draw(sheet)
-        self._write(draw, (MARGIN, MARGIN), self.caption, self.title, INK)
+        self.title.write(draw, (MARGIN, MARGIN), self.caption, colour=INK)
         for row, row_height in zip(rows, heights, strict=True):
             for number, panel in enumerate(row):
                 self._draw_panel(sheet, draw, (MARGIN + number * (self.column + GAP), top), panel)
             top += row_height
-        self._write(draw, (MARGIN, foot), self.legend, self.small, FAINT)
+        self.small.write(draw, (MARGIN, foot), self.legend, colour=FAINT)
         return sheet
 
     def _row_height(self, row: Sequence[_Panel]) -> int:
@@ -167,18 +167,4 @@ class _Sheet:
         for line in panel.probability:
             x = left + self.column - self.small.width(line)
             self.small.draw(draw, (x, baseline), line, self.column, colour=FAINT)
-        self._write(draw, (left, y), panel.word, self.large, INK)
-
-    def _write(
-        self,
-        draw: ImageDraw.ImageDraw,
-        where: tuple[int, int],
-        lines: Sequence[Line],
-        lettering: Lettering,
-        colour: tuple[int, int, int],
-    ) -> None:
-        """Draws lines, one beneath the other, each from its left end."""
-        x, y = where
-        for line in lines:
-            lettering.draw(draw, (x, y), line, lettering.width(line), colour=colour)
-            y += lettering.leading
+        self.large.write(draw, (left, y), panel.word, colour=INK)

@@ -225,11 +225,7 @@ class _Sheet:
         colour: tuple[int, int, int],
     ) -> int:
         """Draws a text beneath a picture; returns where the next may begin."""
-        left, y = where
-        for line in text.lines:
-            lettering.draw(draw, (left, y), line, self.tile, colour=colour, marks=text.marks)
-            y += lettering.leading
-        return y
+        return lettering.write(draw, where, text.lines, self.tile, colour=colour, marks=text.marks)
 
     def _row_height(self, row: range) -> int:
         return self.tile + self.gap // 3 + max(map(self._text_height, row))

@@ -145,19 +145,6 @@ def _stack(rows: Sequence[tuple[str, dict[int, Tensor]] | Broken]) -> ImageBatch
     )
 
 
-def read_ahead(
-    names: Iterable[str | Example | Broken],
-    sizes: Iterable[int],
-    *,
-    batch_size: int,
-    workers: int = 0,
-    pin_memory: bool = False,
-) -> Iterator[ImageBatch]:
-    """`read_batches` of `names` in batches of `batch_size`."""
-    batches = batches_of(names, batch_size)
-    yield from read_batches(batches, sizes, workers=workers, pin_memory=pin_memory)
-
-
 def read_batches(
     batches: Iterable[list[str | Example | Broken]],
     sizes: Iterable[int],

@@ -85,6 +85,27 @@ class Lettering:
             draw.text((x, base), text, ink, self._font(run.face), anchor="ls", **options)
             x = end
 
+    def write(
+        self,
+        draw: ImageDraw.ImageDraw,
+        where: tuple[int, int],
+        lines: Sequence[Line],
+        width: float | None = None,
+        *,
+        colour: Colour,
+        marks: Sequence[Mark] = (),
+    ) -> int:
+        """Draws lines one beneath the other, and returns where the next would be.
+
+        Each is drawn into a box `width` wide, or as wide as itself.
+        """
+        x, y = where
+        for line in lines:
+            room = self.width(line) if width is None else width
+            self.draw(draw, (x, y), line, room, colour=colour, marks=marks)
+            y += self.leading
+        return y
+
     def _measure(self, text: str, face: Face, rtl: bool) -> float:
         return self._font(face).getlength(text, **_direction(rtl))
 

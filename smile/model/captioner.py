@@ -21,8 +21,7 @@ from smile.model.blip import BLIP
 from smile.model.forbidden import Forbidden
 from smile.model.generate import Hypothesis, asked_options, check_options, generate
 from smile.model.images import EvalTransform, Picture, are_several, picture_of, pictures_of
-from smile.model.tokenizer import Tokenizer
-from smile.system.files import lone_surrogate
+from smile.model.tokenizer import Tokenizer, check_characters
 
 
 @dataclass(frozen=True)
@@ -164,7 +163,9 @@ class Captioner(BLIP):
             around = {"prefix": prefix, "suffix": suffix}
             return self.describe(one, prompts=prompts, seeds=seeds, **around, **settings)[0]
         for name, text in (("prefix", prefix), ("suffix", suffix)):
-            check_text(name, text)
+            if not isinstance(text, str):
+                raise TypeError(f"{name}: found {text!r:.80}, expected text")
+            check_characters(text, name)
         options = asked_options(self.config, settings)
         pixels = self._pixels(images)
         if prompts is None or isinstance(prompts, str):
@@ -233,14 +234,6 @@ class Captioner(BLIP):
         tokens = list(zip(pieces, found.logprobs, strict=True))
         text = f"{prefix}{self.tokenizer.decode(found.ids)}{suffix}"
         return Caption(text, sum(found.logprobs), tokens)
-
-
-def check_text(name: str, given: object) -> None:
-    """Raises TypeError if `given` is no text, UserError if it cannot be written to a file."""
-    if not isinstance(given, str):
-        raise TypeError(f"{name}: found {given!r:.80}, expected text")
-    if half := lone_surrogate(given):
-        raise UserError(f"{name}: {given!r:.80} holds {half}, half of a pair of characters")
 
 
 def _one_each(name: str, given: object, kind: type, *, count: int) -> list[Any]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from smile.errors import UserError
-from smile.model.tokenizer import Tokenizer
+from smile.model.tokenizer import Tokenizer, check_characters
 from smile.system.files import show
 
 
@@ -42,10 +42,9 @@ class Forbidden:
         # All captions of an image share its prompt, and each is read more than once in a step.
         self.prompt_text = lru_cache(maxsize=1024)(tokenizer.decode)
         self.words = lru_cache(maxsize=4096)(self._read)
-        try:
-            self.phrases = [_words(tokenizer, text) for text in texts]
-        except UserError as error:
-            raise UserError(f"forbid: {error}") from error
+        for text in texts:
+            check_characters(text, "forbid")
+        self.phrases = [_words(tokenizer, text) for text in texts]
         for text, words in zip(texts, self.phrases, strict=True):
             if not words:
                 raise UserError(f"forbid = {show(text)}: expected a word or a phrase")

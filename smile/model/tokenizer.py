@@ -137,7 +137,7 @@ class Tokenizer:
         Raises:
             UserError: the text holds half of a surrogate pair.
         """
-        _check_characters(text)
+        check_characters(text)
         return _split(self._word_piece, text)
 
     def unknown_words(self, text: str) -> list[str]:
@@ -149,7 +149,7 @@ class Tokenizer:
         return token in self._special_ids
 
     def _ids(self, text: str) -> list[int]:
-        _check_characters(text)
+        check_characters(text)
         return self._word_piece.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -168,9 +168,13 @@ class Tokenizer:
         return text if text.isascii() else _NO_SPACE.sub("", text)
 
 
-def _check_characters(text: str) -> None:
+def check_characters(text: str, name: str = "") -> None:
+    """Raises UserError if a text, called `name`, holds half of a surrogate pair."""
     if surrogate := lone_surrogate(text):
-        raise UserError(f"{show(text)} holds {surrogate}, half of a pair: no character in UTF-8")
+        where = f"{name}: " if name else ""
+        raise UserError(
+            f"{where}{show(text)} holds {surrogate}, half of a pair: no character in UTF-8"
+        )
 
 
 def read_vocab(path: str | Path, *, largest: int = LARGEST_VOCAB) -> list[str]:

@@ -137,11 +137,11 @@ class _Pages:
             size, smaller = scale * TITLE, scale * AUTHOR
             title = self._lines(self.book.title, size)
             author = self._lines(self.book.author, smaller)
-            height = len(title) * _leading(size)
-            if height + (len(author) + 0.5) * _leading(smaller) <= HEIGHT:
+            above = len(title) * _leading(size)
+            height = above + (len(author) + 0.5) * _leading(smaller)
+            if height <= HEIGHT:
                 break
-        y = max(MARGIN, PAGE_HEIGHT * 0.4 - height)
-        y = min(y, PAGE_HEIGHT - MARGIN - height - (len(author) + 0.5) * _leading(smaller))
+        y = min(max(MARGIN, PAGE_HEIGHT * 0.4 - above), PAGE_HEIGHT - MARGIN - height)
         y = self._write(title, y, size)
         self._write(author, y + _leading(smaller) / 2, smaller, colour=FAINT)
 

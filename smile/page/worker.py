@@ -4,9 +4,9 @@
     job = workers.submit("blip-base", visitor, lambda captioner: captioner.caption(photo))
     job.future.result()
 
-Visitors take turns: one who sends fifty pictures does not keep out another who sends one. Whoever
-has gone away waits, and after a while their tasks are dropped. A captioner is loaded by its own
-thread when the first task comes, once for all visitors.
+Visitors take turns: fifty pictures of one do not keep out the single one of another. The tasks of a
+visitor who has left wait, and are dropped after a while. A captioner is loaded by its own thread
+when the first task comes, once for all visitors.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Which units of work are this process's, by what torchrun and Slurm tell it.
 
-Shares are dealt like cards, so that whoever knows its number needs nobody: the processes of an
+Shares are dealt like cards: each process knows its own from its number. So the processes of an
 array never wait for one another, and what one of them leaves is done by the next run of the same
 command.
 """

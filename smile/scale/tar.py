@@ -40,7 +40,7 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class TarImage:
-    """An image of a tar as `read_ahead` takes it: its name, and the bytes of the file."""
+    """An image of a tar as `read_batches` takes it: its name, and the bytes of the file."""
 
     name: str
     data: bytes

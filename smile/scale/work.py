@@ -3,8 +3,8 @@
     for outcome in caption_units(units, output, model, batch_size=64, workers=16):
         ...
 
-Images stream through all units of a process without a pause, but no batch has images of two: a
-table depends on its shard and the batch size alone, whoever writes it and with what before.
+Images stream through all units of a process without a pause, but no batch has images of two. So a
+table depends on its shard and the batch size alone, and not on the process that writes it.
 """
 
 import contextlib

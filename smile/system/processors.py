@@ -155,7 +155,10 @@ class ContentionWatch:
         num_threads = torch.get_num_threads()
         if self.ended or num_threads == 1:
             return None
-        now, first = self.read(), self.first
+        first = self.first
+        if first is not None and 0 <= time.monotonic() - first.time < SECONDS:
+            return None  # without reading: steps may be short
+        now = self.read()
         if now is None:
             self.ended = True
             return None

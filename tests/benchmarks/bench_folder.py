@@ -22,7 +22,7 @@ from pathlib import Path
 from project import ROOT
 
 import smile
-from smile.captioning.describe import Model, read_ahead
+from smile.captioning.describe import Model, read_batches
 from smile.captioning.find_images import ImageNames
 from smile.captioning.options import (
     Options,
@@ -32,6 +32,7 @@ from smile.captioning.options import (
     prepare,
     speed,
 )
+from smile.data.batches import batches_of
 from smile.weights.arguments import add_model_options
 
 IN_MEMORY = 64  # batches that the model alone captions
@@ -125,10 +126,9 @@ def model_rate(captioner: smile.Captioner, options: BenchOptions) -> float:
 def batches(captioner: smile.Captioner, options: BenchOptions):
     """The folder's pictures as sample.py reads them."""
     how = speed(options, captioner)
-    return read_ahead(
-        ImageNames([options.photos]),
+    return read_batches(
+        batches_of(ImageNames([options.photos]), how["batch_size"]),
         [captioner.transform.size],
-        batch_size=how["batch_size"],
         workers=how["workers"],
     )
 

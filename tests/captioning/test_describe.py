@@ -16,10 +16,10 @@ from smile.captioning.describe import (
     Todo,
     describe_all,
     name_seed,
-    read_ahead,
+    read_batches,
 )
 from smile.config import DecoderConfig, ViTConfig, override
-from smile.data.batches import Broken
+from smile.data.batches import Broken, batches_of
 from smile.errors import UserError
 from smile.model.captioner import Caption
 from smile.system.distributed import World
@@ -41,6 +41,10 @@ def photos(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     return make_run(tmp_path_factory.mktemp("run"))
+
+
+def read_ahead(names, sizes, *, batch_size, workers=0):
+    return read_batches(batches_of(names, batch_size), sizes, workers=workers)
 
 
 def captions(batches) -> dict[str, dict[str, list[str]]]:

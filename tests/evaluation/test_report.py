@@ -32,7 +32,7 @@ def test_longer_and_more_distinct_is_better():
     better = {metric.key: metric.better for metric in METRICS}
     for key in ("length", "distinct_words", "novel", "statements"):
         assert better[key] == "higher"
-    assert better["distinct_ratio"] == ""  # it falls with every caption, whoever writes them
+    assert better["distinct_ratio"] == ""  # it falls with every longer text
 
 
 def test_the_scores_at_a_glance_are_in_the_catalogue():

@@ -143,7 +143,7 @@ def test_words_maps_are_found_once(visit, run):
 
 
 def test_a_click_while_files_are_read_loses_none(visit):
-    """A click ends a run of the page; the next one goes on with what was not read."""
+    """A click ends a run of the page; the next run reads the rest."""
     visit.give([("a.png", photo()), ("b.png", b"text"), ("c.png", photo())])
     assert visit.read_next().name == "a.png"
     visit.give([])  # the next run, in which no files are given

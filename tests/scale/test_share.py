@@ -1,4 +1,4 @@
-"""Every unit is in one share, whoever starts the processes."""
+"""Every unit is in one share, however the processes are started."""
 
 import pytest
 
