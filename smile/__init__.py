@@ -12,6 +12,7 @@ from typing import Any
 _HOMES = {
     "load": "smile.weights.load",
     "Captioner": "smile.model.captioner",
+    "Describer": "smile.captioning.describer",
     "open_image": "smile.model.images",
     "explain": "smile.captioning.explain",
     "smile_loss": "smile.loss",

@@ -4,6 +4,8 @@ find_images   the images that a command line names
 options       the options that `sample.py` and `evaluate.py` share
 packed        the captioner's layers packed for the CPU
 describe      captions many images: read ahead, batch by batch, in order
+batch_images  the images of a batch of Ray Data or `datasets`
+describer     captions such batches, in whatever process they come
 caption_file  captions on disk, which survive a kill
 fonts         which fonts there are, and which characters each has
 bidi          the order of letters where right to left meets left to right

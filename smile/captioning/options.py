@@ -40,6 +40,7 @@ class Options:
     vocab: str | None
 
 
+PRECISION_NAMES = ("auto", "float32", "bfloat16")
 PRECISIONS = f"""\
 --precision on a CPU       BLIP base needs   and captions
 float32                    1.0 GB            exactly
@@ -149,7 +150,7 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--precision",
-        choices=("auto", "float32", "bfloat16"),
+        choices=PRECISION_NAMES,
         default="auto",
         help="of weights and arithmetic, see above (auto: bfloat16 on CUDA, else float32)",
     )

@@ -46,6 +46,15 @@ def local(source: str | Path) -> Path:
     return MODELS / known.folder if known and known.folder and not path.exists() else path
 
 
+def check_source(source: str) -> None:
+    """Raises UserError if `source` is neither on this machine nor the name of anything published.
+
+    Nothing is downloaded: whether a hub id exists is not asked.
+    """
+    if not os.path.exists(local(source)):
+        _published(source)
+
+
 def find(source: str, *, own_vocab: bool = True) -> Path:
     """The file or folder that `source` names, downloaded if it is not there.
 
