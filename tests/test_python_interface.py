@@ -205,7 +205,15 @@ def test_explain_takes_the_same_pictures(captioner, photo, tmp_path):
 
 def test_the_package_shows_what_it_offers():
     shown = [name for name in dir(smile) if not name.startswith("__")]
-    expected = "Captioner Describer UserError explain load open_image smile_loss".split()
+    expected = [
+        "Captioner",
+        "Describer",
+        "UserError",
+        "explain",
+        "load",
+        "open_image",
+        "smile_loss",
+    ]
     assert shown == expected
     assert all(getattr(smile, name) for name in dir(smile) if name != "__cached__")
     with pytest.raises(AttributeError, match="no attribute 'lod'"):

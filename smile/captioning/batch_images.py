@@ -36,7 +36,7 @@ def images_of(batch: Mapping[str, Any], name: str) -> Column:
             f"{brief(', '.join(map(str, batch)))}: say with image=… which one has the images"
         )
     images = None
-    if hasattr(batch, "pa_table"):
+    if type(batch).__name__ == "LazyBatch":  # of `datasets`
         images = batch.pa_table[name].to_pylist()
     if images is None or any(map(_is_remote, images)):
         images = copy.copy(batch)[name]  # `datasets` encodes again what was read of the original

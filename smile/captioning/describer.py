@@ -256,6 +256,7 @@ _captioners: list[
     tuple[tuple[int, str, _Asked], Model]
 ] = []  # loaded by this process, the last used first
 _loading = threading.Lock()
+_imported_by = os.getpid()
 
 
 def _device_name(name: str, rank: int | None) -> str:
@@ -277,6 +278,8 @@ def _loaded(asked: _Asked, device_name: str) -> Model:
 
 
 def _load(asked: _Asked, device_name: str) -> Model:
+    if os.getpid() != _imported_by:  # a fork has no threads of OpenMP's, and would wait for them
+        torch.set_num_threads(1)
     device = pick_device(device_name)
     captioner = load(
         asked.model,
