@@ -74,6 +74,8 @@ class BatchImage:
     def read(self) -> Image.Image:
         """The RGB picture. Raises UserError if it cannot be read."""
         image = self.image
+        if isinstance(image, float | np.floating) and np.isnan(image):
+            image = None  # which Ray Data makes a NaN where a column has nothing else
         if image is None:
             raise UserError("there is no image")
         if isinstance(image, Mapping) and ("bytes" in image or "path" in image):
