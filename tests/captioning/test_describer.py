@@ -1,4 +1,4 @@
-"""Batches as Ray Data and `datasets` hand them over; Ray itself is in scale/test_describer_ray.py."""
+"""Batches as other libraries hand them over; Ray itself is in scale/test_describer_ray.py."""
 
 import io
 import math
