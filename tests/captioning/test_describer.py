@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -265,6 +266,19 @@ def test_map_describes_and_leaves_the_images_as_they_are(place, photos, captione
     assert [row["caption"] for row in stream] == found["caption"][:]
     two = dataset.map(describe, batched=True, batch_size=2, num_proc=2)
     assert two["caption"][:] == found["caption"][:]
+
+
+def test_images_at_addresses_are_opened_by_datasets(place, photos, captioner, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for photo in photos[4:]:
+            archive.write(photo, photo.name)
+    addresses = [f"zip://{photo.name}::{tmp_path}/a.zip" for photo in photos[4:]]
+    stored = [{"bytes": None, "path": address} for address in addresses]
+    images = datasets.Dataset.from_dict({"image": stored}).cast_column("image", datasets.Image())
+    found = images.map(smile.Describer(place / "run"), batched=True)
+    assert found["caption"][:] == captioner.caption(photos[4:])
+    assert found.cast_column("image", datasets.Image(decode=False))["image"][:] == stored
 
 
 def test_map_without_batches_is_refused(place, dataset):
