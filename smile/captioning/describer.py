@@ -27,7 +27,6 @@ from smile.model.captioner import Caption
 from smile.model.generate import asked_options, check_options
 from smile.model.tokenizer import check_characters
 from smile.system.device import pick_device
-from smile.weights.known import KNOWN
 from smile.weights.load import load
 from smile.weights.needed import check_source, local
 from smile.weights.run_folder import is_run, run_config
@@ -219,8 +218,8 @@ def _source(model: Any) -> str:
     if not isinstance(model, str | os.PathLike):
         _refuse("model", model, "a path, a known name or a hub id, which each process loads itself")
     check_source(os.fspath(model))
-    path = local(os.fspath(model))
-    return os.fspath(model) if str(model) in KNOWN or not path.exists() else os.path.abspath(path)
+    path = os.path.expanduser(model)
+    return os.path.abspath(path) if os.path.exists(path) else str(model)
 
 
 def _file(name: str, path: Any) -> str | None:

@@ -227,11 +227,22 @@ def test_a_rank_chooses_the_gpu(place, monkeypatch):
     assert describer._device_name("auto", None) == "auto"
 
 
-def test_it_works_in_another_folder(place, photos, monkeypatch, tmp_path):
-    monkeypatch.chdir(place)
-    describe = smile.Describer("run", vocab="run/vocab.txt")
+@pytest.mark.parametrize("name", ["run", "blip-base"])
+def test_it_works_in_another_folder(place, photos, monkeypatch, tmp_path, name):
+    shutil.copytree(place / "run", tmp_path / name)
     monkeypatch.chdir(tmp_path)
+    describe = smile.Describer(name, vocab=f"{name}/vocab.txt")
+    monkeypatch.chdir(place / "photos")
     assert describe({"image": photos[:1]})["error"] == [""]
+
+
+def test_too_little_memory_names_the_setting(place, photos, monkeypatch):
+    def fail(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(describer.Model, "describe", fail)
+    with pytest.raises(smile.UserError, match="too little memory for batch_size=8: try 4"):
+        smile.Describer(place / "run")({"image": photos})
 
 
 # --- datasets -----------------------------------------------------------------------------------
