@@ -37,7 +37,8 @@ def images_of(batch: Mapping[str, Any], name: str) -> Column:
         )
     images = None
     if type(batch).__name__ == "LazyBatch":  # of `datasets`
-        images = batch.pa_table[name].to_pylist()
+        stored: Any = batch
+        images = stored.pa_table[name].to_pylist()
     if images is None or any(map(_is_remote, images)):
         images = copy.copy(batch)[name]  # `datasets` encodes again what was read of the original
     is_one = isinstance(images, np.ndarray) and (
