@@ -80,6 +80,7 @@ def test_captions_are_those_of_the_captioner(place, photos, captioner):
     assert describe({"image": stacked})["caption"] == found["caption"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_has_an_error_and_keeps_its_row(place, photos):
     cut = Image.open(io.BytesIO(photos[0].read_bytes()[:-400]))
     broken = {
@@ -258,6 +259,7 @@ def dataset(photos):
     return images.cast_column("image", datasets.Image())
 
 
+@pytest.mark.slow
 def test_map_describes_and_leaves_the_images_as_they_are(place, photos, captioner, dataset):
     datasets = pytest.importorskip("datasets")
     expected = captioner.caption(photos)
@@ -305,6 +307,7 @@ print(Hasher.hash(smile.Describer(sys.argv[1], forbid=["a b", "c"], num_beams=2,
 """
 
 
+@pytest.mark.slow
 def test_its_fingerprint_is_that_of_its_settings_and_of_the_model_s_files(place, photos, tmp_path):
     hash_of = pytest.importorskip("datasets").fingerprint.Hasher.hash
     run = shutil.copytree(place / "run", tmp_path / "run")

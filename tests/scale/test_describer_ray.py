@@ -30,6 +30,7 @@ def ray():
         ray.shutdown()
 
 
+@pytest.mark.slow
 def test_map_batches_takes_the_class_and_an_instance(ray, tmp_path):
     run, photos = make_run(tmp_path / "run"), make_photos(tmp_path / "photos", 4)
     captions = [*smile.load(run).caption(photos), "", ""]
