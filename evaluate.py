@@ -503,7 +503,7 @@ def describe(
     parts = world.gather((captions, broken))
     captions = {name: text for part, _ in parts for name, text in part.items()}
     skip_or_refuse(images, [problem for _, part in parts for problem in part], world)
-    record = model.record(seed=options.seed) | {"precision": precision(options, captioner)}
+    record = model.record(seed=options.seed) | {"precision": precision(options, captioner.device)}
     names = zip(images.numbers, images.names, strict=True)
     return SystemCaptions(
         {number: captions[name] for number, name in names if name in captions}, record

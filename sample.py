@@ -18,7 +18,8 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,9 @@ class SampleOptions(Options):
     json_tokens: bool
     out: str | None
     part_size: int | None
+    engine: str | None
+    ray_address: str | None
+    cpus_per_actor: int | None
     txt: bool
     overwrite: bool
     prefix: str
@@ -145,6 +149,7 @@ def parse_options() -> SampleOptions:
     )
     add_model_options(parser)
     add_output_options(parser)
+    add_scale_options(parser)
     add_caption_options(parser)
     add_speed_options(parser)
     options = parser.parse(SampleOptions)
@@ -177,12 +182,6 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         "for shards: a folder or an address, for a table (parquet) per shard",
     )
     group.add_argument(
-        "--part-size",
-        type=whole_number(1, 1_000_000),
-        metavar="N",
-        help="cut a folder of images into parts of N, and write tables as for shards",
-    )
-    group.add_argument(
         "--txt",
         action="store_true",
         help="a .txt beside each image, a caption a line; images that have one are left alone",
@@ -213,6 +212,33 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--layer", type=whole_number(0), metavar="N", help="--explain: one decoder layer (all)"
+    )
+
+
+def add_scale_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("shards and parts", "whose captions are tables")
+    group.add_argument(
+        "--part-size",
+        type=whole_number(1, 1_000_000),
+        metavar="N",
+        help="cut a folder of images into parts of N, and write tables as for shards",
+    )
+    group.add_argument(
+        "--engine",
+        choices=["ray"],
+        help="a captioner on each GPU of a Ray cluster, or on each few processors",
+    )
+    group.add_argument(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="of a cluster that runs; auto: this machine's (default: RAY_ADDRESS, else this "
+        "machine alone, without a cluster)",
+    )
+    group.add_argument(
+        "--cpus-per-actor",
+        type=whole_number(1, 1024),
+        metavar="N",
+        help="processors of each captioner (4, on a GPU 16, if machines have as many)",
     )
 
 
@@ -486,7 +512,7 @@ def open_out(options: SampleOptions, path: Path, models: list[Model], world: Wor
 def run_record(options: SampleOptions, models: list[Model]) -> dict[str, Any]:
     """Everything that the captions depend on."""
     return {
-        "precision": precision(options, models[0].captioner),
+        "precision": precision(options, models[0].captioner.device),
         "models": [model.record(seed=options.seed) for model in models],
     }
 
@@ -501,7 +527,11 @@ def shards_are_asked(options: SampleOptions) -> bool:
         UserError: the options do not go with that.
     """
     shards = [image for image in options.images if is_shard(image)]
+    if not options.engine and (options.ray_address or options.cpus_per_actor):
+        raise UserError("--ray-address and --cpus-per-actor go with --engine ray")
     if not shards and options.part_size is None:
+        if options.engine:
+            raise UserError("--engine ray describes shards, or with --part-size a folder of images")
         return False
     if not options.out:
         raise UserError("shards become tables: say with --out FOLDER where they should go")
@@ -525,23 +555,56 @@ def describe_units(options: SampleOptions) -> int:
     tables = Tables(
         str(options.out), options.images, part_size=options.part_size, world=world, say=say_aside
     )
+    with started(options, world) as (run, caption_units):
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: tidily
+        units = tables.open(run)
+        bar = tqdm(unit=" images", disable=None if world.rank == 0 else True, dynamic_ncols=True)
+        with bar:
+            for _ in tables.caption(units, caption_units, progress=bar.update):
+                bar.set_postfix_str(tables.progress())
+    failed = world.total(tables.report())
+    world.leave(1 if failed else 0)
+    return failed
+
+
+@contextlib.contextmanager
+def started(options: SampleOptions, world: World) -> Iterator[tuple[dict[str, Any], Any]]:
+    """What the captions of units depend on, and `caption_units`, of this process or of Ray."""
+    if options.engine == "ray":
+        from smile.scale.on_ray import RayCluster  # needs one more package
+
+        cluster = RayCluster(
+            options.ray_address, device=options.device, cpus=options.cpus_per_actor, say=say_aside
+        )
+        model = find_model(replace(options, device="cpu", precision="float32"), world)
+        with cluster:
+            options = cluster.settle(replace(options, model=model.source))
+            ready = partial(ready_for_units, options)
+            yield run_record(options, [model]), partial(cluster.caption_units, ready=ready)
+        return
+    from smile.scale.work import caption_units
+
+    model = find_model(options, world)
+    device = model.captioner.device
+    if world.rank == 0 and (line := about_bfloat16(options, device, is_long=True)):
+        say_aside(line)
+    how = speed(options, model.captioner)
+    yield run_record(options, [model]), partial(caption_units, model=model, **how)
+
+
+def find_model(options: SampleOptions, world: World) -> Model:
     pick_device(options.device)
     [model] = models = find_models(options)
     start_check(model.source)()
     if world.rank == 0:
         warn_of_drawn(models)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: tidily
-    units = tables.open(run_record(options, models))
-    if world.rank == 0 and (line := about_bfloat16(options, model.captioner.device, is_long=True)):
-        say_aside(line)
-    bar = tqdm(unit=" images", disable=None if world.rank == 0 else True, dynamic_ncols=True)
-    with bar:
-        how = speed(options, model.captioner)
-        for _ in tables.caption(units, model, progress=bar.update, **how):
-            bar.set_postfix_str(tables.progress())
-    failed = world.total(tables.report())
-    world.leave(1 if failed else 0)
-    return failed
+    return model
+
+
+def ready_for_units(options: SampleOptions) -> tuple[Model, dict[str, Any], dict[str, Any]]:
+    """A model for a process of Ray's, what its captions depend on, and how it is to work."""
+    [model] = models = find_models(options)
+    return model, run_record(options, models), speed(options, model.captioner)
 
 
 # What people see ----------------------------------------------------------------------------------

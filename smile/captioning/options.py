@@ -172,22 +172,28 @@ def speed(options: Options, captioner: Captioner) -> dict[str, Any]:
     """How `describe_all` is to go about it: what was asked for, or what suits the machine."""
     on_cuda = captioner.device.type == "cuda"
     cpus = usable_processors() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    workers = max(1, min(16, cpus) if on_cuda else min(4, cpus // 2))
+    workers = usual_workers(captioner.device, cpus)
     return {
         "batch_size": options.batch_size or (64 if on_cuda else 8),
         "workers": workers if options.workers is None else options.workers,
         "seed": options.seed,
-        "autocast": captioner.device.type != "cpu" and precision(options, captioner) == "bfloat16",
+        "autocast": captioner.device.type != "cpu"
+        and precision(options, captioner.device) == "bfloat16",
     }
+
+
+def usual_workers(device: torch.device, cpus: int) -> int:
+    """How many processes read images ahead for a captioner that has so many processors."""
+    return max(1, min(16, cpus) if device.type == "cuda" else min(4, cpus // 2))
 
 
 # Precision ----------------------------------------------------------------------------------------
 
 
-def precision(options: Options, captioner: Captioner) -> str:
+def precision(options: Options, device: torch.device) -> str:
     """What `--precision` means on the captioner's device: "float32" or "bfloat16"."""
     if options.precision == "auto":
-        return "bfloat16" if captioner.device.type == "cuda" else "float32"
+        return "bfloat16" if device.type == "cuda" else "float32"
     return options.precision
 
 

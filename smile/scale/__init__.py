@@ -11,5 +11,6 @@ share    which units are this process's: torchrun, Slurm
 table    rows of captions as a parquet file
 output   the folder of tables: what is done, by which settings
 work     captions units into tables: the one function that a scheduler calls
+on_ray   such a scheduler: captioners on all machines of a Ray cluster
 command  what sample.py does with them, and what people see
 """

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from smile.captioning.describe import Model
 from smile.captioning.find_images import ImageNames
 from smile.errors import counted
 from smile.scale.output import TABLE, Output
@@ -13,8 +12,11 @@ from smile.scale.parts import Cut, cut
 from smile.scale.shards import find_shards
 from smile.scale.share import find_share, lonely
 from smile.scale.store import open_folder, require
-from smile.scale.work import Outcome, Shard, Unit, caption_units
+from smile.scale.work import Outcome, Shard, Unit
 from smile.system.distributed import World
+
+# `caption_units` of `smile.scale.work` or of Ray, with the model.
+Engine = Callable[..., Iterator[Outcome]]
 
 
 class Tables:
@@ -80,9 +82,9 @@ class Tables:
         if words := [*found.words(), *(self.names.left_out() if self.names else [])]:
             self.say("; ".join(words))
 
-    def caption(self, units: Sequence[Unit], model: Model, **how: Any) -> Iterator[Outcome]:
-        """`caption_units`; says what people need to know of each."""
-        for outcome in caption_units(units, self.output, model, **how):
+    def caption(self, units: Sequence[Unit], engine: Engine, **how: Any) -> Iterator[Outcome]:
+        """What became of each unit; says what people need to know of it."""
+        for outcome in engine(units, self.output, **how):
             self.outcomes.append(outcome)
             if line := self._line(outcome):
                 self.say(line)
@@ -96,9 +98,10 @@ class Tables:
             return f"{outcome.source}: another job has written its table meanwhile, to this --out"
         rows = outcome.num_described + outcome.num_failed
         if outcome.num_failed:
+            first = f"; the first: {outcome.first_error}" if outcome.first_error else ""
             return (
                 f"{outcome.source}: {outcome.num_failed} of {counted(rows, 'image')} failed, see "
-                f"error in {outcome.name}{TABLE}; the first: {outcome.first_error}"
+                f"error in {outcome.name}{TABLE}{first}"
             )
         if not rows:
             others = f" among {counted(outcome.num_others, 'file')}" if outcome.num_others else ""

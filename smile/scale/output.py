@@ -31,6 +31,7 @@ class Output:
     """
 
     def __init__(self, address: str, *, run: dict[str, Any]) -> None:
+        self.address = address  # with its keys
         self.folder = open_folder(address)
         self.run = json.loads(json.dumps({"version": VERSION} | run))
 
@@ -71,6 +72,12 @@ class Output:
 
     def is_done(self, name: str) -> bool:
         return bool(self.folder.size(name + STATS) and self.folder.size(name + TABLE))
+
+    def counts(self, name: str) -> dict[str, int]:
+        """How many images of a unit that is done have captions, how many failed."""
+        what = name + STATS
+        stats = parse_json(self.folder.read(what, lambda file: file.read()), what)
+        return {f"num_{which}": stats[which] for which in ("described", "failed", "others")}
 
     def claim(self, name: str) -> Claim:
         """The right to make a unit's table."""

@@ -50,10 +50,10 @@ FINAL = (
 T = TypeVar("T")
 
 
-def require(package: str, what: str) -> None:
-    """Raises UserError unless a package of `requirements-scale.txt` is installed."""
+def require(package: str, what: str, requirements: str = "requirements-scale.txt") -> None:
+    """Raises UserError unless a package is installed, which a file of requirements names."""
     if find_spec(package) is None:
-        raise UserError(f"{what} need {package}: pip install -r requirements-scale.txt")
+        raise UserError(f"{what} need {package}: pip install -r {requirements}")
 
 
 def is_address(text: str) -> bool:
