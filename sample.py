@@ -51,6 +51,7 @@ from smile.captioning.options import (
     precision,
     prepare,
     speed,
+    usual_workers,
     weights_dtype,
     whole_number,
 )
@@ -578,7 +579,7 @@ def started(options: SampleOptions, world: World) -> Iterator[tuple[dict[str, An
         )
         model = find_model(replace(options, device="cpu", precision="float32"), world)
         with cluster:
-            options = cluster.settle(replace(options, model=model.source))
+            options = same_on_all_machines(options, model.source, cluster.device, cluster.cpus)
             ready = partial(ready_for_units, options)
             yield run_record(options, [model]), partial(cluster.caption_units, ready=ready)
         return
@@ -599,6 +600,16 @@ def find_model(options: SampleOptions, world: World) -> Model:
     if world.rank == 0:
         warn_of_drawn(models)
     return model
+
+
+def same_on_all_machines(
+    options: SampleOptions, source: str, device: str, cpus: int
+) -> SampleOptions:
+    """The options of captioners with so many processors, whatever their machines would choose."""
+    place = torch.device(device)
+    workers = usual_workers(place, cpus) if options.workers is None else options.workers
+    found = precision(options, place)
+    return replace(options, model=source, device=device, precision=found, workers=workers)
 
 
 def ready_for_units(options: SampleOptions) -> tuple[Model, dict[str, Any], dict[str, Any]]:

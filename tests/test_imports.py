@@ -133,19 +133,20 @@ def test_requirements_name_every_package_used():
     required = {re.split("[=<>]", line)[0] for line in lines if line and not line.startswith("#")}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
-    asked = (one for extra in ("java", "page", "scale") for one in extras[extra])
+    asked = (one for extra in ("java", "page", "scale", "ray") for one in extras[extra])
     optional = {re.split("[=<>]", one)[0] for one in asked}
     assert third_party(ROOT) <= required | optional
     ranges = {re.split("[=<>]", one)[0] for one in project["dependencies"]}
     assert required == ranges
 
 
-@pytest.mark.parametrize("extra", ["page", "scale"])
+@pytest.mark.parametrize("extra", ["page", "scale", "ray"])
 def test_an_extra_needs_the_same_by_either_name(extra):
-    lines = (ROOT / f"requirements-{extra}.txt").read_text(encoding="utf-8").splitlines()
-    pins = [line.partition("#")[0].strip() for line in lines if "==" in line]
+    text = (ROOT / f"requirements-{extra}.txt").read_text(encoding="utf-8")
+    pins = [line.partition("#")[0].strip() for line in text.splitlines() if "==" in line]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    assert pins == project["optional-dependencies"][extra]
+    taken = [f"smile-captioning[{name}]" for name in re.findall(r"^-r .*-(\w+)\.", text, re.M)]
+    assert taken + pins == project["optional-dependencies"][extra]
 
 
 def takers_of_a_namespace(root: Path) -> list[str]:

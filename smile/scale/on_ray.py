@@ -6,20 +6,17 @@ tells Ray's autoscaler what would be of use, and those that wait for a place tak
 that joins, or of a captioner that is lost. Its unit goes to the next one that is free.
 """
 
+import contextlib
 import os
 import socket
-import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from smile.captioning.describe import Model
-from smile.captioning.options import AnyOptions, precision, usual_workers
 from smile.data.batches import WorkerKilled
-from smile.errors import UserError, brief, counted, printable
+from smile.errors import UserError, brief, counted
 from smile.scale.output import Output
 from smile.scale.store import require
 from smile.scale.work import Outcome, Unit, caption_units
@@ -27,17 +24,14 @@ from smile.system.processors import usable_processors
 
 TRIES = 5  # of a unit whose captioners are lost
 MOST_CPUS = {"cpu": 4, "cuda": 16}  # of one captioner, unless told otherwise
-
-# What a captioner has: its model, what its captions depend on, and how `caption_units` is to work.
-Ready = tuple[Model, dict[str, Any], dict[str, Any]]
+# Gives, on any machine, a model, what its captions depend on, and the arguments of `caption_units`.
+Ready = Callable[[], tuple[Model, dict[str, Any], dict[str, Any]]]
 
 
 class Captioner:
     """The actor. `load` comes first; `images` runs in a thread beside `caption`."""
 
-    num_images = 0  # of the unit under way, that are done
-
-    def load(self, ready: Callable[[], Ready], out: str, folder: str) -> None:
+    def load(self, ready: Ready, out: str, folder: str) -> None:
         """Raises UserError: this machine lacks something."""
         try:
             os.chdir(folder)
@@ -49,37 +43,23 @@ class Captioner:
 
     def caption(self, unit: Unit, is_again: bool) -> Outcome:
         """Captions a unit; `is_again` if another captioner was lost at it."""
-        self.num_images = 0
         if is_again:
-            wait_until_free(self.output, unit)
-        units = caption_units([unit], self.output, self.model, progress=self._count, **self.how)
-        [outcome] = units
+            self.output.wait_for(unit.name)
+        self.batches: list[int] = []
+        how = self.how | {"progress": self.batches.append}
+        [outcome] = caption_units([unit], self.output, self.model, **how)
         if is_again and outcome.by_another:  # by the one that was lost, which could not say so
             return replace(outcome, by_another=False, **self.output.counts(unit.name))
         return outcome
 
-    def _count(self, more: int) -> None:
-        self.num_images += more
-
     def images(self) -> int:
-        """The number of images, in a second from now."""
-        time.sleep(1)
-        return self.num_images
-
-
-def wait_until_free(output: Output, unit: Unit) -> None:
-    """Waits for a process that was killed, and removes what it had begun."""
-    for _ in range(100):
-        claim = output.claim(unit.name)
-        claim.release()
-        if claim.free:
-            break
-        time.sleep(0.1)
+        """How many images of the unit under way are done."""
+        return sum(self.batches)
 
 
 @dataclass(eq=False)
 class _Job:
-    """An actor and the unit that it is at; None while it loads. `images` of it are done."""
+    """An actor and the unit that it is at, None while it loads. `images` of it are done."""
 
     actor: Any
     unit: Unit | None = None
@@ -89,14 +69,7 @@ class _Job:
 class RayCluster:
     """A cluster that is there already, or one of this machine that ends with the `with` block.
 
-    Args:
-        address: "auto" for the cluster that this machine belongs to; None for a new one.
-        device: "cuda" or "cpu"; "auto" for what the cluster has.
-        cpus: of one captioner; None for its share of the smallest machine.
-        say: shows a line to people.
-
-    Raises:
-        UserError: Ray is missing, there is no such cluster, or a captioner can never fit.
+    Raises UserError: Ray is missing, there is no such cluster, or it cannot have captioners.
     """
 
     def __init__(
@@ -105,75 +78,56 @@ class RayCluster:
         require("ray", "--engine ray", "requirements-ray.txt")
         self.address = address or os.environ.get("RAY_ADDRESS") or "local"
         self.device, self.cpus, self.say = device.partition(":")[0], cpus or 0, say
-        self.jobs: list[_Job] = []
-        self.answers: dict[Any, tuple[str, _Job]] = {}  # that are to come, and from which method
+        if self.device not in ("auto", *MOST_CPUS):
+            raise UserError(f"--device {device}: expected cpu or cuda for --engine ray")
+        self.jobs: dict[Any, _Job] = {}  # by the answer that is to come
+        self.useless: list[_Job] = []  # could not load, and keep others from their places
         self.losses: Counter[str] = Counter()  # by the name of the unit; "" while they load
-        self.useless: list[_Job] = []  # cannot load, and keep others from their places
-        self.is_useful = False  # whether one could load
 
     def __enter__(self) -> "RayCluster":
-        how: dict[str, Any] = {}
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        how: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
         if self.address == "local":
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # that is, listen to 127.0.0.1
-            how = {"num_cpus": usable_processors(), "include_dashboard": False}
+            how |= {"num_cpus": usable_processors(), "include_dashboard": False}
             how["object_store_memory"] = 80 * 2**20  # the least there is: images do not go that way
         import ray
 
-        self.ray = ray
+        self.ray: Any = ray
         try:
-            ray.init(self.address, log_to_driver=False, logging_level="CRITICAL", **how)
+            ray.init(self.address, **how)
         except Exception as error:  # of many types
-            reason = brief(printable(" ".join(str(error).split())))
-            raise UserError(f"--ray-address {self.address}: {reason}; ray start --head") from error
-        self._choose()
+            reason = brief(" ".join(str(error).split()))
+            raise UserError(f"--ray-address {self.address}: no Ray there: {reason}") from error
+        if self.device == "auto":
+            self.device = "cuda" if "GPU" in ray.cluster_resources() else "cpu"
+        self.gpus = int(self.device == "cuda")
+        shares = [cpus // (gpus or 1) for cpus, gpus in self._machines()]
+        self.cpus = self.cpus or max(1, int(min([MOST_CPUS[self.device], *shares])))
         return self
 
     def __exit__(self, *_: object) -> None:
         self.ray.shutdown()
 
-    def _choose(self) -> None:
-        """Decides what a captioner gets."""
-        if self.device == "auto":
-            self.device = "cuda" if self.ray.cluster_resources().get("GPU") else "cpu"
-        self.gpus = int(self.device == "cuda")
-        shares = [cpus // (gpus or 1) for cpus, gpus in self._machines()]
-        self.cpus = self.cpus or max(1, int(min([MOST_CPUS[self.device], *shares])))
-        if not self.room():
-            needs = f"{counted(self.cpus, 'processor')}{' and a GPU' if self.gpus else ''}"
-            if self.address == "local":
-                raise UserError(f"--engine ray: a captioner needs {needs}: this machine has less")
-            self.say(f"no machine of the cluster has {needs} for a captioner: waiting for one")
-
     def _machines(self) -> list[tuple[float, float]]:
         """The processors, and the GPUs if they are wanted, of each machine that is of use."""
         all_of_them = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
         numbers = [(has.get("CPU", 0), self.gpus * has.get("GPU", 0)) for has in all_of_them]
-        return [(cpus, gpus) for cpus, gpus in numbers if cpus and gpus >= self.gpus]
+        return [each for each in numbers if each[0] and each[1] >= self.gpus]
 
-    def room(self) -> int:
+    def _room(self) -> int:
         """How many captioners the cluster has room for, if nobody else uses it."""
         return sum(int(min(cpus // self.cpus, gpus or cpus)) for cpus, gpus in self._machines())
 
-    def settle(self, options: AnyOptions) -> AnyOptions:
-        """The options of every captioner, so that they are the same on every machine."""
-        device = torch.device(self.device)
-        workers = usual_workers(device, self.cpus) if options.workers is None else options.workers
-        found = precision(options, device)
-        return replace(options, device=self.device, precision=found, workers=workers)
-
     def caption_units(
-        self,
-        units: Sequence[Unit],
-        output: Output,
-        *,
-        ready: Callable[[], Ready],
-        progress: Callable[[int], object],
+        self, units: Sequence[Unit], output: Output, *, ready: Ready, progress: Callable[..., Any]
     ) -> Iterator[Outcome]:
-        """As that of `smile.scale.work`, but in the order in which units are finished.
-
-        `ready` makes a captioner, on any machine.
-        """
+        """As that of `smile.scale.work`, but in the order in which units are finished."""
+        if not self._room():
+            needs = f"{counted(self.cpus, 'processor')}{' and a GPU' if self.gpus else ''}"
+            if self.address == "local":
+                raise UserError(f"--engine ray: a captioner needs {needs}: this machine has less")
+            self.say(f"no machine of the cluster has {needs} for a captioner: waiting for one")
         self.waiting, self.needs = deque(units), (ready, output.address, os.getcwd())
         finished = shown = 0
         try:
@@ -182,72 +136,68 @@ class RayCluster:
                 for outcome in self._next_outcomes():
                     finished += outcome.num_described + outcome.num_failed
                     yield outcome
-                images = finished + sum(job.images for job in self._busy())
+                images = finished + self._images_under_way()
                 progress(images - shown)  # less than 0 if a captioner was lost
                 shown = images
         finally:
-            busy = self._busy()
-            for job in busy:
+            for job in self._busy():
                 self.ray.kill(job.actor)
-            for job in busy:
-                wait_until_free(output, job.unit)
+            for unit in [job.unit for job in self._busy() if job.unit]:
+                output.wait_for(unit.name)
 
     def _busy(self) -> list[_Job]:
-        return [job for job in self.jobs if job.unit]
-
-    def _ask(self, job: _Job, method: str, *words: Any) -> None:
-        self.answers[getattr(job.actor, method).remote(*words)] = method, job
+        return [job for job in self.jobs.values() if job.unit]
 
     def _ask_for_captioners(self) -> None:
         how = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_concurrency": 2}
-        wanted = min(2 * self.room() + 1, len(self.waiting) + len(self._busy()))
-        while len(self.jobs) + len(self.useless) < wanted:
-            self.jobs.append(_Job(self.ray.remote(Captioner).options(**how).remote()))
-            self._ask(self.jobs[-1], "load", *self.needs)
+        places = 2 * self._room() + 1 - len(self.useless)
+        wanted = min(places, len(self.waiting) + len(self._busy()))
+        for _ in range(wanted - len(self.jobs)):
+            actor = self.ray.remote(Captioner).options(**how).remote()
+            self.jobs[actor.load.remote(*self.needs)] = _Job(actor)
 
     def _next_outcomes(self) -> Iterator[Outcome]:
         """Waits for up to a second. An actor that gets no further unit ends."""
-        for coming in self.ray.wait([*self.answers], timeout=1)[0]:
-            method, job = self.answers.pop(coming)
+        for answer in self.ray.wait([*self.jobs], timeout=1)[0]:
+            job = self.jobs.pop(answer)
             try:
-                answer = self.ray.get(coming)
+                outcome = self.ray.get(answer)
             except self.ray.exceptions.RayError as error:
-                if job in self.jobs and method != "images":
-                    self.jobs.remove(job)
-                    yield from self._failed(job, error)
+                yield from self._failed(job, error)
                 continue
-            if method == "images":
-                job.images = answer
-                if job in self.jobs:
-                    self._ask(job, "images")
-                continue
-            self.jobs.remove(job)
-            if method == "caption":
-                yield answer
+            if job.unit:
+                yield outcome
             else:
-                self.is_useful, self.losses[""] = True, 0
+                self.losses[""] = 0
             if self.waiting:
                 unit = self.waiting.popleft()
-                self.jobs.append(_Job(job.actor, unit))
-                self._ask(self.jobs[-1], "caption", unit, self.losses[unit.name] > 0)
-                self._ask(self.jobs[-1], "images")
+                answer = job.actor.caption.remote(unit, self.losses[unit.name] > 0)
+                self.jobs[answer] = _Job(job.actor, unit)
 
     def _failed(self, job: _Job, error: Exception) -> Iterator[Outcome]:
-        """Goes on where a process or a machine was lost. Raises what is not of that kind."""
+        """Goes on without a captioner that was lost, or raises what others would meet with too."""
         cause, unit = getattr(error, "cause", None), job.unit
-        if isinstance(cause, UserError) and not unit and self.is_useful:
+        is_lost = not isinstance(error, self.ray.exceptions.RayTaskError)
+        if isinstance(cause, WorkerKilled) or not isinstance(cause, UserError):
+            cause = None
+        reason = brief(str(cause or error).strip().splitlines()[-1])
+        if cause or not (unit or is_lost):
+            if unit or not self._busy():
+                raise cause or error
             self.useless.append(job)
-            self.say(f"a captioner is of no use {cause}")
+            self.say(f"a captioner is of no use, {reason}")
             return
-        is_ours = isinstance(error, self.ray.exceptions.RayTaskError)
-        if is_ours and not isinstance(cause, WorkerKilled):
-            raise cause if isinstance(cause, UserError) else error
-        reason = brief(str(error).strip().splitlines()[-1])
         self.losses[unit.name if unit else ""] += 1
-        if not unit and self.losses[""] > TRIES * (1 + self.room()):
+        if not unit and self.losses[""] > TRIES * (1 + self._room()):
             raise UserError(f"captioners are lost while they load, for lack of memory? {reason}")
         if unit and self.losses[unit.name] < TRIES:
             self.waiting.appendleft(unit)
         elif unit:
-            problem = f"{TRIES} captioners were lost at it, one after another: {reason}"
-            yield Outcome(unit.name, unit.source, problem)
+            yield Outcome(unit.name, unit.source, f"{TRIES} captioners were lost at it: {reason}")
+
+    def _images_under_way(self) -> int:
+        asked = {job.actor.images.remote(): job for job in self._busy()}
+        for answer in asked and self.ray.wait([*asked], num_returns=len(asked), timeout=1)[0]:
+            with contextlib.suppress(self.ray.exceptions.RayError):
+                asked[answer].images = self.ray.get(answer)
+        return sum(job.images for job in asked.values())

@@ -8,6 +8,7 @@ _parts.parquet         of a folder of images: which of them are in which part
 """
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class Output:
     def is_done(self, name: str) -> bool:
         return bool(self.folder.size(name + STATS) and self.folder.size(name + TABLE))
 
-    def counts(self, name: str) -> dict[str, int]:
+    def counts(self, name: str) -> dict[str, Any]:
         """How many images of a unit that is done have captions, how many failed."""
         what = name + STATS
         stats = parse_json(self.folder.read(what, lambda file: file.read()), what)
@@ -82,6 +83,15 @@ class Output:
     def claim(self, name: str) -> Claim:
         """The right to make a unit's table."""
         return self.folder.claim(name + TABLE, name + STATS)
+
+    def wait_for(self, name: str) -> None:
+        """Waits up to 10 s for a process that was killed, and removes what it began of a unit."""
+        for _ in range(100):
+            claim = self.claim(name)
+            claim.release()
+            if claim.free:
+                break
+            time.sleep(0.1)
 
     def publish(self, table: Path, name: str, stats: dict[str, Any]) -> None:
         """Puts a finished table in its place, and then says that it is done."""
