@@ -578,7 +578,8 @@ def started(options: SampleOptions, world: World) -> Iterator[tuple[dict[str, An
             options.ray_address, device=options.device, cpus=options.cpus_per_actor, say=say_aside
         )
         model = find_model(replace(options, device="cpu", precision="float32"), world)
-        with cluster:
+        # Ray tells on standard output, where no captions go here, of what is lost and replaced.
+        with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), cluster:
             options = same_on_all_machines(options, model.source, cluster.device, cluster.cpus)
             ready = partial(ready_for_units, options)
             yield run_record(options, [model]), partial(cluster.caption_units, ready=ready)

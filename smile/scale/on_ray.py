@@ -75,7 +75,7 @@ class RayCluster:
     def __init__(
         self, address: str | None, *, device: str, cpus: int | None, say: Callable[[str], object]
     ) -> None:
-        require("ray", "--engine ray", "requirements-ray.txt")
+        require("ray", "captions by --engine ray", "requirements-ray.txt")
         self.address = address or os.environ.get("RAY_ADDRESS") or "local"
         self.device, self.cpus, self.say = device.partition(":")[0], cpus or 0, say
         if self.device not in ("auto", *MOST_CPUS):
@@ -187,6 +187,7 @@ class RayCluster:
             self.useless.append(job)
             self.say(f"a captioner is of no use, {reason}")
             return
+        self.ray.kill(job.actor)  # it may live on, but what failed once in it may fail again
         self.losses[unit.name if unit else ""] += 1
         if not unit and self.losses[""] > TRIES * (1 + self._room()):
             raise UserError(f"captioners are lost while they load, for lack of memory? {reason}")

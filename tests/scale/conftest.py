@@ -1,7 +1,13 @@
+import os
+import shutil
+
 import fsspec
 import pytest
+from helpers import make_photos, make_run
 from stores import FailingStore
+from test_tar import tar_of
 
+import sample
 from smile.scale import store
 
 
@@ -13,3 +19,42 @@ def failing(monkeypatch):
     FailingStore.reset()
     yield FailingStore
     FailingStore.reset()
+
+
+@pytest.fixture(scope="module")
+def work_folder(tmp_path_factory):
+    """A folder with runs `run` and `other`, pictures photos/, and shards/ of them with others."""
+    folder = tmp_path_factory.mktemp("work")
+    make_run(folder / "run")
+    make_run(folder / "other", seed=1)
+    photos = make_photos(folder / "photos", 13)
+    data = [path.read_bytes() for path in photos]
+    (folder / "shards").mkdir()
+    for shard in range(4):
+        entries = []
+        for number in range(shard, 13, 4):
+            key = f"{shard}/{number:03}"
+            entries += [(f"{key}.json", b"{}"), (f"{key}.png", data[number]), (f"{key}.txt", b"x")]
+        (folder / "shards" / f"{shard:05}.tar").write_bytes(tar_of(*entries))
+    return folder
+
+
+@pytest.fixture
+def place(work_folder, tmp_path, monkeypatch):
+    """The working directory, with what `work_folder` has."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("shards", "photos"):
+        shutil.copytree(work_folder / name, name)
+    for name in list(os.environ):
+        if name.startswith("SLURM_"):
+            monkeypatch.delenv(name)
+    return tmp_path
+
+
+@pytest.fixture
+def run_sample(work_folder, run_script):
+    def run(*words: object, model: str = "run") -> tuple[int, str, str]:
+        options = ["--model", work_folder / model, "--batch-size", 2, "--workers", 0]
+        return run_script(sample.main, *words, *options)
+
+    return run
