@@ -189,8 +189,8 @@ class RayCluster:
             return
         self.ray.kill(job.actor)  # it may live on, but what failed once in it may fail again
         self.losses[unit.name if unit else ""] += 1
-        if not unit and self.losses[""] > TRIES * (1 + self._room()):
-            raise UserError(f"captioners are lost while they load, for lack of memory? {reason}")
+        if not unit and self.losses[""] > TRIES + self._room():
+            raise UserError(f"captioners are lost before they have loaded: {reason}")
         if unit and self.losses[unit.name] < TRIES:
             self.waiting.appendleft(unit)
         elif unit:

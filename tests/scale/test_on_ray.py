@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from helpers import ROOT
 from test_tables import SHARDS, contents
 from zygote import family, zygote
 
@@ -22,10 +24,15 @@ from smile.scale.work import Outcome, Shard
 
 @pytest.fixture(scope="module")
 def cluster():
-    """A cluster of one machine with two processors, which nobody else can reach."""
-    with pytest.MonkeyPatch.context() as patch:
+    """A cluster of one machine with two processors, which nobody else can reach or finds."""
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as short,  # for names of sockets
+    ):
+        patch.setenv("RAY_TMPDIR", short)
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # or else it listens to everybody
+        patch.setenv("PYTHONPATH", str(ROOT))  # Ray itself knows where `python sample.py` lies
         from ray.cluster_utils import Cluster
 
         size = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
@@ -187,15 +194,15 @@ def test_a_machine_that_lacks_something_is_of_no_use_but_where_it_is_the_first(c
 
 
 def test_captioners_that_are_always_lost_while_they_load_end_the_run(caption):
-    with pytest.raises(UserError, match="captioners are lost while they load"):
+    with pytest.raises(UserError, match="captioners are lost before they have loaded"):
         caption(FakeRay(lambda method, unit, before: LOST if method == "load" else None))
-    few = FakeRay(lambda method, unit, before: LOST if method == "load" and before < 9 else None)
+    few = FakeRay(lambda method, unit, before: LOST if method == "load" and before < 5 else None)
     assert caption(few) == (DONE, [])
 
 
 def test_machines_that_join_are_used(caption):
     def joins(method, unit, before):
-        ray.room = 3 if unit else 1
+        ray.room = 3 if unit else ray.room
 
     ray = FakeRay(joins, room=1)
     assert caption(ray) == (DONE, [])
