@@ -29,7 +29,7 @@ Ready = Callable[[], tuple[Model, dict[str, Any], dict[str, Any]]]
 
 
 class Captioner:
-    """The actor. `load` comes first; `images` runs in a thread beside `caption`."""
+    """The actor. `load` comes first; `images`, of those done, runs in a thread beside `caption`."""
 
     def load(self, ready: Ready, out: str, folder: str) -> None:
         """Raises UserError: this machine lacks something."""
@@ -53,17 +53,14 @@ class Captioner:
         return outcome
 
     def images(self) -> int:
-        """How many images of the unit under way are done."""
         return sum(self.batches)
 
 
 @dataclass(eq=False)
 class _Job:
-    """An actor and the unit that it is at, None while it loads. `images` of it are done."""
-
     actor: Any
-    unit: Unit | None = None
-    images: int = 0
+    unit: Unit | None = None  # None while it loads
+    images: int = 0  # of the unit, that are done
 
 
 class RayCluster:
@@ -177,11 +174,10 @@ class RayCluster:
     def _failed(self, job: _Job, error: Exception) -> Iterator[Outcome]:
         """Goes on without a captioner that was lost, or raises what others would meet with too."""
         cause, unit = getattr(error, "cause", None), job.unit
-        is_lost = not isinstance(error, self.ray.exceptions.RayTaskError)
         if isinstance(cause, WorkerKilled) or not isinstance(cause, UserError):
             cause = None
         reason = brief(str(cause or error).strip().splitlines()[-1])
-        if cause or not (unit or is_lost):
+        if cause or (not unit and isinstance(error, self.ray.exceptions.RayTaskError)):
             if unit or not self._busy():
                 raise cause or error
             self.useless.append(job)

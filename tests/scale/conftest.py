@@ -1,14 +1,37 @@
 import os
 import shutil
+import tempfile
 
 import fsspec
 import pytest
-from helpers import make_photos, make_run
+from helpers import ROOT, make_photos, make_run
 from stores import FailingStore
 from test_tar import tar_of
 
 import sample
 from smile.scale import store
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A cluster of one machine with two processors, which nobody else can reach or finds.
+
+    Its processes take seconds to start, so there is one.
+    """
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as short,  # for names of sockets
+    ):
+        patch.setenv("RAY_TMPDIR", short)
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # or else it listens to everybody
+        patch.setenv("PYTHONPATH", str(ROOT))  # Ray itself knows where `python sample.py` lies
+        from ray.cluster_utils import Cluster  # it takes a second, and each worker collects all
+
+        size = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=size)
+        yield cluster
+        cluster.shutdown()
 
 
 @pytest.fixture

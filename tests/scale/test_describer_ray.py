@@ -1,33 +1,23 @@
 """`smile.Describer` in Ray Data: as a class in an actor, and as an instance in tasks."""
 
 import logging
-import os
 
 import pytest
-from helpers import ROOT, make_photos, make_run
+from helpers import make_photos, make_run
 
 import smile
 
 
 @pytest.fixture(scope="module")
-def ray():
-    """Ray, with a small cluster of this machine's own, which tells nobody of itself."""
-    ray = pytest.importorskip("ray")  # here: it takes seconds, and all workers collect all tests
-    pytest.importorskip("ray.data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-        ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=80 * 2**20,
-        )
-        ray.data.DataContext.get_current().enable_progress_bars = False
-        logging.getLogger("ray.data").setLevel("ERROR")
-        yield ray
-        ray.shutdown()
+def ray(ray_cluster):
+    import ray  # here: it takes seconds, and all workers collect all tests
+    import ray.data
+
+    ray.init(ray_cluster.address, log_to_driver=False, logging_level="ERROR")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel("ERROR")
+    yield ray
+    ray.shutdown()
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from helpers import ROOT
 from test_tables import SHARDS, contents
 from zygote import family, zygote
 
@@ -20,25 +18,6 @@ from smile.scale.on_ray import TRIES, RayCluster
 from smile.scale.work import Outcome, Shard
 
 # Ray itself ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """A cluster of one machine with two processors, which nobody else can reach or finds."""
-    with (
-        pytest.MonkeyPatch.context() as patch,
-        tempfile.TemporaryDirectory(prefix="ray", dir="/tmp") as short,  # for names of sockets
-    ):
-        patch.setenv("RAY_TMPDIR", short)
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # or else it listens to everybody
-        patch.setenv("PYTHONPATH", str(ROOT))  # Ray itself knows where `python sample.py` lies
-        from ray.cluster_utils import Cluster
-
-        size = {"num_cpus": 2, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-        made = Cluster(initialize_head=True, head_node_args=size)
-        yield made
-        made.shutdown()
 
 
 def kill_a_captioner(cluster, killed: list[int]) -> None:
@@ -53,13 +32,15 @@ def kill_a_captioner(cluster, killed: list[int]) -> None:
 
 
 @pytest.mark.slow
-def test_captioners_one_of_which_is_killed_write_what_one_process_does(place, run_sample, cluster):
+def test_captioners_one_of_which_is_killed_write_what_one_process_does(
+    place, run_sample, ray_cluster
+):
     Path("shards/broken.tar").write_bytes(b"no tar")
     _, _, alone = run_sample("shards/*.tar", "--out", "alone")
     killed: list[int] = []
-    killer = threading.Thread(target=kill_a_captioner, args=(cluster, killed), daemon=True)
+    killer = threading.Thread(target=kill_a_captioner, args=(ray_cluster, killed), daemon=True)
     killer.start()
-    ray = ["--engine", "ray", "--ray-address", cluster.address, "--cpus-per-actor", 1]
+    ray = ["--engine", "ray", "--ray-address", ray_cluster.address, "--cpus-per-actor", 1]
     code, out, err = run_sample("shards/*.tar", "--out", "out", *ray)
     assert killed and code == 1 and out == "", err
     assert contents() == contents("alone") and len(contents()) == 4
