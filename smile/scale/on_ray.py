@@ -1,9 +1,8 @@
 """Captioners on all machines of a Ray cluster, as many as it has room for at the time.
 
-A captioner is an actor: a process with a GPU or some processors, which loads its model once. A unit
-of work is a task of one actor. Twice as many captioners are asked for as there is room for: that
-tells Ray's autoscaler what would be of use, and those that wait for a place take that of a machine
-that joins, or of a captioner that is lost. Its unit goes to the next one that is free.
+A captioner is an actor: a process with a GPU or some processors, which loads its model once. Twice
+as many are asked for as there is room for: that tells Ray's autoscaler what would be of use, and
+those that wait take the place of one that is lost, whose unit goes to the next that is free.
 """
 
 import contextlib
@@ -59,7 +58,7 @@ class Captioner:
 @dataclass(eq=False)
 class _Job:
     actor: Any
-    unit: Unit | None = None  # None while it loads
+    unit: Any = None  # None while it loads
     images: int = 0  # of the unit, that are done
 
 
@@ -78,7 +77,7 @@ class RayCluster:
         if self.device not in ("auto", *MOST_CPUS):
             raise UserError(f"--device {device}: expected cpu or cuda for --engine ray")
         self.jobs: dict[Any, _Job] = {}  # by the answer that is to come
-        self.useless: list[_Job] = []  # could not load, and keep others from their places
+        self.unfit: list[_Job] = []  # could not load, and keep others from their places
         self.losses: Counter[str] = Counter()  # by the name of the unit; "" while they load
 
     def __enter__(self) -> "RayCluster":
@@ -92,6 +91,9 @@ class RayCluster:
 
         self.ray: Any = ray
         try:
+            host, _, port = self.address.removeprefix("ray://").rpartition(":")
+            if port.isdecimal():  # Ray itself would wait for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(self.address, **how)
         except Exception as error:  # of many types
             reason = brief(" ".join(str(error).split()))
@@ -101,6 +103,11 @@ class RayCluster:
         self.gpus = int(self.device == "cuda")
         shares = [cpus // (gpus or 1) for cpus, gpus in self._machines()]
         self.cpus = self.cpus or max(1, int(min([MOST_CPUS[self.device], *shares])))
+        if not self._room():
+            needs = f"{counted(self.cpus, 'processor')}{' and a GPU' if self.gpus else ''}"
+            if self.address == "local":
+                raise UserError(f"--engine ray: a captioner needs {needs}: this machine has less")
+            self.say(f"no machine of the cluster has {needs} for a captioner: waiting for one")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -120,11 +127,6 @@ class RayCluster:
         self, units: Sequence[Unit], output: Output, *, ready: Ready, progress: Callable[..., Any]
     ) -> Iterator[Outcome]:
         """As that of `smile.scale.work`, but in the order in which units are finished."""
-        if not self._room():
-            needs = f"{counted(self.cpus, 'processor')}{' and a GPU' if self.gpus else ''}"
-            if self.address == "local":
-                raise UserError(f"--engine ray: a captioner needs {needs}: this machine has less")
-            self.say(f"no machine of the cluster has {needs} for a captioner: waiting for one")
         self.waiting, self.needs = deque(units), (ready, output.address, os.getcwd())
         finished = shown = 0
         try:
@@ -139,16 +141,14 @@ class RayCluster:
         finally:
             for job in self._busy():
                 self.ray.kill(job.actor)
-            for unit in [job.unit for job in self._busy() if job.unit]:
-                output.wait_for(unit.name)
+                output.wait_for(job.unit.name)
 
     def _busy(self) -> list[_Job]:
         return [job for job in self.jobs.values() if job.unit]
 
     def _ask_for_captioners(self) -> None:
         how = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_concurrency": 2}
-        places = 2 * self._room() + 1 - len(self.useless)
-        wanted = min(places, len(self.waiting) + len(self._busy()))
+        wanted = min(2 * self._room() + 1 - len(self.unfit), len(self.waiting) + len(self._busy()))
         for _ in range(wanted - len(self.jobs)):
             actor = self.ray.remote(Captioner).options(**how).remote()
             self.jobs[actor.load.remote(*self.needs)] = _Job(actor)
@@ -180,7 +180,7 @@ class RayCluster:
         if cause or (not unit and isinstance(error, self.ray.exceptions.RayTaskError)):
             if unit or not self._busy():
                 raise cause or error
-            self.useless.append(job)
+            self.unfit.append(job)
             self.say(f"a captioner is of no use, {reason}")
             return
         self.ray.kill(job.actor)  # it may live on, but what failed once in it may fail again

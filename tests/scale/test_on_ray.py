@@ -202,6 +202,7 @@ def test_nothing_of_ray_is_imported_unless_asked_for(place, work_folder):
     [
         (["--cpus-per-actor", 2], "--ray-address and --cpus-per-actor go with --engine ray"),
         (["--engine", "ray", "--device", "mps"], "--device mps: expected cpu or cuda"),
+        (["--engine", "ray", "--ray-address", "127.0.0.1:1"], "127.0.0.1:1: no Ray there: "),
     ],
 )
 def test_mistakes_are_one_line(place, run_sample, words, said):
