@@ -2,6 +2,7 @@
 
 find_images   the images that a command line names
 options       the options that `sample.py` and `evaluate.py` share
+int8          the decoder's layers with weights in int8
 packed        the captioner's layers packed for the CPU
 describe      captions many images: read ahead, batch by batch, in order
 batch_images  the images of a batch of Ray Data or `datasets`

@@ -78,7 +78,7 @@ class Describer:
             `sample.py`, or from its content where it has no name.
         batch_size: images that are captioned at once, of whatever number comes; 8, on CUDA 64.
         device: "auto", "cpu", "cuda", "cuda:1", "mps". "auto" is the fastest there is.
-        precision: "auto", "float32", "bfloat16". "auto" is bfloat16 on CUDA, else float32.
+        precision: "auto", "float32", "bfloat16", "int8". "auto" is bfloat16 on CUDA, else float32.
         compile: compile the image encoder, which pays on long runs.
         vocab, model_config: as in `smile.load`.
         settings: any of `[generate]`, such as `num_beams=1`. With `num_return` above 1, captions

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import torch
 
+from smile.captioning.int8 import int8_engine
 from smile.captioning.packed import exact_head, made_fast, use_views
 from smile.config import GenerateConfig, check_setting
 from smile.errors import UserError, printable
@@ -40,7 +41,7 @@ class Options:
     vocab: str | None
 
 
-PRECISION_NAMES = ("auto", "float32", "bfloat16")
+PRECISION_NAMES = ("auto", "float32", "bfloat16", "int8")
 PRECISIONS = f"""\
 --precision on a CPU       BLIP base needs   and captions
 float32                    1.0 GB            exactly
@@ -162,7 +163,7 @@ def add_speed_options(parser: argparse.ArgumentParser) -> None:
 def prepare(captioner: Captioner, options: Options, *, repack: bool = True) -> Captioner:
     """Makes a captioner fast, by what the speed options say; `repack` as in `pack`."""
     if not options.compile:
-        return made_fast(captioner, repack=repack)
+        return made_fast(captioner, repack=repack, int8=options.precision == "int8")
     captioner.vit.compile()
     use_views(captioner)
     return exact_head(captioner)
@@ -191,7 +192,7 @@ def usual_workers(device: torch.device, cpus: int) -> int:
 
 
 def precision(options: Options, device: torch.device) -> str:
-    """What `--precision` means on the captioner's device: "float32" or "bfloat16"."""
+    """What `--precision` means on the captioner's device: "float32", "bfloat16" or "int8"."""
     if options.precision == "auto":
         return "bfloat16" if device.type == "cuda" else "float32"
     return options.precision
@@ -200,10 +201,32 @@ def precision(options: Options, device: torch.device) -> str:
 def weights_dtype(options: Options, device: torch.device) -> torch.dtype:
     """What `load` is to make of the weights: bfloat16 on the CPU if that is the precision.
 
-    Elsewhere they stay in float32, and autocast rounds them.
+    Elsewhere they stay in float32, and autocast rounds them. What int8 leaves as it is, is in
+    bfloat16 where the CPU multiplies that.
+
+    Raises:
+        UserError: int8 is asked for, and cannot be had.
     """
+    if options.precision == "int8":
+        _check_int8(options, device)
+        return torch.bfloat16 if bfloat16_unit() else torch.float32
     on_cpu = device.type == "cpu"
     return torch.bfloat16 if on_cpu and options.precision == "bfloat16" else torch.float32
+
+
+def _check_int8(options: Options, device: torch.device) -> None:
+    if device.type != "cpu":
+        raise UserError(
+            f"--precision int8 is for CPUs, and this is {device}: leave --precision out, or add "
+            "--device cpu"
+        )
+    if options.compile:
+        raise UserError("--precision int8 does not go with --compile: leave one of them out")
+    if not (torch.backends.mkldnn.is_available() and int8_engine()):
+        raise UserError(
+            f"--precision int8: torch {torch.__version__} has no int8 product for this processor: "
+            "leave --precision out"
+        )
 
 
 def fingerprint_for(options: Options, source: str, captioner: Captioner) -> str:

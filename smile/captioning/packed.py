@@ -11,13 +11,15 @@ that is 1.1 times as fast for an image's patches, and 1.6 times for a decoding s
 bfloat16 in its usual layout. The head stays in float32 (`Float32Head`).
 """
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smile.captioning.int8 import quantized
 from smile.model.cache import KeysValues
 from smile.model.captioner import Captioner
 from smile.model.decoder import DecoderBlock
@@ -63,9 +65,12 @@ def packed(*layers: nn.Linear, repack: bool = True, gelu: bool = False) -> Packe
     return PackedLinear(weight, bias, repack=repack, gelu=gelu)
 
 
-def packed_mlp(mlp: MLP, *, repack: bool) -> nn.Module:
-    """A packed MLP with GELU."""
-    return nn.Sequential(packed(mlp.fc1, repack=repack, gelu=True), packed(mlp.fc2, repack=repack))
+Make = Callable[..., nn.Module]  # a layer of one or several: `packed`, or `quantized` of int8.py
+
+
+def made_mlp(mlp: MLP, make: Make) -> nn.Module:
+    """An MLP with GELU, of layers made so."""
+    return nn.Sequential(make(mlp.fc1, gelu=True), make(mlp.fc2))
 
 
 class PackedHead(PackedLinear):
@@ -123,23 +128,23 @@ def use_views(model: nn.Module) -> nn.Module:
 
 
 class PackedAttention(AttentionByViews):
-    """`Attention` with packed layers."""
+    """`Attention` with layers made so."""
 
-    def __init__(self, attention: Attention, *, repack: bool):
+    def __init__(self, attention: Attention, make: Make = packed):
         nn.Module.__init__(self)
         self.num_heads, self.dropout = attention.num_heads, 0.0
         for name in ("query", "key", "value", "out"):
-            self.add_module(name, packed(getattr(attention, name), repack=repack))
+            self.add_module(name, make(getattr(attention, name)))
 
 
 class JointAttention(AttentionByViews):
     """Self-attention whose queries, keys and values are one product, which is faster than three."""
 
-    def __init__(self, attention: Attention):
+    def __init__(self, attention: Attention, make: Make = packed):
         nn.Module.__init__(self)
         self.num_heads, self.dropout = attention.num_heads, 0.0
-        self.joint = packed(attention.query, attention.key, attention.value)
-        self.add_module("out", packed(attention.out))
+        self.joint = make(attention.query, attention.key, attention.value)
+        self.add_module("out", make(attention.out))
 
     def project(self, x: Tensor) -> tuple[Tensor, KeysValues]:
         """(B, T, D) → queries, keys and values, (B, heads, T, head_dim)."""
@@ -191,7 +196,7 @@ def _takes_bfloat16() -> bool:
 
 
 @torch.no_grad()
-def pack(captioner: Captioner, *, repack: bool = True) -> Captioner:
+def pack(captioner: Captioner, *, repack: bool = True, int8: bool = False) -> Captioner:
     """Packs every linear layer of a captioner in place; after that it can only caption.
 
     The original weights are freed layer by layer, so there is never a second copy of all of them.
@@ -201,9 +206,10 @@ def pack(captioner: Captioner, *, repack: bool = True) -> Captioner:
         repack: copy the weights into oneDNN's blocked layout, which takes about as long as it saves
             on one image. Otherwise the encoder stays with MKL, and oneDNN reads the decoder's
             weights in place: no copy, and still faster than MKL on the few rows of a decoding step.
+        int8: quantise the linear layers of the decoder's blocks (`Int8Linear`).
 
     Raises:
-        ValueError: `can_pack` is false.
+        ValueError: `can_pack` is false, or torch multiplies no int8 here.
     """
     if not can_pack(captioner):
         raise ValueError(
@@ -212,22 +218,15 @@ def pack(captioner: Captioner, *, repack: bool = True) -> Captioner:
         )
     decoder = captioner.decoder
     if repack:
-        for module in captioner.modules():
-            # Clone them: a norm's few weights would keep the whole layer's memory map alive.
-            if isinstance(module, nn.LayerNorm):
-                module.weight.data, module.bias.data = module.weight.clone(), module.bias.clone()
-        for block in captioner.vit.blocks:
-            assert isinstance(block, PreNormBlock)  # what a ModuleList holds has no type
-            block.attention = PackedAttention(block.attention, repack=True)
-            block.add_module("mlp", packed_mlp(block.mlp, repack=True))
+        _pack_encoder(captioner)
+    make = quantized if int8 else partial(packed, repack=repack)
     for block in decoder.blocks:
-        assert isinstance(block, DecoderBlock)
-        attention = block.self_attention
-        block.self_attention = (
-            JointAttention(attention) if repack else PackedAttention(attention, repack=False)
-        )
-        block.cross_attention = FewQueriesAttention(block.cross_attention, repack=repack)
-        block.add_module("mlp", packed_mlp(block.mlp, repack=repack))
+        assert isinstance(block, DecoderBlock)  # what a ModuleList holds has no type
+        joins = repack or int8  # joined weights are copied
+        kind = JointAttention if joins else PackedAttention
+        block.self_attention = kind(block.self_attention, make)
+        block.cross_attention = FewQueriesAttention(block.cross_attention, make)
+        block.add_module("mlp", made_mlp(block.mlp, make))
     decoder.add_module("head_dense", packed(decoder.head_dense, repack=repack))
     weight, bias = decoder.word_embed.weight, decoder.head_bias
     # A copy in float32 is read in place: few rows at a time gain little from another one.
@@ -237,13 +236,27 @@ def pack(captioner: Captioner, *, repack: bool = True) -> Captioner:
     return captioner.eval()
 
 
-def made_fast(captioner: Captioner, *, repack: bool = True) -> Captioner:
+def _pack_encoder(captioner: Captioner) -> None:
+    for module in captioner.modules():
+        # Clone them: a norm's few weights would keep the whole layer's memory map alive.
+        if isinstance(module, nn.LayerNorm):
+            module.weight.data, module.bias.data = module.weight.clone(), module.bias.clone()
+    for block in captioner.vit.blocks:
+        assert isinstance(block, PreNormBlock)
+        block.attention = PackedAttention(block.attention)
+        block.add_module("mlp", made_mlp(block.mlp, packed))
+
+
+def made_fast(captioner: Captioner, *, repack: bool = True, int8: bool = False) -> Captioner:
     """A captioner made ready to caption on its device, in place: packed where that can be.
 
-    Without oneDNN's help weights in bfloat16 still get a head that computes in float32.
+    Without oneDNN's help weights in bfloat16 still get a head that computes in float32. `int8` as
+    in `pack`, where there must be oneDNN.
     """
     use_views(captioner)
-    return pack(captioner, repack=repack) if can_pack(captioner) else exact_head(captioner)
+    if int8 or can_pack(captioner):
+        return pack(captioner, repack=repack, int8=int8)
+    return exact_head(captioner)
 
 
 def exact_head(captioner: Captioner) -> Captioner:

@@ -3,7 +3,8 @@
     python tests/benchmarks/bench_memory.py
 
 Both read the same folder on disk, random weights of BLIP base's size, and caption a batch of eight
-images with beam 3 and 20 words, each in a process of its own; ours also with weights in bfloat16.
+images with beam 3 and 20 words, each in a process of its own; ours also with weights in bfloat16,
+and in int8.
 Printed is the operating system's peak of the process, and what of it is above a process that only
 imports torch.
 """
@@ -14,11 +15,14 @@ from pathlib import Path
 
 from bench_load import DECLARE, TORCH, make_model, measure, torchvision_imports
 
+from smile.system.bfloat16 import bfloat16_unit
+
 OURS = """
 import smile, torch
 from PIL import Image
 from smile.captioning.packed import made_fast
-captioner = made_fast(smile.load({folder!r}, dtype=torch.{dtype}))  # as sample.py for a folder
+# as sample.py for a folder
+captioner = made_fast(smile.load({folder!r}, dtype=torch.{dtype}), int8={int8})
 photos = [Image.open({photo!r}).rotate(angle) for angle in range(8)]
 settings = {{"num_beams": 3, "max_length": 24, "min_length": 24}}
 print(captioner.caption(photos, **settings)[0])
@@ -45,10 +49,12 @@ def main() -> None:
         photo = str(Path(folder) / "photo.png")
         make_model(folder, photo, tiny=args.tiny)
         declare = "" if torchvision_imports() else DECLARE
+        int8_dtype = "bfloat16" if bfloat16_unit() else "float32"
         programs = {
             "torch alone": TORCH,
-            "ours": OURS.replace("{dtype}", "float32"),
-            "ours in bfloat16": OURS.replace("{dtype}", "bfloat16"),
+            "ours": OURS.replace("{dtype}", "float32").replace("{int8}", "False"),
+            "ours in bfloat16": OURS.replace("{dtype}", "bfloat16").replace("{int8}", "False"),
+            "ours in int8": OURS.replace("{dtype}", int8_dtype).replace("{int8}", "True"),
             "transformers": declare + THEIRS,
         }
         peaks = {}

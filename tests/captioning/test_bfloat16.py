@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import ROOT, make_photos, make_run
+from precisions import logprobs, make_captioner, put_onednn
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -16,7 +17,7 @@ import sample
 import smile
 from smile.captioning import options, packed
 from smile.captioning.packed import Float32Head, PackedHead, can_pack, made_fast
-from smile.config import Config, DecoderConfig, ViTConfig, load_config
+from smile.config import load_config
 from smile.errors import UserError
 from smile.evaluation import models
 from smile.model.captioner import Captioner
@@ -27,35 +28,20 @@ from smile.weights.fingerprint import fingerprint, fingerprint_of
 from smile.weights.run_folder import save_run
 
 MEAN, MOST = 0.016, 0.12  # how far log-probabilities may be off; they have a deviation of 1.1
-IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-IDS = torch.randint(200, (8, 10), generator=torch.Generator().manual_seed(2))
 
 
 # The numbers --------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def onednn(monkeypatch):
-    """Operators that compute what oneDNN's do where the CPU multiplies bfloat16."""
-
-    def linear(x: Tensor, weight: Tensor, bias: Tensor, post_op: str, *_: object) -> Tensor:
-        assert x.dtype == weight.dtype == bias.dtype
-        y = F.linear(x.float(), weight.float(), bias.float())
-        return (F.gelu(y) if post_op == "gelu" else y).to(x.dtype)
-
-    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", torch.clone, raising=False)
-    pointwise = SimpleNamespace(default=linear)
-    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", pointwise, raising=False)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    packed._takes_bfloat16.cache_clear()
-    yield
-    packed._takes_bfloat16.cache_clear()
+@pytest.fixture(scope="module")
+def captioner() -> Captioner:
+    return make_captioner()
 
 
 def in_bfloat16(captioner: Captioner, way: str, request: pytest.FixtureRequest) -> Captioner:
     """A copy with weights in bfloat16, ready to caption in one of the ways there are."""
     if way.startswith("stand-in"):
-        request.getfixturevalue("onednn")
+        put_onednn(request.getfixturevalue("monkeypatch"))
     rounded = copy.deepcopy(captioner).to(torch.bfloat16)
     if way == "plain":
         request.getfixturevalue("monkeypatch").setattr(packed, "can_pack", lambda _: False)
@@ -67,36 +53,6 @@ def in_bfloat16(captioner: Captioner, way: str, request: pytest.FixtureRequest) 
 
 
 WAYS = ("plain", "stand-in", "stand-in, in place", "oneDNN", "oneDNN, in place")
-
-
-@pytest.fixture(scope="module")
-def captioner() -> Captioner:
-    """Random weights, so large that every layer matters."""
-    vit = ViTConfig(image_size=32, patch_size=16, dim=64, depth=2, num_heads=2, mlp_dim=128)
-    decoder = DecoderConfig(
-        vocab_size=200, dim=64, features_dim=64, depth=2, num_heads=2, mlp_dim=128
-    )
-    torch.manual_seed(0)
-    captioner = Captioner(config=Config(vit=vit, decoder=decoder)).init_weights().eval()
-    with torch.no_grad():
-        for module in captioner.modules():
-            if isinstance(module, nn.Linear):
-                module.weight.mul_(2)
-        captioner.decoder.head_norm.weight.mul_(2)
-    return captioner
-
-
-@torch.inference_mode()
-def logprobs(captioner: Captioner) -> Tensor:
-    """(8, 10, 200), of the next word after each word of eight texts about four images."""
-    features = captioner.encode(IMAGES.to(captioner.vit.class_token))
-    cache = captioner.new_cache(features, max_length=IDS.size(1), copies=2)
-    states = [captioner.decode(IDS[::2, :4], None, cache=cache)]
-    cache.spread()  # two texts of an image share its first words
-    states = [states[0].repeat_interleave(2, dim=0)]
-    for place in range(4, IDS.size(1)):  # then word by word, as captions are made
-        states.append(captioner.decode(IDS[:, place : place + 1], None, cache=cache))
-    return captioner.logits(torch.cat(states, dim=1)).float().log_softmax(dim=-1)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -132,7 +88,7 @@ def test_norms_and_softmax_compute_in_float32():
     x = torch.randn(4, 64).add(100).bfloat16()
     exact = F.layer_norm(x.float(), (64,))
     assert (F.layer_norm(x, (64,)) - exact).abs().max() < 0.01
-    attention = packed.FewQueriesAttention(Attention(dim=4, num_heads=1), repack=False)
+    attention = packed.FewQueriesAttention(Attention(dim=4, num_heads=1))
     queries, keys = torch.full((1, 1, 1, 4), 8.0), torch.full((1, 1, 2, 4), 8.0)
     keys[:, :, 1, 0] += 0.0625  # scores of 128 and 128.25
     values = torch.tensor([0.0, 1.0]).view(1, 1, 2, 1).expand(-1, -1, -1, 4).contiguous()

@@ -1,6 +1,7 @@
 """Packed layers compute what they replace."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from smile.captioning.packed import (
     PackedLinear,
     can_pack,
     pack,
+    packed,
     use_views,
 )
 from smile.config import GenerateConfig
@@ -55,7 +57,7 @@ def test_packed_cross_attention_is_cross_attention(repack, words):
     image, x = torch.randn(2, 6, 7), torch.randn(4, words, 12)  # two rows of words an image
     with torch.inference_mode():
         expected = attention(x, attention.keys_values(image))
-        fast = FewQueriesAttention(attention, repack=repack)
+        fast = FewQueriesAttention(attention, partial(packed, repack=repack))
         assert_close(fast(x, fast.keys_values(image)), expected, rtol=1e-4, atol=1e-6)
 
 
