@@ -169,6 +169,23 @@ def test_workers_read_across_shards(place, run_sample):
 # --- a folder in parts --------------------------------------------------------------------------
 
 
+def test_no_batch_has_images_of_two_shards(place, run_sample, monkeypatch):
+    """What a batch has may change its captions a little, and a table must not depend on others."""
+    describe, seen = work.describe_batches, []
+
+    def recording(batches, *args, **how):
+        def recorded():
+            for batch in batches:
+                seen.append("".join(image.name[0] for image in batch))  # the shard's number
+                yield batch
+
+        return describe(recorded(), *args, **how)
+
+    monkeypatch.setattr(work, "describe_batches", recording)
+    run_sample(SHARDS, "--out", "out")
+    assert seen == ["00", "00", "11", "1", "22", "2", "33", "3"]
+
+
 def test_a_folder_in_parts(place, run_sample):
     os.rename("photos/0/0009.png", b"photos/0/\xff.png")
     code, _, err = run_sample("photos", "--part-size", 5, "--out", "out")
