@@ -280,12 +280,9 @@ def _load(asked: _Asked, device_name: str) -> Model:
     if os.getpid() != _imported_by:  # a fork has no threads of OpenMP's, and would wait for them
         torch.set_num_threads(1)
     device = pick_device(device_name)
-    captioner = load(
-        asked.model,
-        vocab=asked.vocab,
-        model_config=asked.model_config,
-        dtype=weights_dtype(asked, device),
-    )
+    with _python_names():
+        dtype = weights_dtype(asked, device)
+    captioner = load(asked.model, vocab=asked.vocab, model_config=asked.model_config, dtype=dtype)
     return Model(
         captioner=prepare(captioner.to(device), asked),
         source=asked.model,
@@ -298,8 +295,10 @@ def _load(asked: _Asked, device_name: str) -> Model:
 
 @contextlib.contextmanager
 def _python_names() -> Iterator[None]:
-    """Lets a UserError name `batch_size` where it says `--batch-size`."""
+    """Lets a UserError name `batch_size=8` where it says `--batch-size 8`."""
     try:
         yield
     except UserError as error:
-        raise UserError(str(error).replace("--batch-size ", "batch_size=")) from error
+        message = str(error).replace("--batch-size ", "batch_size=").replace("--device ", "device=")
+        message = message.replace("--precision int8", "precision=int8").replace("--", "")
+        raise UserError(message) from error

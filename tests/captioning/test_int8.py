@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import sample
+import smile
 from smile.captioning import int8, options
 from smile.captioning.int8 import Int8Linear, int8_engine, quantized
 from smile.captioning.packed import PackedHead, made_fast
@@ -186,3 +187,12 @@ def test_sample_describes_in_int8(tmp_path, run_script, monkeypatch):
     assert code == 0 and (tmp_path / "e.png").stat().st_size and not err
     code, _, err = run_script(sample.main, photos[0], *words, "--compile")
     assert code == 2 and "sample.py: --precision int8 does not go with --compile" in err
+
+
+@pytest.mark.slow
+def test_a_describer_does_too(tmp_path):
+    run, [photo] = make_run(tmp_path / "run"), make_photos(tmp_path / "photos", 1)
+    batch = smile.Describer(run, precision="int8")({"image": [str(photo)]})
+    assert batch["caption"][0] and not batch["error"][0]
+    with pytest.raises(UserError, match="precision=int8 does not go with compile: leave"):
+        smile.Describer(run, precision="int8", compile=True)({"image": [str(photo)]})
