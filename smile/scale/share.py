@@ -37,12 +37,16 @@ class Share:
         return f"task {self.index + 1} of {self.count}"
 
 
-def find_share(world: World, told: Mapping[str, str] = os.environ) -> Share:
+def find_share(world: World, told: Mapping[str, str] | None = None) -> Share:
     """This process's share: of its Slurm array, and in that of torchrun's or srun's processes.
+
+    Args:
+        told: the environment. (`datasets` puts another `os.environ` in place, so it is no default.)
 
     Raises:
         UserError: Slurm's variables make no sense together.
     """
+    told = os.environ if told is None else told
     inner = Share(world.rank, world.size) if world.size > 1 else _of_srun(told)
     return inner.within(_of_array(told))
 
@@ -71,8 +75,9 @@ def _of_srun(told: Mapping[str, str]) -> Share:
     return Share(index, count)
 
 
-def lonely(told: Mapping[str, str] = os.environ) -> str:
+def lonely(told: Mapping[str, str] | None = None) -> str:
     """A warning if other tasks were allotted that nobody started, "" otherwise."""
+    told = os.environ if told is None else told
     count = _of_srun(told).count
     if count == 1 or "SLURM_STEP_ID" in told or "SLURM_STEPID" in told or "RANK" in told:
         return ""

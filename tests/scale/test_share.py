@@ -1,5 +1,7 @@
 """Every unit is in one share, however the processes are started."""
 
+import os
+
 import pytest
 
 from smile.errors import UserError
@@ -67,3 +69,9 @@ def test_tasks_that_nobody_started_are_warned_of():
     assert not lonely({"SLURM_NTASKS": "4"})  # salloc's own shell
     for told in (srun(0, 1), srun(0, 4) | {"SLURM_STEP_ID": "0"}, srun(0, 4) | {"RANK": "0"}, {}):
         assert not lonely(told)
+
+
+def test_the_environment_is_that_of_the_moment(monkeypatch):
+    """`datasets` puts a copy in the place of `os.environ`."""
+    monkeypatch.setattr(os, "environ", dict(os.environ) | array(2) | srun(1, 2))
+    assert find_share(World()) == Share(5, 8) and lonely()
