@@ -49,6 +49,9 @@ bfloat16, with                               nearly the same words,
   AMX                      0.55 GB           {CAPTIONING["AMX"]} times as fast
   AVX-512 BF16, Arm BF16   0.55 GB           at a speed not measured yet
   none of these            0.55 GB           more slowly, with AVX2 {COST[0]} to {COST[1]} times
+int8, with                                   mostly the same words,
+  AVX2                     0.75 GB           1.2 to 1.6 times as fast
+  others                   less              at a speed not measured yet
 AMX: Intel's Xeons since 2023; AVX-512 BF16: AMD's since Zen 4; Arm BF16: Graviton 3, Grace
 """
 
