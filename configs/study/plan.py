@@ -30,7 +30,7 @@ SIZES = {
     "gpu": Size(epochs=60, more=6, seeds=2, batch_size=128, rate=1e-4),
     "cpu": Size(
         epochs=30,
-        more=4,
+        more=2,
         seeds=1,
         batch_size=32,
         rate=5e-5,
