@@ -528,6 +528,8 @@ def shards_are_asked(options: SampleOptions) -> bool:
         UserError: the options do not go with that.
     """
     shards = [image for image in options.images if is_shard(image)]
+    if options.ray_address == "":
+        raise UserError("--ray-address is empty: expected host:port, auto, or no --ray-address")
     if not options.engine and (options.ray_address or options.cpus_per_actor):
         raise UserError("--ray-address and --cpus-per-actor go with --engine ray")
     if not shards and options.part_size is None:

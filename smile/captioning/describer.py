@@ -215,7 +215,7 @@ def _check_speed(seed: Any, batch_size: Any, device: Any, precision: Any) -> Non
 
 def _source(model: Any) -> str:
     """A model's name, or the whole path of its file or folder: a process may run elsewhere."""
-    if not isinstance(model, str | os.PathLike):
+    if not isinstance(model, str | os.PathLike) or not os.fspath(model):
         _refuse("model", model, "a path, a known name or a hub id, which each process loads itself")
     check_source(os.fspath(model))
     path = os.path.expanduser(model)
@@ -260,6 +260,8 @@ _imported_by = os.getpid()
 
 def _device_name(name: str, rank: int | None) -> str:
     """The device of one of several processes on a machine, or of the only one."""
+    if not (rank is None or type(rank) is int):
+        _refuse("rank", rank, "the number of a process, from map(…, with_rank=True)")
     if rank is None or name not in ("auto", "cuda") or not torch.cuda.is_available():
         return name
     return f"cuda:{rank % torch.cuda.device_count()}"

@@ -73,8 +73,8 @@ class RayCluster:
     ) -> None:
         require("ray", "captions by --engine ray", "requirements-ray.txt")
         self.address = address or os.environ.get("RAY_ADDRESS") or "local"
-        self.device, self.cpus, self.say = device.partition(":")[0], cpus or 0, say
-        if self.device not in ("auto", *MOST_CPUS):
+        self.device, self.cpus, self.say = device, cpus or 0, say
+        if self.device not in ("auto", *MOST_CPUS):  # Ray chooses which GPU
             raise UserError(f"--device {device}: expected cpu or cuda for --engine ray")
         self.jobs: dict[Any, _Job] = {}  # by the answer that is to come
         self.unfit: list[_Job] = []  # could not load, and keep others from their places

@@ -145,6 +145,7 @@ def test_what_is_no_batch_is_refused(place, loads, batch, words):
         ({"model": "blip-bas"}, "blip-bas: no such file or folder.*did you mean blip-base"),
         ({"model": "runs/none.pth"}, "none.pth: no such file"),
         ({"model": 3}, "model = 3: expected a path, a known name or a hub id"),
+        ({"model": ""}, "model = '': expected a path, a known name or a hub id"),
         ({"num_beam": 3}, "no setting generate.num_beam; did you mean generate.num_beams"),
         ({"num_beams": 0}, "num_beams = 0: expected a whole number from 1"),
         ({"num_beams": 2, "top_p": 0.5}, "num_beams = 2 is for beam search, but top_p = 0.5"),
@@ -321,3 +322,9 @@ def test_its_fingerprint_is_that_of_its_settings_and_of_the_model_s_files(place,
     assert hash_of(smile.Describer(run, **settings | {"num_beams": 3})) != expected
     make_run(run, seed=1)
     assert hash_of(smile.Describer(run, **settings)) != expected
+
+
+def test_indices_are_no_rank(place, photos):
+    """What `map(…, with_indices=True)` hands over."""
+    with pytest.raises(smile.UserError, match=r"rank = \[0\]: expected the number of a process"):
+        smile.Describer(place / "run")({"image": photos[:1]}, [0])

@@ -202,6 +202,8 @@ def test_nothing_of_ray_is_imported_unless_asked_for(place, work_folder):
     [
         (["--cpus-per-actor", 2], "--ray-address and --cpus-per-actor go with --engine ray"),
         (["--engine", "ray", "--device", "mps"], "--device mps: expected cpu or cuda"),
+        (["--engine", "ray", "--device", "cuda:1"], "--device cuda:1: expected cpu or cuda"),
+        (["--engine", "ray", "--ray-address", ""], "--ray-address is empty"),
         (["--engine", "ray", "--ray-address", "127.0.0.1:1"], "127.0.0.1:1: no Ray there: "),
     ],
 )
