@@ -96,15 +96,13 @@ def int8_engine() -> str:
 
 
 def _multiplies(engine: str) -> bool:
-    """Whether a product of ones by this engine is right."""
+    """Whether this torch has the engine, and its product of inputs of 7 bits is right."""
     if engine not in getattr(torch.backends.quantized, "supported_engines", ()):
         return False
-    ones = torch.ones(32, 32)
     try:
-        product = torch.ops.quantized.linear_dynamic(ones, _packed(ones, ones[0], engine), True)
+        return _is_right(engine, narrow=True)
     except (RuntimeError, AttributeError):  # how it refuses, or is missing
         return False
-    return bool((product - 33).abs().max() < 0.5)
 
 
 @cache
@@ -113,8 +111,12 @@ def _keeps_whole_range(engine: str) -> bool:
 
     Without VNNI a processor adds two products in 16 bits, where the sum of two large ones is cut.
     """
+    return _is_right(engine, narrow=False)
+
+
+def _is_right(engine: str, *, narrow: bool) -> bool:
+    """Whether the product of the largest inputs with the largest weights is."""
     largest = torch.ones(32, 64)
-    product = torch.ops.quantized.linear_dynamic(
-        largest, _packed(largest, torch.zeros(32), engine), False
-    )
+    weights = _packed(largest, torch.zeros(32), engine)
+    product = torch.ops.quantized.linear_dynamic(largest, weights, narrow)
     return bool((product - 64).abs().max() < 0.5)

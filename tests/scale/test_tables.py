@@ -166,9 +166,6 @@ def test_workers_read_across_shards(place, run_sample):
     assert contents() == contents("alone")
 
 
-# --- a folder in parts --------------------------------------------------------------------------
-
-
 def test_no_batch_has_images_of_two_shards(place, run_sample, monkeypatch):
     """What a batch has may change its captions a little, and a table must not depend on others."""
     describe, seen = work.describe_batches, []
@@ -184,6 +181,9 @@ def test_no_batch_has_images_of_two_shards(place, run_sample, monkeypatch):
     monkeypatch.setattr(work, "describe_batches", recording)
     run_sample(SHARDS, "--out", "out")
     assert seen == ["00", "00", "11", "1", "22", "2", "33", "3"]
+
+
+# --- a folder in parts --------------------------------------------------------------------------
 
 
 def test_a_folder_in_parts(place, run_sample):
