@@ -139,7 +139,10 @@ def _open(file: BinaryIO) -> Image.Image:
     if plugin is None:
         raise ValueError("a HEIC picture: pip install pi-heif to read it, or convert it to JPEG")
     importlib.import_module(plugin).register_heif_opener()
-    return Image.open(file, formats=("HEIF",))
+    try:
+        return Image.open(file, formats=("HEIF",))
+    except UnidentifiedImageError:  # how the plugin refuses what it cannot read
+        raise ValueError("this HEIC picture is cut short or damaged: copy it again") from None
 
 
 @cache

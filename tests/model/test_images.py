@@ -235,6 +235,8 @@ class Picture(ImageFile.ImageFile):
     format = "HEIF"
 
     def _open(self):
+        if len(self.fp.read()) < {length}:
+            raise SyntaxError
         self._mode = "RGB"
         self._size = {size}
 
@@ -259,7 +261,7 @@ def heic(tmp_path, monkeypatch):
         monkeypatch.setattr(picture_files, "HEIF_PLUGINS", (plugin,))
         picture_files.heif_plugin.cache_clear()
         if size:
-            (tmp_path / f"{plugin}.py").write_text(PLUGIN.format(size=size))
+            (tmp_path / f"{plugin}.py").write_text(PLUGIN.format(size=size, length=len(HEIC)))
         return path
 
     yield make
@@ -271,6 +273,13 @@ def test_heic_is_read_where_a_plugin_is_installed(heic):
     with pytest.raises(UserError, match=r"a HEIC picture: pip install pi-heif to read it"):
         open_image(heic(None))
     assert open_image(heic((8, 4))).getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_a_heic_cut_short_is_called_that(heic):
+    path = heic((8, 4))
+    path.write_bytes(HEIC[:-4])
+    with pytest.raises(UserError, match="this HEIC picture is cut short or damaged"):
+        open_image(path)
 
 
 def test_a_huge_heic_is_refused_before_it_is_decoded(heic):
