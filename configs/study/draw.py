@@ -44,6 +44,7 @@ COLUMNS = {  # of the table: metric → title, decimals
     "tail_repeats": ("repeats at the end, %", 1),
     "bleu_1": ("BLEU-1", 1),
     "bleu_4": ("BLEU-4", 1),
+    "meteor": ("METEOR", 1),
     "rouge_l": ("ROUGE-L", 1),
     "cider_d": ("CIDEr-D", 3),
     "judge_r1": ("R@1, %", 1),
