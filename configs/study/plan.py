@@ -50,7 +50,8 @@ class Run:
 
     name: also of its folder, with the seed at its end. meaning: for people.
     init: the run whose last captioner it begins with; "" for none.
-    judge: the MLE run of another seed that ranks images by its captions; "" where it is not scored.
+    is_scored: whether evaluate.py scores it.
+    judge: the MLE run of another seed that ranks images by its captions; "" for none.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Run:
     config: Path
     settings: tuple[str, ...]
     init: str = ""
+    is_scored: bool = True
     judge: str = ""
 
 
@@ -90,6 +92,18 @@ FIRST = 2  # of these in both seeds before anything else
 SCRATCH = "SMILE from scratch"
 MEANINGS = {row.name: row.meaning for row in CONTINUED} | {"scratch": SCRATCH}
 
+# What MLE's settings are made of: each is left out alone, to see what it is worth.
+RECIPE = {
+    "recipe": ("MLE", ()),
+    "no-augment": ("without augmentation", ("data.augment=false",)),
+    "no-dropout": ("without dropout", ("decoder.dropout=0",)),
+    "no-drop-path": ("without stochastic depth", ("vit.drop_path=0",)),
+    "no-smoothing": ("without label smoothing", ("loss.label_smoothing=0",)),
+    "no-average": ("without the average of the weights", ("train.ema=0",)),
+    "patch-stem": ("with one large convolution as the stem", ('vit.stem="patch"',)),
+    "vocabulary": ("with a vocabulary of 8000 pieces", ("tokenizer.vocab_size=8000",)),
+}
+
 
 def plan(size: Size) -> list[Run]:
     """MLE in two seeds, one to judge the other, and what follows it."""
@@ -98,7 +112,8 @@ def plan(size: Size) -> list[Run]:
             name=f"start-{seed}",
             meaning="MLE, what the others begin with",
             config=FOLDER / "mle.toml",
-            settings=(f"train.epochs={size.epochs}", *size.starts, *_common(seed, size)),
+            settings=_from_nothing(seed, size),
+            is_scored=False,  # MLE all along is, which goes on from it
         )
         for seed in (1, 2)
     ]
@@ -120,6 +135,20 @@ def plan(size: Size) -> list[Run]:
     return [*starts, *first, *others]
 
 
+def recipe(size: Size) -> list[Run]:
+    """MLE from nothing, and the same without each part of its settings."""
+    return [
+        Run(
+            name=f"{name}-{seed}",
+            meaning=meaning,
+            config=FOLDER / "mle.toml",
+            settings=(*_from_nothing(seed, size), *settings),
+        )
+        for seed in range(1, size.seeds + 1)
+        for name, (meaning, settings) in RECIPE.items()
+    ]
+
+
 def _continued(row: Continuation, seed: int, size: Size) -> Run:
     return Run(
         name=f"{row.name}-{seed}",
@@ -132,6 +161,10 @@ def _continued(row: Continuation, seed: int, size: Size) -> Run:
         init=f"start-{seed}",
         judge=f"start-{3 - seed}",
     )
+
+
+def _from_nothing(seed: int, size: Size) -> tuple[str, ...]:
+    return f"train.epochs={size.epochs}", *size.starts, *_common(seed, size)
 
 
 def _common(seed: int, size: Size) -> tuple[str, ...]:

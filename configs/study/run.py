@@ -3,12 +3,14 @@
     python configs/study/run.py --data data/flickr8k --out runs/study
     python configs/study/run.py --data flickr8k_160px.zip --jobs 8 --budget 340
     python configs/study/run.py --machine cpu --data data/flickr8k --out runs/study
+    python configs/study/run.py --recipe --data flickr8k_160px.zip --out runs/recipe
 
 Two seeds of MLE, what comes of them by SMILE and its variants (`plan.py`), and every captioner's
 scores on the test photos, with the MLE captioner of the other seed as the judge of retrieval. What
 follows MLE is scored after each of its validated epochs too, on validation photos: that shows when
 it should have stopped. The same command again resumes it, whatever ended it.
-`--machine cpu` is a smaller study, for two cores and some hours. `--smoke` measures what a machine
+`--machine cpu` is a smaller study, for two cores and some hours. `--recipe` is another one: what
+each part of MLE's settings is worth. `--smoke` measures what a machine
 can do in half a minute, and says how many epochs fit into the budget.
 
 In the out folder: NAME-SEED/ for each run, as train.py leaves it; scores/NAME-SEED/report.json and
@@ -43,7 +45,7 @@ os.environ.setdefault("TQDM_MININTERVAL", "10")
 
 import torch  # noqa: E402
 import torch._dynamo  # noqa: E402  the optimiser would import it, once in each child
-from plan import SIZES, Run, plan  # noqa: E402
+from plan import SIZES, Run, plan, recipe  # noqa: E402
 from processes import WAYS, Child  # noqa: E402
 from results import TIMELINE  # noqa: E402
 
@@ -123,7 +125,8 @@ def main() -> None:
             from smoke import smoke
 
             sys.exit(smoke(args, data))
-        status = carry_out(Study(args, data, plan(args.size)))
+        runs = recipe(args.size) if args.recipe else plan(args.size)
+        status = carry_out(Study(args, data, runs))
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
         sys.exit(2)
@@ -147,6 +150,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--collect", type=Path, metavar="DIR", help="(collected in the out folder)")
     parser.add_argument(
         "--machine", choices=SIZES, default="gpu", help="how large the study is (gpu)"
+    )
+    parser.add_argument(
+        "--recipe", action="store_true", help="instead: MLE without each part of its settings"
     )
     parser.add_argument("--device", help="auto, cpu, cuda (auto, or cpu with --machine cpu)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1)")
@@ -241,8 +247,8 @@ def next_job(study: Study, busy: set[str], failed: set[str]) -> tuple[str, str, 
 
 def possible_jobs(study: Study) -> Iterator[tuple[str, str, list[str]]]:
     """What is not done and could be, the most valuable first."""
-    scored = [run for run in study.runs if run.judge]
-    scored = [r for r in scored if is_trained(study, r.name) and is_trained(study, r.judge)]
+    scored = [run for run in study.runs if run.is_scored and is_trained(study, run.name)]
+    scored = [run for run in scored if not run.judge or is_trained(study, run.judge)]
     for run in scored:
         if not is_scored(study, run.name):
             yield f"score {run.name}", "score", score_command(study, run)
@@ -291,8 +297,9 @@ def epochs_command(study: Study, run: Run) -> list[str]:
 
 
 def evaluate_command(study: Study, run: Run, name: str) -> list[str]:
+    judge = ["--judge", str(study.out / run.judge / LAST_FOLDER)] if run.judge else []
     return [
-        *("evaluate.py", "--judge", str(study.out / run.judge / LAST_FOLDER)),
+        *("evaluate.py", *judge),
         *("--device", study.args.device, "--clip", "none", "--gpt2", "none"),
         *("--workers", "1", "--batch-size", "250", "--out", str(study.out / "scores" / name)),
     ]
@@ -339,7 +346,7 @@ def carry_out(study: Study) -> int:
     children["collect"].wait(60)
     reap(study, children, failed)
     left = [run.name for run in study.runs if not is_trained(study, run.name)]
-    left += [f"score {r.name}" for r in study.runs if r.judge and not is_scored(study, r.name)]
+    left += [f"score {r.name}" for r in study.runs if r.is_scored and not is_scored(study, r.name)]
     left += [
         f"epochs of {run.name}"
         for run in study.runs

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "configs" / "study"))
 
 from draw import PLOTS, captions_table, draw, sheet, table  # noqa: E402
-from plan import CONTINUED, FIRST, SIZES, plan  # noqa: E402
+from plan import CONTINUED, FIRST, RECIPE, SIZES, plan, recipe  # noqa: E402
 from results import as_text, results  # noqa: E402
 
 from smile.config import load_config  # noqa: E402
@@ -39,7 +39,7 @@ def test_every_run_begins_after_what_it_needs_and_is_judged_by_another_seed(runs
         assert not run.init or run.init in seen
         assert run.init in ("", f"start-{config.train.seed}")
         assert run.judge in ("", f"start-{3 - config.train.seed}")
-        assert bool(run.judge) is not name.startswith("start-")
+        assert run.is_scored is bool(run.judge) is not name.startswith("start-")
         seen.append(name)
     first = [f"{row.name}-{seed}" for seed in (1, 2) for row in CONTINUED[:FIRST]]
     assert seen[: 2 + len(first)] == ["start-1", "start-2", *first]
@@ -55,17 +55,32 @@ def test_all_have_the_same_epochs_data_and_search(runs):
 
 
 def test_each_continuation_differs_from_smile_in_what_its_row_says(runs):
-    smile = asdict(runs["smile-1"][1])
+    smile = runs["smile-1"][1]
     for row in CONTINUED:
-        config = asdict(runs[f"{row.name}-1"][1])
-        changed = {
-            f"{section}.{key}"
-            for section, keys in config.items()
-            for key, value in keys.items()
-            if value != smile[section][key]
-        }
         rate = {"train.lr"} if row.rate != 1 else set()
+        changed = differences(runs[f"{row.name}-1"][1], smile)
         assert changed == {setting.partition("=")[0] for setting in row.settings} | rate
+
+
+def test_each_part_of_the_recipe_is_left_out_alone(size, runs):
+    start = runs["start-1"][1]
+    planned = {run.name: load_config(run.config, run.settings) for run in recipe(size)}
+    assert len(planned) == 2 * len(RECIPE)
+    for name, (_, settings) in RECIPE.items():
+        changed = differences(planned[f"{name}-1"], start)
+        assert changed == {setting.partition("=")[0] for setting in settings}
+        assert differences(planned[f"{name}-1"], planned[f"{name}-2"]) == {"train.seed"}
+
+
+def differences(one, other) -> set[str]:
+    """Names of the settings in which two configs differ."""
+    others = asdict(other)
+    return {
+        f"{section}.{key}"
+        for section, keys in asdict(one).items()
+        for key, value in keys.items()
+        if value != others[section][key]
+    }
 
 
 # Results ------------------------------------------------------------------------------------------
