@@ -56,4 +56,4 @@ def put_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     pointwise = SimpleNamespace(default=linear)
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", pointwise, raising=False)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(packed, "_takes_bfloat16", lambda: True)
+    monkeypatch.setattr(packed, "takes_bfloat16", lambda: True)

@@ -181,11 +181,11 @@ def can_pack(captioner: Captioner) -> bool:
     )
     if not has_operators or weight.device.type != "cpu":
         return False
-    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and _takes_bfloat16())
+    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and takes_bfloat16())
 
 
 @cache
-def _takes_bfloat16() -> bool:
+def takes_bfloat16() -> bool:
     """Whether oneDNN multiplies bfloat16 on this CPU, by a product of 32 x 32 ones."""
     ones = torch.ones(32, 32, dtype=torch.bfloat16)
     try:

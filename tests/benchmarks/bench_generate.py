@@ -5,7 +5,8 @@
     python tests/benchmarks/bench_generate.py --device cuda
 
 BLIP with random weights. For each setting both caption the same images in turn, several rounds of
-20 words each; on CUDA both have their weights in bfloat16. Printed are
+20 words each; on CUDA both have their weights in bfloat16. With `--precision bfloat16` on the CPU
+transformers is measured in float32 too, in the same rounds. Printed are
 
     images/s        the batch over the median round, ours and transformers'
     x               the median of the rounds' own ratios, and the goal
@@ -21,10 +22,12 @@ Settings come in order of their value, and each ends after `--seconds` however m
 """
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import project  # noqa: F401
 import torch
@@ -68,13 +71,14 @@ CUDA_SETTINGS = (
 )
 TINY_SETTINGS = (Setting(3, 2, 32, 0.0, TINY), Setting(1, 2, 32, 0.0, TINY))
 NEW_TOKENS = 20
+FLOAT32 = "transformers in float32"
 
 
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     settings = CUDA_SETTINGS if args.device == "cuda" else CPU_SETTINGS
-    machine = Machine(args.device)
+    machine = Machine(args.device, getattr(torch, args.precision))
     begun = time.perf_counter()
     models: tuple = (None, None)
     for setting in TINY_SETTINGS if args.tiny else settings:
@@ -97,7 +101,9 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument(
-        "--precision", default="float32", choices=("float32", "bfloat16"), help="on the CPU"
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help="of weights and arithmetic (float32; on CUDA bfloat16)",
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -109,16 +115,20 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--tiny", action="store_true", help="one round of tiny sizes, as a test")
     args = parser.parse_args()
+    args.precision = args.precision or ("bfloat16" if args.device == "cuda" else "float32")
     if args.tiny:
         args.rounds = 1
     return args
 
 
 class Machine:
-    """The rates of this machine: the best of all settings' moments, as it may be shared."""
+    """The rates of this machine: the best of all settings' moments, as it may be shared.
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    dtype: of the weights and products.
+    """
+
+    def __init__(self, device: str, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
         self.matmul = self.copy = 0.0
         if device == "cuda":
             self.measure()
@@ -129,7 +139,8 @@ class Machine:
             )
 
     def measure(self) -> None:
-        matmul = matmul_rate(self.device, []) if self.device == "cuda" else packed_rate()
+        is_cuda = self.device == "cuda"
+        matmul = matmul_rate("cuda", [], dtype=self.dtype) if is_cuda else packed_rate(self.dtype)
         self.matmul, self.copy = max(self.matmul, matmul), max(self.copy, copy_rate(self.device))
 
 
@@ -138,21 +149,26 @@ Models = dict[str, torch.nn.Module]
 
 def make_models(setting: Setting, args: argparse.Namespace) -> Models:
     """Ours and theirs, as their users have them: packed on the CPU, in bfloat16 on CUDA."""
-    is_half = args.device == "cuda" or args.precision == "bfloat16"
-    dtype = torch.bfloat16 if is_half else torch.float32
-    theirs = make_theirs(setting.sizes, setting.image_size, args.device).to(dtype)
+    theirs = make_theirs(setting.sizes, setting.image_size, args.device)
+    others = {}
+    if args.device == "cpu" and args.precision != "float32":
+        others[FLOAT32] = copy.deepcopy(theirs)
+    theirs = theirs.to(getattr(torch, args.precision))
     ours = made_fast(make_ours(theirs, setting.sizes, setting.image_size))
-    return {"ours": ours, "theirs": theirs}
+    return {"ours": ours, "theirs": theirs, **others}
 
 
 def compare(setting: Setting, models: Models, machine: Machine, args: argparse.Namespace) -> str:
     """A line about one setting."""
     generator = torch.Generator().manual_seed(0)
     shape = (setting.batch, 3, setting.image_size, setting.image_size)
-    images = torch.randn(shape, generator=generator).to(args.device, models["theirs"].dtype)
+    images = torch.randn(shape, generator=generator).to(args.device)
     runs = {
-        who: lambda run=run_theirs if who == "theirs" else run_ours, model=model: run(
-            model, images, setting
+        who: partial(
+            run_ours if who == "ours" else run_theirs,
+            model,
+            images.to(next(model.parameters()).dtype),
+            setting,
         )
         for who, model in models.items()
     }
@@ -160,7 +176,7 @@ def compare(setting: Setting, models: Models, machine: Machine, args: argparse.N
     times, captions = in_turn(runs, rounds=args.rounds, device=args.device, seconds=args.seconds)
     same = agreement(captions["ours"], captions["theirs"])
     rates = {who: setting.batch / statistics.median(t) for who, t in times.items()}
-    ratio = statistics.median(b / a for a, b in zip(times["ours"], times["theirs"], strict=True))
+    ratio = paired(times, "theirs")
     if args.device == "cpu":
         machine.measure()
     share = floor_seconds(setting, machine) / statistics.median(times["ours"])
@@ -169,12 +185,19 @@ def compare(setting: Setting, models: Models, machine: Machine, args: argparse.N
         f"{ratio:.2f} x (goal {setting.goal}; {min(map(len, times.values()))} rounds); "
         f"same captions {same:.0%}; share of floor {share:.2f}"
     )
+    if FLOAT32 in times:
+        line += f"; {FLOAT32} {rates[FLOAT32]:.2f} images/s, {paired(times, FLOAT32):.2f} x"
     if args.device == "cuda":
         return f"{line}; memory " + ", ".join(f"{who} {b / 1e9:.2f} GB" for who, b in peaks.items())
     return line + (
         f" ({machine.matmul / 1e9:.0f} GFLOP/s matrix product, {machine.copy / 1e9:.1f} GB/s copy, "
         f"{args.threads} threads)"
     )
+
+
+def paired(times: dict[str, list[float]], other: str) -> float:
+    """How many times as fast as another ours is: the median of the rounds' own ratios."""
+    return statistics.median(b / a for a, b in zip(times["ours"], times[other], strict=True))
 
 
 def agreement(ours: list[list[int]], others: list[list[int]]) -> float:
@@ -252,8 +275,9 @@ def floor_seconds(setting: Setting, machine: Machine) -> float:
     block = sizes.depth * (14 * d * d + 2 * d * patches)  # self 4, cross 2, MLP 8; reading it
     head = d * d + d * VOCAB
     work = setting.batch * (encoder + cross) + rows * (words * block + NEW_TOKENS * head)
-    number = 2 if machine.device == "cuda" else 4  # bytes of one
-    weights = number * (sizes.depth * 14 * d * d + head) * NEW_TOKENS
+    block_bytes = machine.dtype.itemsize
+    head_bytes = block_bytes if machine.device == "cuda" else 4  # a CPU's head is in float32
+    weights = (block_bytes * sizes.depth * 14 * d * d + head_bytes * head) * NEW_TOKENS
     return 2 * work / machine.matmul + weights / machine.copy
 
 

@@ -1,15 +1,17 @@
 """Training speed and memory beside transformers, in one run: the same weights, the same captions.
 
     python tests/benchmarks/bench_train.py            # two CPU threads, float32
+    python tests/benchmarks/bench_train.py --precision bfloat16
     python tests/benchmarks/bench_train.py --device cuda
     python tests/benchmarks/bench_train.py --device cuda --compile
 
 BLIP base's size with random weights, 224 px. A step is forward, loss, backward and AdamW (fused,
 for both), under bfloat16 autocast on CUDA. transformers gets what its users give it: one caption a
 row, the image with each. Ours gets the same pairs with the captions of an image together, and the
-captioner as `train.py` prepares it. Both train with the same dropout. Each has a process of its
-own, set up as its own users have it. On the CPU these take their steps in turn; on CUDA one after
-the other, each with the whole memory. Printed are
+captioner as `train.py` prepares it. Both train with the same dropout. With `--precision bfloat16`
+on the CPU both are under autocast, and a second line says what transformers does in float32. Each
+has a process of its own, set up as its own users have it. On the CPU these take their steps in
+turn; on CUDA one after the other, each with the whole memory. Printed are
 
     captions/s      image-caption pairs of a step over the median step, ours and transformers'
     x               on the CPU the median of the rounds' own ratios, on CUDA the ratio of the
@@ -60,6 +62,7 @@ CPU_SETTINGS = (Setting(8, 5, 3.2), Setting(8, 1, 1.1))
 CUDA_SETTINGS = (Setting(64, 5, 4.0), Setting(64, 1, 1.1))
 TINY_SETTINGS = (Setting(2, 2, 0.0, TINY, 32),)
 OBJECTIVES = ("smile", "mle")
+THEIRS, THEIRS_FLOAT32 = "theirs", "theirs-float32"
 WARM_UP = {"cpu": 1, "cuda": 3}  # steps that do not count
 
 
@@ -68,14 +71,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "bfloat16"),
+        help="of the forward and backward pass (float32; on CUDA bfloat16)",
+    )
     parser.add_argument("--rounds", type=int, help="steps that count (3; on CUDA 10)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--dropout", type=float, default=0.1, help="of both decoders")
     parser.add_argument("--compile", action="store_true", help="ours with train.compile = true")
     parser.add_argument("--captions", type=int, help="only the setting with so many an image")
     parser.add_argument("--tiny", action="store_true", help="one round of tiny sizes, as a test")
-    parser.add_argument("--worker", choices=(*OBJECTIVES, "theirs"), help=argparse.SUPPRESS)
+    names = (*OBJECTIVES, THEIRS, THEIRS_FLOAT32)
+    parser.add_argument("--worker", choices=names, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    args.precision = args.precision or ("bfloat16" if args.device == "cuda" else "float32")
     args.rounds = 1 if args.tiny else args.rounds or (10 if args.device == "cuda" else 3)
     torch.set_num_threads(args.threads)
     settings = CUDA_SETTINGS if args.device == "cuda" else CPU_SETTINGS
@@ -86,22 +96,22 @@ def main() -> None:
 
 def compare(args: argparse.Namespace, setting: Setting) -> None:
     """Prints a line for each objective: rates, ratio, share of the machine's rate, memory."""
-    workers = {name: Worker(args, setting, name) for name in (*OBJECTIVES, "theirs")}
+    theirs = [THEIRS]
+    if args.device == "cpu" and args.precision != "float32":
+        theirs.append(THEIRS_FLOAT32)
+    workers = {name: Worker(args, setting, name) for name in (*OBJECTIVES, *theirs)}
     for worker in workers.values():
         worker.answer()  # they get ready side by side
     rows, dim = 8 * setting.sizes.patches(setting.image_size), setting.sizes.vit_dim
-    rate = matmul_rate(args.device, [(rows, dim, 4 * dim), (rows, 4 * dim, dim)])
+    shapes = [(rows, dim, 4 * dim), (rows, 4 * dim, dim)]
+    rate = matmul_rate(args.device, shapes, dtype=getattr(torch, args.precision))
     take_steps = one_after_the_other if args.device == "cuda" else in_turn
     times, memory = take_steps(workers, warm_up=WARM_UP[args.device], rounds=args.rounds)
     pairs = setting.images * setting.captions
-    pieces = workers["theirs"].pieces
+    pieces = workers[THEIRS].pieces
     for name in OBJECTIVES:
-        seconds, other = (statistics.median(times[who]) for who in (name, "theirs"))
-        ratio = other / seconds
-        if args.device == "cpu":
-            ratio = statistics.median(
-                b / a for a, b in zip(times[name], times["theirs"], strict=True)
-            )
+        seconds, other = (statistics.median(times[who]) for who in (name, THEIRS))
+        ratio = other / seconds if args.device == "cuda" else paired(times, name, THEIRS)
         reached = step_operations(make_batch(setting, "cpu"), name, setting) / seconds
         print(
             f"{setting.images} images x {setting.captions} captions, {name}"
@@ -110,9 +120,23 @@ def compare(args: argparse.Namespace, setting: Setting) -> None:
             f"{f' (in {pieces} pieces)' if pieces > 1 else ''}; "
             f"{ratio:.2f} x (goal {setting.goal}); {seconds * 1e3:.1f} ms a step; "
             f"{reached / 1e9:.0f} of {rate / 1e9:.0f} GFLOP/s, a share of {reached / rate:.2f}; "
-            f"memory {memory[name]:.2f} GB, transformers {memory['theirs']:.2f} GB",
+            f"memory {memory[name]:.2f} GB, transformers {memory[THEIRS]:.2f} GB",
             flush=True,
         )
+    if THEIRS_FLOAT32 in times:
+        ratios = ", ".join(
+            f"{name} {paired(times, name, THEIRS_FLOAT32):.2f} x" for name in OBJECTIVES
+        )
+        other = statistics.median(times[THEIRS_FLOAT32])
+        print(
+            f"    transformers in float32: {pairs / other:.2f} captions/s; ours: {ratios}",
+            flush=True,
+        )
+
+
+def paired(times: dict[str, list[float]], ours: str, theirs: str) -> float:
+    """The median of the rounds' own ratios."""
+    return statistics.median(b / a for a, b in zip(times[ours], times[theirs], strict=True))
 
 
 Measured = tuple[dict[str, list[float]], dict[str, float]]
@@ -144,7 +168,8 @@ class Worker:
     def __init__(self, args: argparse.Namespace, setting: Setting, name: str) -> None:
         command = [sys.executable, __file__, "--worker", name, "--captions", str(setting.captions)]
         command += ["--device", args.device, "--threads", str(args.threads)]
-        command += ["--dropout", str(args.dropout)]
+        precision = "float32" if name == THEIRS_FLOAT32 else args.precision
+        command += ["--dropout", str(args.dropout), "--precision", precision]
         command += [f"--{flag}" for flag in ("compile", "tiny") if getattr(args, flag)]
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -176,7 +201,7 @@ def work(args: argparse.Namespace, setting: Setting) -> None:
     """What a worker does: a step for each line of stdin, then its memory."""
     batch = make_batch(setting, args.device)
     model = make_theirs(setting.sizes, setting.image_size, args.device)
-    if args.worker == "theirs":
+    if args.worker not in OBJECTIVES:
         step = their_step(model, batch, args)
     else:
         ours = make_ours(model, setting.sizes, setting.image_size)
@@ -283,7 +308,7 @@ def make_step(
 
     def gradients() -> None:
         for piece in batch.in_pieces(pieces):
-            with torch.autocast(args.device, torch.bfloat16, enabled=args.device == "cuda"):
+            with torch.autocast(args.device, torch.bfloat16, enabled=args.precision == "bfloat16"):
                 value = loss(piece)
             (value / pieces).backward()
 

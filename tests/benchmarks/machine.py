@@ -2,11 +2,15 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 import project  # noqa: F401
 import torch
+import torch.nn.functional as F
 
-from smile.captioning.packed import PackedLinear
+from smile.captioning.packed import PackedLinear, takes_bfloat16
+
+LONGEST = 10.0  # seconds for one measurement, or a single call
 
 
 def wait_for(device: str) -> None:
@@ -16,10 +20,13 @@ def wait_for(device: str) -> None:
 
 
 def best(call: Callable[[], object], *, device: str = "cpu", rounds: int = 15) -> float:
-    """Seconds of a call, the shortest of several: what the machine does when left alone."""
-    times = []
+    """Seconds of a call, the shortest of several: what the machine does when left alone.
+
+    After `LONGEST` seconds no other round begins.
+    """
+    times: list[float] = []
     with torch.inference_mode():
-        for _ in range(rounds):
+        while len(times) < rounds and sum(times) < LONGEST:
             wait_for(device)
             started = time.perf_counter()
             call()
@@ -28,12 +35,11 @@ def best(call: Callable[[], object], *, device: str = "cpu", rounds: int = 15) -
     return min(times)
 
 
-def matmul_rate(device: str, shapes: list[tuple[int, int, int]]) -> float:
+def matmul_rate(device: str, shapes: list[tuple[int, int, int]], *, dtype: torch.dtype) -> float:
     """Operations per second of `torch.mm`, at the best of some shapes (M, K, N) and a large square.
 
     Random numbers: of zeros a GPU multiplies more in a second than of anything else.
     """
-    dtype = torch.bfloat16 if device == "cuda" else torch.float32
     size = 8192 if device == "cuda" else 2048
     rates = []
     for m, k, n in ((size, size, size), *shapes):
@@ -42,10 +48,17 @@ def matmul_rate(device: str, shapes: list[tuple[int, int, int]]) -> float:
     return max(rates)
 
 
-def packed_rate(rows: int = 1576, dim: int = 768, hidden: int = 3072) -> float:
-    """Operations per second of a matrix product, packed as our own are, float32 on the CPU."""
-    x = torch.randn(rows, dim)
-    layer = PackedLinear(torch.randn(hidden, dim), torch.zeros(hidden))
+def packed_rate(
+    dtype: torch.dtype, *, rows: int = 1576, dim: int = 768, hidden: int = 3072
+) -> float:
+    """Operations per second of a matrix product on the CPU, packed as our own are.
+
+    Where the CPU does not multiply this type, it is the product of what is not packed.
+    """
+    x = torch.randn(rows, dim, dtype=dtype)
+    weight, bias = torch.randn(hidden, dim, dtype=dtype), torch.zeros(hidden, dtype=dtype)
+    takes = dtype == torch.float32 or takes_bfloat16()
+    layer = PackedLinear(weight, bias) if takes else partial(F.linear, weight=weight, bias=bias)
     return 2 * rows * dim * hidden / best(lambda: layer(x))
 
 
