@@ -1,6 +1,7 @@
 """What makes training faster changes nothing of what is computed."""
 
 import copy
+from collections import Counter
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ import torch
 from golden_fixtures import load_golden
 from torch import nn
 from torch.testing import assert_close
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from smile.captioning import options
 from smile.captioning.packed import AttentionByViews
@@ -227,6 +229,35 @@ def test_onednn_has_gradients_only_where_they_are_wanted():
 def test_float16_needs_a_gpu():
     with pytest.raises(UserError, match=r'"float16": needs train\.device = "cuda", not cpu'):
         Precision("float16", torch.device("cpu"))
+
+
+class CastsToBfloat16(TorchDispatchMode):
+    """Counts, by shape, the float32 tensors that are cast to bfloat16."""
+
+    def __init__(self):
+        super().__init__()
+        self.of_shape = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **kwargs or {})
+        if function is torch.ops.aten._to_copy.default and found.dtype == torch.bfloat16:
+            self.of_shape[tuple(args[0].shape)] += args[0].dtype == torch.float32
+        return found
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_bfloat16_casts_each_weight_once_a_step_however_many_groups_there_are(objective):
+    captioner, ids = small(), some_captions()
+    captioner.tokenizer = SimpleNamespace(prompt_ids=lambda prompt: [1], pad_id=0)
+    batch = Batch(images=torch.randn(3, 3, 32, 32), ids=ids, names=["a", "b", "c"])
+    assert len(batch.ids_by_length()) == 2
+    with CastsToBfloat16() as casts:
+        with Precision("bfloat16", torch.device("cpu")).autocast():
+            loss = Objective(captioner)(batch, objective)
+        loss.backward()
+    layers = [part for part in captioner.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
+    expected = Counter(tuple(layer.weight.shape) for layer in layers)
+    assert {shape: casts.of_shape[shape] for shape in expected} == expected
 
 
 @pytest.mark.parametrize(("grad_clip", "step"), [(5.0, [-3.0, -4.0]), (0.0, [-30.0, -40.0])])
