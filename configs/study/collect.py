@@ -37,7 +37,8 @@ def best_by_retrieval(out: Path, names: list[str]) -> str:
             for row in json.loads(path.read_text("utf-8"))["metrics"]:
                 if row["key"] == "judge_r1":
                     (cell,) = row["values"].values()
-                    found[name] = cell.get("value") or 0.0
+                    if cell.get("value") is not None:
+                        found[name] = cell["value"]
     return max(found, key=found.get, default="")
 
 

@@ -50,7 +50,7 @@ class Run:
 
     name: also of its folder, with the seed at its end. meaning: for people.
     init: the run whose last captioner it begins with; "" for none.
-    is_scored: whether evaluate.py scores it.
+    to_score: whether evaluate.py scores it.
     judge: the MLE run of another seed that ranks images by its captions; "" for none.
     """
 
@@ -59,7 +59,7 @@ class Run:
     config: Path
     settings: tuple[str, ...]
     init: str = ""
-    is_scored: bool = True
+    to_score: bool = True
     judge: str = ""
 
 
@@ -112,8 +112,8 @@ def plan(size: Size) -> list[Run]:
             name=f"start-{seed}",
             meaning="MLE, what the others begin with",
             config=FOLDER / "mle.toml",
-            settings=_from_nothing(seed, size),
-            is_scored=False,  # MLE all along is, which goes on from it
+            settings=_from_nothing(seed, size, epochs=size.epochs),
+            to_score=False,  # MLE all along is, which goes on from it
         )
         for seed in (1, 2)
     ]
@@ -125,8 +125,8 @@ def plan(size: Size) -> list[Run]:
             meaning=SCRATCH,
             config=FOLDER / "mle.toml",
             settings=(
-                *("loss.objective=smile", f"train.epochs={size.epochs + size.more}"),
-                *(*size.starts, *_common(seed, size)),
+                "loss.objective=smile",
+                *_from_nothing(seed, size, epochs=size.epochs + size.more),
             ),
             judge=f"start-{3 - seed}",
         )
@@ -142,7 +142,7 @@ def recipe(size: Size) -> list[Run]:
             name=f"{name}-{seed}",
             meaning=meaning,
             config=FOLDER / "mle.toml",
-            settings=(*_from_nothing(seed, size), *settings),
+            settings=(*_from_nothing(seed, size, epochs=size.epochs), *settings),
         )
         for seed in range(1, size.seeds + 1)
         for name, (meaning, settings) in RECIPE.items()
@@ -163,8 +163,8 @@ def _continued(row: Continuation, seed: int, size: Size) -> Run:
     )
 
 
-def _from_nothing(seed: int, size: Size) -> tuple[str, ...]:
-    return f"train.epochs={size.epochs}", *size.starts, *_common(seed, size)
+def _from_nothing(seed: int, size: Size, *, epochs: int) -> tuple[str, ...]:
+    return f"train.epochs={epochs}", *size.starts, *_common(seed, size)
 
 
 def _common(seed: int, size: Size) -> tuple[str, ...]:

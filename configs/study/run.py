@@ -10,8 +10,8 @@ scores on the test photos, with the MLE captioner of the other seed as the judge
 follows MLE is scored after each of its validated epochs too, on validation photos: that shows when
 it should have stopped. The same command again resumes it, whatever ended it.
 `--machine cpu` is a smaller study, for two cores and some hours. `--recipe` is another one: what
-each part of MLE's settings is worth. `--smoke` measures what a machine
-can do in half a minute, and says how many epochs fit into the budget.
+each part of MLE's settings is worth. `--smoke` measures what a machine can do in half a minute, and
+says how many epochs fit into the budget.
 
 In the out folder: NAME-SEED/ for each run, as train.py leaves it; scores/NAME-SEED/report.json and
 scores/NAME-SEED-epochs/report.json; logs/; timeline.json; collected/, what is worth taking along.
@@ -247,7 +247,7 @@ def next_job(study: Study, busy: set[str], failed: set[str]) -> tuple[str, str, 
 
 def possible_jobs(study: Study) -> Iterator[tuple[str, str, list[str]]]:
     """What is not done and could be, the most valuable first."""
-    scored = [run for run in study.runs if run.is_scored and is_trained(study, run.name)]
+    scored = [run for run in study.runs if run.to_score and is_trained(study, run.name)]
     scored = [run for run in scored if not run.judge or is_trained(study, run.judge)]
     for run in scored:
         if not is_scored(study, run.name):
@@ -346,7 +346,7 @@ def carry_out(study: Study) -> int:
     children["collect"].wait(60)
     reap(study, children, failed)
     left = [run.name for run in study.runs if not is_trained(study, run.name)]
-    left += [f"score {r.name}" for r in study.runs if r.is_scored and not is_scored(study, r.name)]
+    left += [f"score {r.name}" for r in study.runs if r.to_score and not is_scored(study, r.name)]
     left += [
         f"epochs of {run.name}"
         for run in study.runs

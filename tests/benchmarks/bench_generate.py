@@ -32,7 +32,7 @@ from functools import partial
 import project  # noqa: F401
 import torch
 from blip import BASE, LARGE, PROMPT, SEP, TINY, VOCAB, Sizes, make_ours, make_theirs
-from machine import copy_rate, matmul_rate, packed_rate, wait_for
+from machine import copy_rate, matmul_rate, packed_rate, speedup, wait_for
 
 from smile.captioning.packed import made_fast
 from smile.config import Config, override
@@ -132,9 +132,10 @@ class Machine:
         self.matmul = self.copy = 0.0
         if device == "cuda":
             self.measure()
+            precision = str(dtype).removeprefix("torch.")
             print(
-                f"{torch.cuda.get_device_name()}: {self.matmul / 1e12:.0f} TFLOP/s bfloat16 matrix "
-                f"product, {self.copy / 1e12:.2f} TB/s copy; torch {torch.__version__}",
+                f"{torch.cuda.get_device_name()}: {self.matmul / 1e12:.0f} TFLOP/s {precision} "
+                f"matrix product, {self.copy / 1e12:.2f} TB/s copy; torch {torch.__version__}",
                 flush=True,
             )
 
@@ -176,7 +177,7 @@ def compare(setting: Setting, models: Models, machine: Machine, args: argparse.N
     times, captions = in_turn(runs, rounds=args.rounds, device=args.device, seconds=args.seconds)
     same = agreement(captions["ours"], captions["theirs"])
     rates = {who: setting.batch / statistics.median(t) for who, t in times.items()}
-    ratio = paired(times, "theirs")
+    ratio = speedup(times, "ours", over="theirs")
     if args.device == "cpu":
         machine.measure()
     share = floor_seconds(setting, machine) / statistics.median(times["ours"])
@@ -186,18 +187,14 @@ def compare(setting: Setting, models: Models, machine: Machine, args: argparse.N
         f"same captions {same:.0%}; share of floor {share:.2f}"
     )
     if FLOAT32 in times:
-        line += f"; {FLOAT32} {rates[FLOAT32]:.2f} images/s, {paired(times, FLOAT32):.2f} x"
+        ratio = speedup(times, "ours", over=FLOAT32)
+        line += f"; {FLOAT32} {rates[FLOAT32]:.2f} images/s, {ratio:.2f} x"
     if args.device == "cuda":
         return f"{line}; memory " + ", ".join(f"{who} {b / 1e9:.2f} GB" for who, b in peaks.items())
     return line + (
         f" ({machine.matmul / 1e9:.0f} GFLOP/s matrix product, {machine.copy / 1e9:.1f} GB/s copy, "
         f"{args.threads} threads)"
     )
-
-
-def paired(times: dict[str, list[float]], other: str) -> float:
-    """How many times as fast as another ours is: the median of the rounds' own ratios."""
-    return statistics.median(b / a for a, b in zip(times["ours"], times[other], strict=True))
 
 
 def agreement(ours: list[list[int]], others: list[list[int]]) -> float:

@@ -20,6 +20,7 @@ import project  # noqa: F401
 import torch
 import torch.nn.functional as F
 from bench_generate import in_turn
+from machine import speedup
 from torch import Tensor
 
 from smile.training.head_loss import caption_loss
@@ -70,9 +71,7 @@ def main() -> None:
         times, losses = in_turn(calls, rounds=rounds)
         if abs(losses["ours"] - losses["formula"]) > 1e-4:
             raise SystemExit(f"{name}: not the same loss: {losses}")
-        ratio = statistics.median(
-            b / a for a, b in zip(times["ours"], times["formula"], strict=True)
-        )
+        ratio = speedup(times, "ours", over="formula")
         a, b = (statistics.median(times[who]) * 1e3 for who in runs)
         memory = {who: extra_memory(call, leaves) / 1e6 for who, call in calls.items()}
         print(

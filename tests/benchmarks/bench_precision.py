@@ -22,6 +22,7 @@ import project  # noqa: F401
 import torch
 from bench_generate import CPU_SETTINGS, TINY_SETTINGS, Setting, agreement, in_turn, run_ours
 from blip import PROMPT, make_ours, make_theirs
+from machine import speedup
 
 from smile.captioning.packed import made_fast
 from smile.model.captioner import Captioner
@@ -68,11 +69,10 @@ def compare(setting: Setting, *, rounds: int) -> list[str]:
     exact = logprobs(models["float32"], images, captions["float32"])
     lines = []
     for name, model in models.items():
-        ratios = [a / b for a, b in zip(times["float32"], times[name], strict=True)]
         off = (logprobs(model, images, captions["float32"]) - exact).abs().mean()
         lines.append(
             f"{name}: {setting.batch / statistics.median(times[name]):.2f} images/s; "
-            f"{statistics.median(ratios):.2f} x; "
+            f"{speedup(times, name, over='float32'):.2f} x; "
             f"same captions {agreement(captions[name], captions['float32']):.0%}; "
             f"logprob {off:.4f}"
         )

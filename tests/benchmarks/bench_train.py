@@ -36,7 +36,7 @@ from pathlib import Path
 import project  # noqa: F401
 import torch
 from blip import BASE, PROMPT, SEP, TINY, VOCAB, Sizes, make_ours, make_theirs
-from machine import matmul_rate, wait_for
+from machine import matmul_rate, speedup, wait_for
 from torch import Tensor, nn
 
 from smile.config import override
@@ -111,7 +111,7 @@ def compare(args: argparse.Namespace, setting: Setting) -> None:
     pieces = workers[THEIRS].pieces
     for name in OBJECTIVES:
         seconds, other = (statistics.median(times[who]) for who in (name, THEIRS))
-        ratio = other / seconds if args.device == "cuda" else paired(times, name, THEIRS)
+        ratio = other / seconds if args.device == "cuda" else speedup(times, name, over=THEIRS)
         reached = step_operations(make_batch(setting, "cpu"), name, setting) / seconds
         print(
             f"{setting.images} images x {setting.captions} captions, {name}"
@@ -125,18 +125,13 @@ def compare(args: argparse.Namespace, setting: Setting) -> None:
         )
     if THEIRS_FLOAT32 in times:
         ratios = ", ".join(
-            f"{name} {paired(times, name, THEIRS_FLOAT32):.2f} x" for name in OBJECTIVES
+            f"{name} {speedup(times, name, over=THEIRS_FLOAT32):.2f} x" for name in OBJECTIVES
         )
         other = statistics.median(times[THEIRS_FLOAT32])
         print(
             f"    transformers in float32: {pairs / other:.2f} captions/s; ours: {ratios}",
             flush=True,
         )
-
-
-def paired(times: dict[str, list[float]], ours: str, theirs: str) -> float:
-    """The median of the rounds' own ratios."""
-    return statistics.median(b / a for a, b in zip(times[ours], times[theirs], strict=True))
 
 
 Measured = tuple[dict[str, list[float]], dict[str, float]]

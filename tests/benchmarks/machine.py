@@ -1,5 +1,6 @@
-"""What the machine itself can do: the rates that a model's times are held against."""
+"""What the machine itself can do: the rates that a model's times are held against; and ratios."""
 
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +34,11 @@ def best(call: Callable[[], object], *, device: str = "cpu", rounds: int = 15) -
             wait_for(device)
             times.append(time.perf_counter() - started)
     return min(times)
+
+
+def speedup(times: dict[str, list[float]], who: str, *, over: str) -> float:
+    """How many times as fast as another one it is: the median of the rounds' own ratios."""
+    return statistics.median(b / a for a, b in zip(times[who], times[over], strict=True))
 
 
 def matmul_rate(device: str, shapes: list[tuple[int, int, int]], *, dtype: torch.dtype) -> float:

@@ -39,7 +39,7 @@ def test_every_run_begins_after_what_it_needs_and_is_judged_by_another_seed(runs
         assert not run.init or run.init in seen
         assert run.init in ("", f"start-{config.train.seed}")
         assert run.judge in ("", f"start-{3 - config.train.seed}")
-        assert run.is_scored is bool(run.judge) is not name.startswith("start-")
+        assert run.to_score is bool(run.judge) is not name.startswith("start-")
         seen.append(name)
     first = [f"{row.name}-{seed}" for seed in (1, 2) for row in CONTINUED[:FIRST]]
     assert seen[: 2 + len(first)] == ["start-1", "start-2", *first]
