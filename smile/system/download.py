@@ -231,6 +231,10 @@ class _Part:
     def size(self) -> int:
         return self.path.stat().st_size if self.version else 0
 
+    @property
+    def kept(self) -> str:
+        return f"the {self.size / 1e6:,.1f} MB so far are kept for the next try"
+
     def begin(self, version: str) -> None:
         """Starts an empty part of `version`."""
         self.path.write_bytes(b"")
@@ -273,8 +277,12 @@ def _download(wanted: _Wanted) -> None:
             ) from error
         except Broken as error:
             problem = error
+        except KeyboardInterrupt:
+            if part.size:  # who gives up a long download should know that little is lost
+                print(f"{wanted.target}: {part.kept}", file=sys.stderr)
+            raise
     else:
-        kept = f"; the {part.size / 1e6:,.1f} MB so far are kept for the next try" * bool(part.size)
+        kept = f"; {part.kept}" * bool(part.size)
         raise Unavailable(
             f"{address} cannot be downloaded, {problem}{kept}: try again, or {wanted.advice}"
         )

@@ -117,6 +117,19 @@ def test_goes_on_where_an_earlier_run_stopped(server, tmp_path):
     assert files(tmp_path) == {"model_base.pth"}
 
 
+def test_ctrl_c_says_that_the_part_is_kept(server, capfd):
+    def press_ctrl_c(name, done, total):
+        if done >= 60_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), download.watching(press_ctrl_c):
+        fetch(server.url, checksum=SHA256)
+    *_, line = capfd.readouterr().err.splitlines()
+    assert line.endswith("model_base.pth: the 0.1 MB so far are kept for the next try")
+    fetch(server.url, checksum=SHA256)
+    assert server.requests == [None, "bytes=60000-"]
+
+
 def test_starts_again_where_the_server_ignores_ranges(server):
     server.cuts, server.ranges = [30_000], False
     assert fetch(server.url).read_bytes() == CONTENT
