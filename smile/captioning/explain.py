@@ -4,6 +4,7 @@ When the decoder predicts a word, each head of each layer distributes a weight o
 tokens. The mean over heads and layers (or over the heads of one layer) is a map of the patches.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ def word_maps(
         layer: one decoder layer, counted from 0, or None for the mean of all.
 
     Raises:
-        UserError: there is no such layer.
+        UserError: there is no such layer, or the encoder's output is no square of patches.
     """
     _check_layer(captioner, layer)
     prompt = captioner.config.data.prompt if prompt is None else prompt
@@ -82,7 +83,7 @@ def word_maps(
     ids = [*start, *(captioner.tokenizer.ids[piece] for piece, _ in pieces)]
     weights = cross_attention(captioner, pixels, torch.tensor([ids], device=captioner.device))
     weights = weights.mean(dim=(0, 1)) if layer is None else weights[layer].mean(dim=0)
-    grid = round((weights.size(1) - 1) ** 0.5)
+    grid = _grid(weights.size(1))
     heat = rearrange(weights[len(start) - 1 : -1, 1:], "t (h w) -> t h w", h=grid).cpu()
 
     words: list[tuple[str, float, list[Tensor]]] = []
@@ -106,6 +107,17 @@ def _check_layer(captioner: Captioner, layer: int | None) -> None:
         raise UserError(f"layer is {layer}, but the decoder's layers are 0 to {depth - 1}")
 
 
+def _grid(num_tokens: int) -> int:
+    """Patches a side, where an encoder gives the class token and then a square of patches."""
+    side = math.isqrt(num_tokens - 1)
+    if side * side != num_tokens - 1:
+        raise UserError(
+            f"the encoder gives {num_tokens} tokens of an image: expected one, and then a square "
+            "of patches, to draw where each lies"
+        )
+    return side
+
+
 def explain(
     captioner: Captioner,
     image: Picture,
@@ -122,6 +134,7 @@ def explain(
 
     Raises:
         UserError: there is no such layer, or the picture cannot be written; raised before any work.
+            The encoder's output is no square of patches.
     """
     check_picture(path)
     _check_layer(captioner, layer)

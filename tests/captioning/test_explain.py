@@ -55,6 +55,14 @@ def test_a_map_is_what_the_position_before_the_word_looked_at(captioner):
         word_maps(captioner, pixels, caption, layer=2)
 
 
+def test_an_encoder_without_a_square_of_patches_is_refused(captioner, monkeypatch):
+    pixels = load_golden("a").expected["image"][:1]
+    encode = captioner.encode
+    monkeypatch.setattr(captioner, "encode", lambda pixels: encode(pixels)[:, :-1])
+    with pytest.raises(UserError, match="the encoder gives 16 tokens of an image: expected one"):
+        word_maps(captioner, pixels, Caption("a", -0.5, [("a", -0.5), ("[SEP]", -1.0)]))
+
+
 def test_hooks_are_gone_afterwards(captioner):
     pixels = load_golden("a").expected["image"][:1]
     cross_attention(captioner, pixels, torch.tensor([[5, 6]]))
