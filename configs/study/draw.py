@@ -50,6 +50,7 @@ COLUMNS = {  # of the table: metric → title, decimals
     "judge_r1": ("R@1, %", 1),
     "judge_r5": ("R@5, %", 1),
     "judge_r10": ("R@10, %", 1),
+    "judge_rank": ("mean rank", 0),
 }
 SHOWN = ("mle-1", "smile-1", "mix-0.1-1", "scratch-1")  # whose captions are shown
 Systems = dict[str, dict[str, Any]]
