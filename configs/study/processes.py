@@ -28,6 +28,7 @@ class Child:
         self.log, self.kind = log, kind
         self.began = time.monotonic()
         self.ended: float | None = None
+        self.waited = 0.0  # seconds that were too few
         self.process = multiprocessing.Process(target=_call, args=(function, args, log))
         self.process.start()
 
@@ -55,13 +56,15 @@ class Child:
         """Returns when it has ended, at the latest after so many seconds, by force then."""
         self.process.join(seconds)
         if self.is_alive:
+            self.waited = seconds
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.join()
         self.ended = self.ended or time.monotonic()
 
     def last_line(self) -> str:
         lines = self.log.read_text("utf-8", "replace").strip().splitlines()
-        return f"{lines[-1] if lines else 'nothing said'} ({self.log})"
+        late = f"not done after {self.waited:.0f} s; " if self.waited else ""
+        return f"{late}{lines[-1] if lines else 'nothing said'} ({self.log})"
 
 
 def _call(function: Callable, args: tuple, log: Path) -> None:

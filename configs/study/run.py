@@ -29,9 +29,9 @@ import shlex
 import signal
 import sys
 import time
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +54,7 @@ import train  # noqa: E402
 from smile.config import load_config  # noqa: E402
 from smile.data.load import load_examples  # noqa: E402
 from smile.data.picture_cache import make_cache  # noqa: E402
+from smile.data.unzip import unpack  # noqa: E402
 from smile.errors import UserError  # noqa: E402
 from smile.system.files import write_atomically, write_text  # noqa: E402
 from smile.training.checkpointing.checkpoints import Checkpoints  # noqa: E402
@@ -66,6 +67,7 @@ SIZE_OPTIONS = {  # each a field of `Size`
     "seeds": "of variants, 1 or 2",
     "batch_size": "photos in a batch",
 }
+MOST_UNPACKED = 2 << 30  # bytes of an archive of photos
 POOL = 500  # validation photos that show when a run should have stopped
 STOPPING = 20  # seconds in which a run that is told to stop has saved itself
 EPOCHS = "-epochs"  # after a run's name: the scores of its validated epochs
@@ -208,8 +210,9 @@ def prepare(args: argparse.Namespace) -> Path:
     if data.suffix == ".zip":
         data = args.out / "data"
         if not (data / ".unpacked").exists():
-            with zipfile.ZipFile(args.data) as archive:
-                archive.extractall(data)
+            for folder, pattern in ((data / "images", "*.jpg"), (data, "*.txt")):
+                wanted = functools.partial(fnmatch, pat=pattern)
+                unpack(args.data, folder, wanted=wanted, most_bytes=MOST_UNPACKED)
             (data / ".unpacked").touch()
     data = data.resolve()
     settings = [f"data.root={data}", *args.size.every, *args.set]

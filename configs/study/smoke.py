@@ -23,7 +23,6 @@ from smile.training.speed import train_mode
 from smile.weights.run_folder import LAST_FOLDER
 
 WARM_UP = 10  # steps that are not counted
-LONGEST = 60  # seconds for any part of it
 SCORED = 200  # test photos
 STARTS = 3  # runs that train side by side before anything can go on from them
 
@@ -42,9 +41,7 @@ def smoke(args: argparse.Namespace, data: Path) -> int:
     shutil.rmtree(folder, ignore_errors=True)
     rates = {}
     for jobs in sorted({1, args.jobs} if args.smoke == "all" else {args.jobs}):
-        rates[jobs] = side_by_side(
-            jobs, folder / str(jobs), settings, seconds=args.seconds, threads=args.threads
-        )
+        rates[jobs] = side_by_side(jobs, folder / str(jobs), settings, args)
         if not rates[jobs]:
             return 1
     scored = args.smoke == "rate" or score(args, folder)
@@ -53,17 +50,20 @@ def smoke(args: argparse.Namespace, data: Path) -> int:
     return 0 if scored else 1
 
 
-def side_by_side(
-    jobs: int, folder: Path, settings: list[str], *, seconds: float, threads: int
-) -> float:
+def longest(args: argparse.Namespace) -> float:
+    """Seconds that any part of it may take."""
+    return 600.0 if args.device == "cpu" else 60.0
+
+
+def side_by_side(jobs: int, folder: Path, settings: list[str], args: argparse.Namespace) -> float:
     """Photos a second of so many processes that train at once; 0 where one fails."""
     barrier = multiprocessing.Barrier(jobs)
     children = [
-        Child(measure, *(folder / str(n), settings, barrier, seconds, threads), log=log)
+        Child(measure, *(folder / str(n), settings, barrier, args), log=log)
         for n, log in enumerate(folder / f"{n}.log" for n in range(jobs))
     ]
     for child in children:
-        child.wait(LONGEST)
+        child.wait(longest(args))
     if broken := [child for child in children if child.status]:
         print(f"{jobs} processes: failed: {broken[0].last_line()}", flush=True)
         return 0.0
@@ -83,9 +83,9 @@ def side_by_side(
     return rate
 
 
-def measure(folder: Path, settings: list[str], barrier, seconds: float, threads: int) -> None:
+def measure(folder: Path, settings: list[str], barrier, args: argparse.Namespace) -> None:
     """In a child: trains for so many seconds, together with the others, and notes what it took."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(args.threads)
     began = time.perf_counter()
     folder.mkdir(parents=True)
     config = load_config(FOLDER / "mle.toml", settings)
@@ -100,11 +100,11 @@ def measure(folder: Path, settings: list[str], barrier, seconds: float, threads:
         losses.append(one_step(trainer, [next(batches)], phase))
     ready = time.perf_counter() - began
     try:
-        barrier.wait(LONGEST)
+        barrier.wait(longest(args))
     except BrokenBarrierError:
         raise SystemExit("another process did not come this far") from None
     began = clock = time.perf_counter()
-    while clock - began < seconds:
+    while clock - began < args.seconds:
         batch = next(batches)
         waited += time.perf_counter() - clock
         losses.append(one_step(trainer, [batch], phase))
@@ -145,7 +145,7 @@ def score(args: argparse.Namespace, folder: Path) -> bool:
     words += ["--clip", "none", "--gpt2", "none", "--workers", "1", "--batch-size", "250"]
     words += ["--limit", str(SCORED), "--out", str(folder / "score")]
     child = Child(evaluate_with, words, args.threads, log=folder / "score.log")
-    child.wait(LONGEST)
+    child.wait(longest(args))
     if child.status:
         print(f"scores: failed: {child.last_line()}", flush=True)
         return False
