@@ -149,7 +149,7 @@ Models = dict[str, torch.nn.Module]
 
 
 def make_models(setting: Setting, args: argparse.Namespace) -> Models:
-    """Ours and theirs, as their users have them: packed on the CPU, in bfloat16 on CUDA."""
+    """Ours and theirs: packed on the CPU, with weights in bfloat16 on CUDA."""
     theirs = make_theirs(setting.sizes, setting.image_size, args.device)
     others = {}
     if args.device == "cpu" and args.precision != "float32":
