@@ -172,9 +172,10 @@ class _Scores(torch.autograd.Function):
         """(B, N, D), (F, D), (B, N) ids, (F,) ids, (V, D), (V,) → (B, N, N), float32 scalar."""
         scores = F.linear(firsts, weight, bias)
         loss, grad_scores = _cross_entropy(scores, targets, end_id=end_id)
-        if with_gradients:
+        if with_gradients:  # under autocast, in lower precision
             ctx.save_for_backward(states, firsts, words, weight)
-            ctx.grad_scores = grad_scores
+            # Now, because autocast, which casts the head once, is off in the backward pass.
+            ctx.grad_scores, ctx.grad_firsts = grad_scores, grad_scores @ weight
         embeddings = F.embedding(words, weight).transpose(1, 2)
         return states @ embeddings + bias[words][:, None, :], loss
 
@@ -192,7 +193,7 @@ class _Scores(torch.autograd.Function):
         grad_weight.index_add_(0, words.flatten(), grad_own.to(weight.dtype))
         grad_bias = grad_scores.sum(dim=0, dtype=weight.dtype) * grad_loss
         grad_bias.index_add_(0, words.flatten(), grad.sum(dim=1, dtype=weight.dtype).flatten())
-        grad_firsts = ((grad_scores @ weight.to(low)) * grad_loss).to(firsts.dtype)
+        grad_firsts = (ctx.grad_firsts * grad_loss).to(firsts.dtype)
         grads = grad_states.to(states.dtype), grad_firsts, None, None, grad_weight, grad_bias
         return *grads, None, None
 
@@ -254,7 +255,7 @@ class _BlockwiseMLE(torch.autograd.Function):
             )
             total += loss
             if with_gradients:  # under autocast, in lower precision
-                grad_states[rows] = grad @ weight.to(grad.dtype)
+                grad_states[rows] = grad @ weight
                 _add_product(grad_weight, grad.t(), states[rows].to(grad.dtype))
                 grad_bias += grad.sum(dim=0, dtype=bias.dtype)
         return total
