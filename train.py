@@ -277,12 +277,13 @@ class Trainer:
         if targets == 0:  # every image is broken
             return 0.0, 0, images
         total = torch.zeros((), device=self.device)
-        for number, batch in enumerate(batches, start=1):
-            with self.world.sync_gradients(self.model, enabled=number == len(batches)):
-                batch_loss = self.loss(self.model, batch, phase)
-                # DDP averages the gradients over the processes; their sum is needed.
-                self.precision.backward(batch_loss / (targets / self.world.size))
-            total += batch_loss.detach()
+        with self.precision.sharing_casts():
+            for number, batch in enumerate(batches, start=1):
+                with self.world.sync_gradients(self.model, enabled=number == len(batches)):
+                    batch_loss = self.loss(self.model, batch, phase)
+                    # DDP averages the gradients over the processes; their sum is needed.
+                    self.precision.backward(batch_loss / (targets / self.world.size))
+                total += batch_loss.detach()
         clip = self.config.train.grad_clip
         grad_norm = self.precision.step(self.optimizer, self.captioner.parameters(), clip)
         self.average.update()

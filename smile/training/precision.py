@@ -43,6 +43,19 @@ class Precision:
             self.device.type, dtype=LOW.get(self.name, torch.bfloat16), enabled=self.name in LOW
         )
 
+    def sharing_casts(self) -> contextlib.AbstractContextManager:
+        """The context of a step's passes, in which a CPU casts each weight that learns only once.
+
+        Autocast keeps its casts of such weights until the outermost context ends: without this one,
+        to the end of a batch's forward pass. This one turns nothing on, so the backward pass stays
+        as it is. It must end before the optimiser changes the weights. Blocks that are compiled
+        cast their own. A GPU, which casts quickly, gets no context: it would keep the casts in
+        memory during the backward pass.
+        """
+        if self.name not in LOW or self.device.type != "cpu":
+            return contextlib.nullcontext()
+        return torch.autocast("cpu", enabled=False)
+
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()
 

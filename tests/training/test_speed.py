@@ -2,13 +2,17 @@
 
 import copy
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import islice
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from golden_fixtures import load_golden
+from helpers import config_of, trainer_of
 from torch import nn
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,11 +25,14 @@ from smile.errors import UserError
 from smile.loss import IGNORE
 from smile.model.captioner import Captioner
 from smile.model.layers import Attention, PreNormBlock
+from smile.system.distributed import World
+from smile.training import head_loss
 from smile.training.head_loss import caption_loss
 from smile.training.objective import Objective
 from smile.training.onednn import OneDNNLinear, use_mkl, use_onednn
 from smile.training.precision import Precision
-from smile.training.speed import CheckpointedBlock, checkpoint_activations, prepare
+from smile.training.schedule import Phase
+from smile.training.speed import CheckpointedBlock, checkpoint_activations, prepare, train_mode
 
 OBJECTIVES = ("smile", "mle", "reverse")
 
@@ -232,32 +239,50 @@ def test_float16_needs_a_gpu():
 
 
 class CastsToBfloat16(TorchDispatchMode):
-    """Counts, by shape, the float32 tensors that are cast to bfloat16."""
+    """Counts, by the place in memory, the float32 tensors that are cast to bfloat16."""
 
     def __init__(self):
         super().__init__()
-        self.of_shape = Counter()
+        self.of_place = Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         found = function(*args, **kwargs or {})
         if function is torch.ops.aten._to_copy.default and found.dtype == torch.bfloat16:
-            self.of_shape[tuple(args[0].shape)] += args[0].dtype == torch.float32
+            self.of_place[args[0].data_ptr()] += args[0].dtype == torch.float32
         return found
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_bfloat16_casts_each_weight_once_a_step_however_many_groups_there_are(objective):
-    captioner, ids = small(), some_captions()
-    captioner.tokenizer = SimpleNamespace(prompt_ids=lambda prompt: [1], pad_id=0)
-    batch = Batch(images=torch.randn(3, 3, 32, 32), ids=ids, names=["a", "b", "c"])
-    assert len(batch.ids_by_length()) == 2
+def casts_of_steps(folder: Path, *settings: str) -> tuple[dict[str, int], list[float]]:
+    """Three steps in bfloat16: the casts of each weight in the second one, and the losses."""
+    trainer = trainer_of(config_of("train.precision=bfloat16", *settings), folder, World())
+    train_mode(trainer.captioner)
+    phase, batches = Phase.of(trainer.config, 1), list(islice(trainer.batches, 2))
+    assert [len(batch.ids_by_length()) for batch in batches] == [2, 2]
+    losses = [trainer.step(batches, phase, 0.01)[0]]
     with CastsToBfloat16() as casts:
-        with Precision("bfloat16", torch.device("cpu")).autocast():
-            loss = Objective(captioner)(batch, objective)
-        loss.backward()
-    layers = [part for part in captioner.modules() if isinstance(part, nn.Linear | nn.Conv2d)]
-    expected = Counter(tuple(layer.weight.shape) for layer in layers)
-    assert {shape: casts.of_shape[shape] for shape in expected} == expected
+        losses.append(trainer.step(batches, phase, 0.01)[0])
+    losses.append(trainer.step(batches, phase, 0.01)[0])
+    weights = trainer.captioner.named_parameters()
+    return {name: casts.of_place[weight.data_ptr()] for name, weight in weights}, losses
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_bfloat16_casts_each_weight_once_a_step_and_changes_nothing(
+    objective, tmp_path, monkeypatch
+):
+    """With two batches, groups of captions, blocks of targets, and a block computed again."""
+    monkeypatch.setattr(head_loss, "BLOCK", 16)
+    settings = (
+        "data.num_train=4", "train.batch_size=2", "data.captions_per_image=3",
+        "train.checkpoint_blocks=1", f"loss.objective={objective}", "loss.mle_weight=0.1",
+    )  # fmt: skip
+    casts, losses = casts_of_steps(tmp_path / "once", *settings)
+    multiplied = ("attention", "mlp.", "patch_embed", "head_dense", "head_bias", "word_embed")
+    assert casts == {name: any(part in name for part in multiplied) for name in casts}
+    monkeypatch.setattr(Precision, "sharing_casts", lambda self: nullcontext())
+    again, expected = casts_of_steps(tmp_path / "anew", *settings)
+    assert set(again.values()) >= {0, 2, 4}
+    assert losses == pytest.approx(expected, rel=1e-3)  # some sums are taken in another order
 
 
 @pytest.mark.parametrize(("grad_clip", "step"), [(5.0, [-3.0, -4.0]), (0.0, [-30.0, -40.0])])
