@@ -22,6 +22,7 @@ from kill_training import command, kill_and_resume
 from zygote import until_it_prints, zygote
 
 import train
+from smile.config import load_config
 from smile.errors import UserError
 from smile.system.distributed import World
 from smile.training.checkpointing import checkpoints as checkpoints_module
@@ -441,6 +442,21 @@ def test_another_config_is_refused_by_its_keys(whole, tmp_path):
     check_same(identity(old, examples), identity(config_of(*RANDOM, *free), examples))
     with pytest.raises(UserError, match=r"train\.seed = 0 there, 1 now"):
         trainer_of(config_of(*RANDOM, "train.seed=1"), whole, World(), resume=True)
+
+
+def test_a_run_resumes_with_the_config_that_its_folder_has(whole, tmp_path):
+    """There the sizes that were found in the data stand in place of 0; either way resumes."""
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    longer = f"train.epochs={config_of().train.epochs + 1}"
+    config = load_config(folder / "config.toml", [longer])
+    assert config.decoder.vocab_size > config_of().decoder.vocab_size == 0
+    trainer_of(config, folder, World(), resume=True).run()
+    for finished in (config, config_of(*RANDOM, longer)):
+        assert trainer_of(finished, folder, World(), resume=True) is None
+    other = load_config(folder / "config.toml", [longer, "decoder.vocab_size=9"])
+    with pytest.raises(UserError, match=r"decoder\.vocab_size = 0 there, 9 now"):
+        trainer_of(other, folder, World(), resume=True)
 
 
 def test_a_run_older_than_a_setting_was_trained_by_its_default():

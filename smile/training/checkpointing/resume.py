@@ -15,7 +15,13 @@ from smile.system.distributed import World
 from smile.system.files import expect, show, write_text, writing
 from smile.training.checkpointing.checkpoints import Checkpoints
 from smile.training.checkpointing.folder import check_captioners
-from smile.training.checkpointing.state import Progress, RunState, captioner_of, restoring
+from smile.training.checkpointing.state import (
+    Progress,
+    RunState,
+    captioner_of,
+    completed_settings,
+    restoring,
+)
 from smile.training.comparison import COMPARISON
 from smile.training.console import say
 from smile.training.schedule import Phase
@@ -93,9 +99,14 @@ def find_run(config: Config, folder: Path, examples: Splits, world: World) -> Fo
     checkpoints = Checkpoints(folder)
     number, about, complaints = world.first(lambda: checkpoints.choose(check_about))
     now = identity(config, examples)
-    world.first(lambda: check_same(about["run"], now))
-    world.first(lambda: check_captioners(folder))
     state, source = checkpoints.load(number), checkpoints.path(number)
+    with restoring(source):
+        completed = completed_settings(state)
+    world.first(lambda: check_same(about["run"], now, completed=completed))
+    world.first(lambda: check_captioners(folder))
+    # Noted as the run was begun with, so that the next `--resume` may name either, too.
+    before = about["run"]["config"]
+    now["config"] |= {section: before[section] for section in completed.keys() & before.keys()}
     with restoring(source):
         captioner = captioner_of(state, config, source=source)
         progress = Progress(**state["progress"])
@@ -143,22 +154,30 @@ def check_about(about: dict[str, Any], where: str) -> None:
         expect(captions.get(split), str, where=f"{where}: run.captions.{split}")
 
 
-def check_same(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Raises UserError, naming keys and both values, if two runs' `identity` differs."""
+def check_same(
+    old: dict[str, Any], new: dict[str, Any], *, completed: dict[str, dict[str, Any]] | None = None
+) -> None:
+    """Raises UserError, naming keys and both values, if two runs' `identity` differs.
+
+    `completed` has the old run's settings that data or weights have completed, by section. A config
+    may name them in place of those the run was begun with: the config.toml in its folder does.
+    """
     # A run from before a setting existed was trained with its default.
     defaults, before, after = (
         _flat(config) for config in (_plain(Config()), old["config"], new["config"])
     )
     before = defaults | before
+    found = before | _flat(completed or {})
     changed = [
         f"{key} = {show(before.get(key))} there, {show(after.get(key))} now"
         for key in before.keys() | after.keys()
-        if key not in FREE and before.get(key) != after.get(key)
+        if key not in FREE and after.get(key) not in (before.get(key), found.get(key))
     ]
     if changed:
         raise UserError(
             f"--resume: the run was started with other settings: {first_few(changed, 8)}; resume "
-            f"with those, or start another run with --out (may change: [generate], {MAY_CHANGE})"
+            "with those, as the config.toml in the run's folder has them, or start another run "
+            f"with --out (may change: [generate], {MAY_CHANGE})"
         )
     splits = [
         split for split in new["captions"] if old["captions"][split] != new["captions"][split]

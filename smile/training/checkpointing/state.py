@@ -155,12 +155,22 @@ def restoring(source: object) -> Iterator[None]:
         ) from error
 
 
+def completed_settings(state: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings that data or weights may have completed, as a checkpoint has them."""
+    return {
+        "vit": state["vit"],
+        "decoder": state["decoder"],
+        # Checkpoints of older runs lack the setting: they strip accents.
+        "tokenizer": {"strip_accents": state.get("strip_accents", True)},
+    }
+
+
 def captioner_of(state: dict[str, Any], config: Config, *, source: object) -> Captioner:
     """The checkpoint's captioner, with the run's current settings; `source` is named in errors."""
-    vit, decoder = ViTConfig(**state["vit"]), DecoderConfig(**state["decoder"])
-    # Checkpoints of older runs lack the setting: they strip accents.
-    tokenizer = Tokenizer(state["vocab"], strip_accents=state.get("strip_accents", True))
+    completed = completed_settings(state)
+    vit, decoder = ViTConfig(**completed["vit"]), DecoderConfig(**completed["decoder"])
     config = replace(config, vit=vit, decoder=decoder)
+    tokenizer = Tokenizer(state["vocab"], **completed["tokenizer"])
     return build(config, tokenizer, state["model"], source=source)
 
 
