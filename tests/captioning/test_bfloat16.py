@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import ROOT, make_photos, make_run
-from precisions import logprobs, make_captioner, put_onednn
+from precisions import effects, logprobs, make_captioner, put_onednn, suspects, wrong
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -27,7 +27,7 @@ from smile.training import checks
 from smile.weights.fingerprint import fingerprint, fingerprint_of
 from smile.weights.run_folder import save_run
 
-MEAN, MOST = 0.016, 0.12  # how far log-probabilities may be off; they have a deviation of 1.1
+MEAN, MOST = 0.021, 0.15  # how far log-probabilities may be off; they have a deviation of 1.1
 
 
 # The numbers --------------------------------------------------------------------------------------
@@ -59,28 +59,20 @@ WAYS = ("plain", "stand-in", "stand-in, in place", "oneDNN", "oneDNN, in place")
 def test_log_probabilities_are_close_to_those_of_float32(captioner, way, request):
     exact = logprobs(captioner)
     rounded = in_bfloat16(captioner, way, request)
-    off = (logprobs(rounded) - exact).abs()
-    assert off.mean() < MEAN and off.max() < MOST, (off.mean(), off.max())
-    assert off.mean() > 0  # it was bfloat16
+    off = logprobs(rounded) - exact
+    assert 0 < off.abs().mean() < MEAN and off.abs().max() < MOST
+    assert not suspects(off)
     head = rounded.decoder.head(torch.zeros(1, 64, dtype=torch.bfloat16))
     assert head.dtype == torch.float32
 
 
-def test_the_bounds_notice_every_layer_that_is_wrong(captioner, request):
-    """Left out, or a quarter too large."""
-    exact, rounded = logprobs(captioner), in_bfloat16(captioner, "plain", request)
-    layers = {name: part for name, part in rounded.named_modules() if isinstance(part, nn.Linear)}
-    assert len(layers) == 2 * 6 + 2 * 10 + 1
-    missed = []
-    for name, layer in layers.items():
-        right = layer.weight.data
-        for factor in (0, 1.25):
-            layer.weight.data = right * factor
-            off = (logprobs(rounded) - exact).abs()
-            if off.mean() < MEAN:
-                missed.append((name, factor, off.mean()))
-        layer.weight.data = right
-    assert not missed
+def test_every_weight_that_is_wrong_is_noticed(captioner, request):
+    exact, missed = logprobs(captioner), []
+    for name in effects():
+        rounded = in_bfloat16(wrong(captioner, name, rolled=True), "plain", request)
+        if not suspects(logprobs(rounded) - exact):
+            missed.append(name)
+    assert not missed and len(effects()) > 90
 
 
 def test_norms_and_softmax_compute_in_float32():

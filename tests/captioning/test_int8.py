@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import make_photos, make_run
-from precisions import IMAGES, logprobs, make_captioner, put_onednn
+from precisions import IMAGES, effects, logprobs, make_captioner, put_onednn, suspects, wrong
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -20,7 +20,7 @@ from smile.captioning.packed import PackedHead, made_fast
 from smile.errors import UserError
 from smile.model.captioner import Captioner
 
-MEAN, MOST = 0.038, 0.3  # how far log-probabilities may be off; they have a deviation of 1.1
+MEAN, MOST = 0.065, 0.5  # how far log-probabilities may be off; they have a deviation of 1.1
 
 
 # One layer ----------------------------------------------------------------------------------------
@@ -87,28 +87,34 @@ def captioner() -> Captioner:
     return make_captioner()
 
 
-def in_int8(captioner: Captioner) -> nn.Module:
-    return made_fast(copy.deepcopy(captioner), int8=True)
+def in_int8(captioner: Captioner, rest: torch.dtype = torch.float32) -> nn.Module:
+    return made_fast(copy.deepcopy(captioner).to(rest), int8=True)
 
 
-def test_log_probabilities_are_close_to_those_of_float32(captioner):
-    off = (logprobs(in_int8(captioner)) - logprobs(captioner)).abs()
-    assert 0 < off.mean() < MEAN and off.max() < MOST, (off.mean(), off.max())
+@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str)
+def rest(request, monkeypatch) -> torch.dtype:
+    """What is not in int8; in bfloat16 as where the processor multiplies that."""
+    if request.param == torch.bfloat16:
+        put_onednn(monkeypatch)
+    return request.param
 
 
-def test_the_bounds_notice_every_layer_that_is_wrong(captioner):
-    """Left out, or a quarter too large."""
+def test_log_probabilities_are_close_to_those_of_float32(captioner, rest):
+    made = in_int8(captioner, rest)
+    off = logprobs(made) - logprobs(captioner)
+    assert 0 < off.abs().mean() < MEAN and off.abs().max() < MOST
+    assert not suspects(off)
+    assert made.encode(IMAGES.to(rest)).dtype == rest
+
+
+def test_every_weight_of_the_decoder_that_is_wrong_is_noticed(captioner, rest):
     exact, missed = logprobs(captioner), []
-    blocks = captioner.decoder.blocks
-    layers = [name for name, part in blocks.named_modules() if isinstance(part, nn.Linear)]
-    assert len(layers) == 2 * 10
-    for name in layers:
-        for factor in (0, 1.25):
-            wrong = copy.deepcopy(captioner)
-            wrong.decoder.blocks.get_submodule(name).weight.data *= factor
-            off = (logprobs(in_int8(wrong)) - exact).abs()
-            if off.mean() < MEAN or off.max() < MOST:
-                missed.append((name, factor, off.mean(), off.max()))
+    names = [name for name in effects() if name.startswith("decoder.blocks.")]
+    assert len(names) == 2 * (2 * 7 + 4 + 3 * 2)
+    for name in names[rest == torch.float32 :: 2]:  # half of them each way, to save time
+        made = in_int8(wrong(captioner, name, rolled=True), rest)
+        if not suspects(logprobs(made) - exact):
+            missed.append(name)
     assert not missed
 
 
@@ -122,14 +128,6 @@ def test_encoder_embeddings_and_head_stay_in_float32(captioner):
     assert made.decoder.word_embed.weight.dtype == torch.float32
     kinds = [type(part) for part in made.decoder.blocks.modules()]
     assert nn.Linear not in kinds and kinds.count(Int8Linear) == 2 * 8  # three are one
-
-
-def test_the_rest_is_in_bfloat16_where_the_processor_has_it(captioner, monkeypatch):
-    put_onednn(monkeypatch)
-    rounded = made_fast(copy.deepcopy(captioner).to(torch.bfloat16), int8=True)
-    off = (logprobs(rounded) - logprobs(captioner)).abs()
-    assert 0 < off.mean() < 1.25 * MEAN and off.max() < 1.25 * MOST, (off.mean(), off.max())
-    assert rounded.encode(IMAGES.bfloat16()).dtype == torch.bfloat16
 
 
 # Options ------------------------------------------------------------------------------------------
