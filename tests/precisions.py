@@ -16,8 +16,9 @@ from smile.model.captioner import Captioner
 
 IMAGES = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 IDS = torch.randint(200, (8, 10), generator=torch.Generator().manual_seed(2))
-# Of a wrong weight's effect, in log-probabilities that are off. Right ones reach 0.06 in bfloat16 and
-# 0.29 in int8; with any weight left out, a quarter too large or out of order, one reaches 0.53.
+# How much of a wrong weight's effect there may be in log-probabilities that are off. Right ones
+# reach 0.06 in bfloat16 and 0.29 in int8; with any weight left out, a quarter too large or out of
+# order, one reaches 0.53.
 SHARE = 0.4
 
 
@@ -44,7 +45,7 @@ def make_captioner() -> Captioner:
 
 
 def wrong(captioner: Captioner, name: str, *, rolled: bool = False) -> Captioner:
-    """A copy with a bias left out, or `rolled`: out of order; another weight a quarter too large."""
+    """A copy with a bias left out, or `rolled` out of order; another weight a quarter too large."""
     captioner = copy.deepcopy(captioner)
     weight = captioner.get_parameter(name).data
     if not name.endswith("bias"):
@@ -105,5 +106,4 @@ def put_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", torch.clone, raising=False)
     pointwise = SimpleNamespace(default=linear)
     monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", pointwise, raising=False)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(packed, "takes_bfloat16", lambda: True)
+    monkeypatch.setattr(packed, "multiplies", lambda dtype: True)

@@ -16,8 +16,9 @@ from smile.captioning.packed import exact_head, made_fast, use_views
 from smile.config import GenerateConfig, check_setting
 from smile.errors import UserError, printable
 from smile.model.captioner import Captioner
-from smile.system.bfloat16 import CAPTIONING, COST, UNITS, bfloat16_unit
+from smile.system.bfloat16 import CAPTIONING, COST, NO_UNIT, bfloat16_unit, cost
 from smile.system.files import lone_surrogate
+from smile.system.onednn import multiplies
 from smile.system.processors import usable_processors
 from smile.weights.fingerprint import fingerprint, fingerprint_of
 
@@ -225,7 +226,7 @@ def _check_int8(options: Options, device: torch.device) -> None:
         )
     if options.compile:
         raise UserError("--precision int8 does not go with --compile: leave one of them out")
-    if not (torch.backends.mkldnn.is_available() and int8_engine()):
+    if not (multiplies(torch.float32) and int8_engine()):
         raise UserError(
             f"--precision int8: torch {torch.__version__} has no int8 product for this processor: "
             "leave --precision out"
@@ -245,14 +246,17 @@ def about_bfloat16(options: Options, device: torch.device, *, is_long: bool) -> 
         return ""
     unit = bfloat16_unit()
     if options.precision == "bfloat16" and not unit:
-        return (
-            f"--precision bfloat16: this processor cannot multiply it ({UNITS}), so captions take "
-            "longer than in float32, with AVX2 {} to {} times; only memory is saved".format(*COST)
+        taken = cost("{} to {} times".format(*COST))
+        return f"--precision bfloat16: {NO_UNIT}, so captions {taken}; only memory is saved"
+    if options.precision == "auto" and is_long and unit:
+        gain = (
+            f"makes BLIP's captions about {CAPTIONING[unit]} times as fast"
+            if unit in CAPTIONING
+            else f"may well make captions faster, which was not measured with {unit}"
         )
-    if options.precision == "auto" and is_long and unit in CAPTIONING:
         return (
-            f"this processor multiplies bfloat16 ({unit}): --precision bfloat16 makes BLIP's "
-            f"captions about {CAPTIONING[unit]} times as fast, and nearly the same"
+            f"this processor multiplies bfloat16 ({unit}): --precision bfloat16 {gain}, and they "
+            "stay nearly the same"
         )
     return ""
 

@@ -12,7 +12,7 @@ bfloat16 in its usual layout. The head stays in float32 (`Float32Head`).
 """
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any, NoReturn
 
 import torch
@@ -24,6 +24,7 @@ from smile.model.cache import KeysValues
 from smile.model.captioner import Captioner
 from smile.model.decoder import DecoderBlock
 from smile.model.layers import MLP, Attention, PreNormBlock
+from smile.system.onednn import fuses, multiplies
 
 FEW = 32  # the most queries of an image for which `FewQueriesAttention` is faster
 
@@ -34,12 +35,14 @@ class PackedLinear(nn.Module):
     Args:
         repack: copy the weights into oneDNN's blocked layout; otherwise they are read in place,
             which is fast enough for the few rows of a decoding step.
-        gelu: apply the exact GELU to the result while it is still in the processor's cache.
+        gelu: apply the exact GELU to the result, if oneDNN can while it is still in the processor's
+            cache.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, *, repack: bool = True, gelu: bool = False):
         super().__init__()
-        self.post_op = "gelu" if gelu else "none"
+        self.post_op = "gelu" if gelu and fuses() else "none"
+        self.gelu_apart = gelu and not fuses()
         # Not a buffer: the layout is opaque, so it can be neither saved nor moved to a device.
         weight = weight.detach()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight) if repack else weight
@@ -48,7 +51,8 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., D_in) → (..., D_out), of the type of the weights."""
         operator = torch.ops.mkldnn._linear_pointwise.default  # `.default` skips overload lookup
-        return operator(x, self.weight, self.bias, self.post_op, [], "none")
+        y = operator(x, self.weight, self.bias, self.post_op, [], "none")
+        return F.gelu(y) if self.gelu_apart else y
 
     def _save_to_state_dict(self, *_: Any) -> NoReturn:
         """Called by `state_dict()`, which would leave these weights out without a word."""
@@ -171,28 +175,14 @@ class FewQueriesAttention(PackedAttention):
 def can_pack(captioner: Captioner) -> bool:
     """Whether oneDNN multiplies these weights here: on the CPU, not packed yet, of a type it takes.
 
-    That is float32, and bfloat16 where the CPU has instructions for it.
+    That is float32, and bfloat16 on many processors.
     """
     if isinstance(captioner.decoder.head, PackedLinear):
         return False
     weight = captioner.decoder.word_embed.weight
-    has_operators = torch.backends.mkldnn.is_available() and hasattr(
-        torch.ops.mkldnn, "_reorder_linear_weight"
-    )
-    if not has_operators or weight.device.type != "cpu":
+    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
         return False
-    return weight.dtype == torch.float32 or (weight.dtype == torch.bfloat16 and takes_bfloat16())
-
-
-@cache
-def takes_bfloat16() -> bool:
-    """Whether oneDNN multiplies bfloat16 on this CPU, by a product of 32 x 32 ones."""
-    ones = torch.ones(32, 32, dtype=torch.bfloat16)
-    try:
-        found = [PackedLinear(ones, ones[0], repack=repack)(ones) for repack in (True, False)]
-    except RuntimeError:  # how it refuses
-        return False
-    return all(bool((product == 33).all()) for product in found)
+    return multiplies(weight.dtype)
 
 
 @torch.no_grad()
@@ -213,8 +203,8 @@ def pack(captioner: Captioner, *, repack: bool = True, int8: bool = False) -> Ca
     """
     if not can_pack(captioner):
         raise ValueError(
-            "this captioner cannot be packed: that needs oneDNN, the CPU, float32 (or bfloat16 "
-            "where the CPU multiplies it), and that it is not packed already"
+            "this captioner cannot be packed: that needs the CPU, weights in float32 or bfloat16 "
+            "that oneDNN multiplies here, and that it is not packed already"
         )
     decoder = captioner.decoder
     if repack:

@@ -2,6 +2,7 @@
 
 device         chooses among CPU, CUDA and MPS
 processors     how many there are for us, and whether others compete for them
+onednn         what oneDNN multiplies on this CPU
 bfloat16       what bfloat16 gains or costs on this CPU
 distributed    several processes that work together, as torchrun starts them
 files          files read and written safely, with one-line errors

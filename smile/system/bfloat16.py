@@ -1,10 +1,13 @@
 """What bfloat16 gains or costs on this machine's CPU."""
 
+import os
 import platform
 
 import torch
 
-UNITS = "AMX, AVX-512 BF16 or Arm BF16"  # what `bfloat16_unit` looks for
+from smile.system.onednn import asks, multiplies
+
+NO_UNIT = "oneDNN uses no instructions for it here (AMX, AVX-512 BF16 or Arm BF16)"
 # How many times as fast as float32, as measured on two cores of an Intel Xeon. Other units were not
 # measured. BLIP base's captions, with three beams and eight images of 224 pixels at once:
 CAPTIONING = {"AMX": 2.0}
@@ -17,22 +20,36 @@ COST = (3, 5)
 # Steps of training: 7 times for configs/shapes.toml, 10 and more for configs/flickr8k_scratch.toml.
 TRAINING_COST = 7
 
+# What oneDNN may be told to keep to, in ONEDNN_MAX_CPU_ISA or by its older name.
+WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE")
+WITHOUT_BF16 += ("AVX512_CORE_VNNI",)
+WITHOUT_AMX = (*WITHOUT_BF16, "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512")
+
 
 def bfloat16_unit() -> str:
-    """The instructions with which torch multiplies bfloat16 on this CPU; "" if there are none.
+    """The instructions with which oneDNN multiplies bfloat16 on this CPU; "" if it uses none.
 
     Intel's Xeons have AMX since 2023. AMD's processors have AVX-512 BF16 since Zen 4. Many of Arm's
-    cores have BF16, such as those of Graviton 3 and Grace. It takes oneDNN to use any of them.
+    cores have BF16, such as those of Graviton 3 and Grace. torch has no oneDNN on macOS.
     """
-    if not _asks(torch.backends.mkldnn, "is_available"):
-        return ""
+    unit = _instructions()
+    return unit if unit and multiplies(torch.bfloat16) else ""
+
+
+def _instructions() -> str:
+    """What the processor has, of what oneDNN may use."""
     if platform.machine().lower() in ("aarch64", "arm64"):
-        return "Arm BF16" if _asks(torch.ops.mkldnn, "_is_mkldnn_bf16_supported") else ""
-    if _asks(torch.cpu, "_is_amx_tile_supported"):
+        return "Arm BF16" if asks(torch.ops.mkldnn, "_is_mkldnn_bf16_supported") else ""
+    names = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+    limit = next(filter(None, map(os.environ.get, names)), "").upper()
+    if limit not in WITHOUT_AMX and asks(torch.cpu, "_is_amx_tile_supported"):
         return "AMX"
-    return "AVX-512 BF16" if _asks(torch.cpu, "_is_avx512_bf16_supported") else ""
+    has_bf16 = limit not in WITHOUT_BF16 and asks(torch.cpu, "_is_avx512_bf16_supported")
+    return "AVX-512 BF16" if has_bf16 else ""
 
 
-def _asks(place: object, name: str) -> bool:
-    """What a function of torch without arguments says; False where this torch lacks it."""
-    return hasattr(place, name) and bool(getattr(place, name)())
+def cost(times: str) -> str:
+    """What becomes of steps or captions that take so many times as long with AVX2 and no unit."""
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        return f"take {times} as long as in float32"
+    return "most likely take longer than in float32, by how much was not measured"

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from smile.system.onednn import multiplies
+
 LARGE = 512 * 512  # weights of a layer
 
 
@@ -56,8 +58,7 @@ def _takes(x: Tensor) -> bool:
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and multiplies(torch.float32)
     )
 
 

@@ -9,7 +9,8 @@ import project  # noqa: F401
 import torch
 import torch.nn.functional as F
 
-from smile.captioning.packed import PackedLinear, takes_bfloat16
+from smile.captioning.packed import PackedLinear
+from smile.system.onednn import multiplies
 
 LONGEST = 10.0  # seconds for one measurement, or a single call
 
@@ -63,8 +64,8 @@ def packed_rate(
     """
     x = torch.randn(rows, dim, dtype=dtype)
     weight, bias = torch.randn(hidden, dim, dtype=dtype), torch.zeros(hidden, dtype=dtype)
-    takes = dtype == torch.float32 or takes_bfloat16()
-    layer = PackedLinear(weight, bias) if takes else partial(F.linear, weight=weight, bias=bias)
+    plain = partial(F.linear, weight=weight, bias=bias)
+    layer = PackedLinear(weight, bias) if multiplies(dtype) else plain
     return 2 * rows * dim * hidden / best(lambda: layer(x))
 
 

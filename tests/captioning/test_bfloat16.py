@@ -67,12 +67,15 @@ def test_log_probabilities_are_close_to_those_of_float32(captioner, way, request
 
 
 def test_every_weight_that_is_wrong_is_noticed(captioner, request):
+    """Those of the decoder's blocks: in int8, whose rounding is larger (test_int8.py)."""
     exact, missed = logprobs(captioner), []
-    for name in effects():
+    names = [name for name in effects() if not name.startswith("decoder.blocks.")]
+    assert len(names) == 4 + 2 * 15 + 2 + 9
+    for name in names:
         rounded = in_bfloat16(wrong(captioner, name, rolled=True), "plain", request)
         if not suspects(logprobs(rounded) - exact):
             missed.append(name)
-    assert not missed and len(effects()) > 90
+    assert not missed
 
 
 def test_norms_and_softmax_compute_in_float32():
@@ -176,7 +179,7 @@ def test_sample_describes_in_bfloat16_and_says_what_it_costs(
 
     code, _, err = run("--precision", "bfloat16")
     assert code == 0 and err.count("\n") == 1
-    assert "--precision bfloat16: this processor cannot multiply it" in err
+    assert "--precision bfloat16: oneDNN uses no instructions for it here" in err
     unit("AMX")
     code, _, err = run("--precision", "bfloat16", "--out", "c.jsonl")
     assert code == 0 and err.count("\n") == 1 and "3 images described" in err
@@ -213,12 +216,18 @@ def test_sample_says_of_many_images_what_would_be_gained(tmp_path, unit, run_scr
         ("AMX", "float32", "cpu", ""),
         ("AMX", "bfloat16", "cpu", ""),
         ("AMX", "auto", "cuda", ""),
-        ("AVX-512 BF16", "auto", "cpu", ""),
+        (
+            "AVX-512 BF16",
+            "auto",
+            "cpu",
+            "faster, which was not measured with AVX-512 BF16",
+        ),
+        ("AVX-512 BF16", "float32", "cpu", ""),
         ("AVX-512 BF16", "bfloat16", "cpu", ""),
         ("", "auto", "cpu", ""),
         ("", "float32", "cpu", ""),
         ("", "bfloat16", "cuda", ""),
-        ("", "bfloat16", "cpu", "cannot multiply it (AMX, AVX-512 BF16 or Arm BF16)"),
+        ("", "bfloat16", "cpu", "no instructions for it here (AMX, AVX-512 BF16 or Arm BF16)"),
     ],
 )
 def test_a_line_says_what_bfloat16_gains_or_costs_here(name, precision, device, said, unit):
@@ -236,13 +245,10 @@ def test_a_line_says_what_bfloat16_gains_or_costs_here(name, precision, device, 
         ("AMX", "auto", "BLIP base 2.3 times as fast, a captioner of 7 million weights 1.75 times"),
         ("AMX", "float32", ""),
         ("AMX", "bfloat16", ""),
-        ("Arm BF16", "auto", ""),
+        ("Arm BF16", "auto", "may well train faster, which was not measured with Arm BF16"),
+        ("Arm BF16", "float32", ""),
         ("", "auto", ""),
-        (
-            "",
-            "bfloat16",
-            'so steps take longer than with "float32", with AVX2 at least 7 times as long',
-        ),
+        ("", "bfloat16", 'train.precision = "bfloat16": oneDNN uses no instructions for it here'),
     ],
 )
 def test_training_says_so_too(name, precision, said, unit):
@@ -295,7 +301,7 @@ def test_evaluate_describes_in_bfloat16_and_judges_in_float32(
     words = ("--model", run, "--references", "refs.json", "--judge", run, "--precision", "bfloat16")
     more = ("--clip", "none", "--gpt2", "none", "--draws", 5, "--workers", 0, "--out", "report")
     code, _, err = run_script(evaluate.main, *words, *more)
-    assert code == 0 and "--precision bfloat16: this processor cannot multiply it" in err
+    assert code == 0 and "--precision bfloat16: oneDNN uses no instructions for it here" in err
     [one] = json.loads((tmp_path / "report" / "report.json").read_text())["systems"]
     assert one["precision"] == "bfloat16" and one["weights"] == fingerprint(smile.load(run))
     assert judges[0].vit.class_token.dtype == torch.float32
@@ -304,34 +310,77 @@ def test_evaluate_describes_in_bfloat16_and_judges_in_float32(
 # The processor ------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def processor(monkeypatch):
+    """Gives this machine another processor: `processor("x86_64", {"onednn", "amx"})`."""
+
+    def put(machine: str, can: set[str]) -> None:
+        monkeypatch.setattr(bfloat16.platform, "machine", lambda: machine)
+        monkeypatch.setattr(bfloat16, "multiplies", lambda dtype: "onednn" in can)
+        for place, function, what in (
+            (torch.ops.mkldnn, "_is_mkldnn_bf16_supported", "arm"),
+            (torch.cpu, "_is_amx_tile_supported", "amx"),
+            (torch.cpu, "_is_avx512_bf16_supported", "avx512"),
+        ):
+            has = what in can
+            monkeypatch.setattr(place, function, lambda has=has: has, raising=False)
+
+    for name in ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"):
+        monkeypatch.delenv(name, raising=False)
+    return put
+
+
 @pytest.mark.parametrize(
     ("machine", "can", "name"),
     [
         ("x86_64", {"onednn", "amx", "avx512"}, "AMX"),
         ("AMD64", {"onednn", "avx512"}, "AVX-512 BF16"),  # what Windows calls it
-        ("x86_64", {"onednn", "reorder"}, ""),  # AVX-512 alone: oneDNN takes bfloat16, slowly
-        ("x86_64", {"amx", "avx512"}, ""),  # torch without oneDNN
-        ("aarch64", {"onednn", "reorder"}, "Arm BF16"),
+        ("x86_64", {"onednn", "arm"}, ""),  # AVX-512 alone: oneDNN takes bfloat16, slowly
+        ("x86_64", {"amx", "avx512"}, ""),  # torch without oneDNN, or one that refuses
+        ("aarch64", {"onednn", "arm"}, "Arm BF16"),
+        ("aarch64", {"arm"}, ""),
         ("arm64", {"onednn"}, ""),
-        ("arm64", {"reorder"}, ""),  # as on macOS
+        ("arm64", {"arm"}, ""),  # as on macOS
         ("riscv64", {"onednn"}, ""),
     ],
 )
-def test_the_processor_s_unit(machine, can, name, monkeypatch):
-    monkeypatch.setattr(bfloat16.platform, "machine", lambda: machine)
-    for place, function, what in (
-        (torch.backends.mkldnn, "is_available", "onednn"),
-        (torch.ops.mkldnn, "_is_mkldnn_bf16_supported", "reorder"),
-        (torch.cpu, "_is_amx_tile_supported", "amx"),
-        (torch.cpu, "_is_avx512_bf16_supported", "avx512"),
-    ):
-        has = what in can
-        monkeypatch.setattr(place, function, lambda has=has: has, raising=False)
+def test_the_processor_s_unit(machine, can, name, processor):
+    processor(machine, can)
     assert bfloat16.bfloat16_unit() == name
 
 
-def test_a_torch_that_cannot_tell_has_none(monkeypatch):
+@pytest.mark.parametrize(
+    ("limit", "name"),
+    [
+        ("", "AMX"),
+        ("ALL", "AMX"),
+        ("avx512_core_amx", "AMX"),
+        ("avx512_core_bf16", "AVX-512 BF16"),
+        ("AVX512_CORE_FP16", "AVX-512 BF16"),
+        ("AVX512_CORE", ""),
+        ("avx2", ""),
+    ],
+)
+@pytest.mark.parametrize("variable", ["ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA"])
+def test_onednn_may_be_told_to_use_less_than_there_is(
+    limit, name, variable, processor, monkeypatch
+):
+    processor("x86_64", {"onednn", "amx", "avx512"})
+    monkeypatch.setenv(variable, limit)
+    assert bfloat16.bfloat16_unit() == name
+
+
+@pytest.mark.parametrize(
+    ("capability", "said"),
+    [("AVX2", "take 3 to 5 times as long"), ("AVX512", "not measured"), ("DEFAULT", "not meas")],
+)
+def test_a_cost_is_told_only_where_it_was_measured(capability, said, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert said in bfloat16.cost("3 to 5 times")
+
+
+def test_a_torch_that_cannot_tell_has_none(processor, monkeypatch):
+    processor("x86_64", {"onednn"})
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
-        monkeypatch.delattr(torch.cpu, name, raising=False)
-    monkeypatch.setattr(bfloat16.platform, "machine", lambda: "x86_64")
+        monkeypatch.delattr(torch.cpu, name)
     assert bfloat16.bfloat16_unit() == ""

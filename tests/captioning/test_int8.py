@@ -19,6 +19,7 @@ from smile.captioning.int8 import Int8Linear, int8_engine, quantized
 from smile.captioning.packed import PackedHead, made_fast
 from smile.errors import UserError
 from smile.model.captioner import Captioner
+from smile.system import bfloat16
 
 MEAN, MOST = 0.065, 0.5  # how far log-probabilities may be off; they have a deviation of 1.1
 
@@ -146,9 +147,21 @@ def test_int8_is_for_cpus_that_have_it(monkeypatch):
         options.weights_dtype(asked(), torch.device("cuda:1"))
     with pytest.raises(UserError, match="--precision int8 does not go with --compile"):
         options.weights_dtype(asked(compile=True), cpu)
-    monkeypatch.setattr(options, "int8_engine", lambda: "")
-    with pytest.raises(UserError, match="has no int8 product for this processor"):
-        options.weights_dtype(asked(), cpu)
+    for name, value in (("int8_engine", lambda: ""), ("multiplies", lambda dtype: False)):
+        with monkeypatch.context() as one, pytest.raises(UserError, match="has no int8 product"):
+            one.setattr(options, name, value)
+            options.weights_dtype(asked(), cpu)
+
+
+def test_a_captioner_is_prepared_where_the_processor_has_bfloat16_and_onednn_does_not(
+    captioner, monkeypatch
+):
+    """As Linux on Arm may be: the rest is in float32."""
+    monkeypatch.setattr(bfloat16, "_instructions", lambda: "Arm BF16")
+    monkeypatch.setattr(bfloat16, "multiplies", lambda dtype: dtype == torch.float32)
+    dtype = options.weights_dtype(asked(), torch.device("cpu"))
+    made = options.prepare(copy.deepcopy(captioner).to(dtype), asked())
+    assert made.encode(IMAGES).dtype == torch.float32
 
 
 def test_the_engine_is_the_fastest_that_multiplies(monkeypatch):

@@ -8,6 +8,7 @@ import torch
 from golden_fixtures import load_golden
 from torch.testing import assert_close
 
+from smile.captioning import packed as packed_layers
 from smile.captioning.packed import (
     FEW,
     AttentionByViews,
@@ -15,6 +16,7 @@ from smile.captioning.packed import (
     JointAttention,
     PackedLinear,
     can_pack,
+    made_fast,
     pack,
     packed,
     use_views,
@@ -90,6 +92,28 @@ def test_only_float32_on_the_cpu_is_packed():
     assert not can_pack(captioner.double())
     with pytest.raises(ValueError, match="cannot be packed"):
         pack(captioner)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_captioner_that_onednn_refuses_captions_all_the_same(dtype, monkeypatch):
+    monkeypatch.setattr(packed_layers, "multiplies", lambda dtype: False)
+    captioner = load_golden("a").captioner.to(dtype)
+    made = made_fast(copy.deepcopy(captioner))
+    images, ids = torch.randn(2, 3, 64, 64).to(dtype), torch.tensor([[1, 2, 3]] * 2)
+    with torch.inference_mode():
+        logits = made.logits(made.decode(ids, made.encode(images)))
+        expected = captioner.float().logits(captioner.decode(ids, captioner.encode(images.float())))
+    assert logits.dtype == torch.float32
+    assert_close(logits, expected, rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("fuses", [True, False])
+def test_gelu_comes_after_the_product_where_onednn_cannot_join_them(fuses, monkeypatch):
+    monkeypatch.setattr(packed_layers, "fuses", lambda: fuses)
+    linear, x = torch.nn.Linear(24, 40), torch.randn(3, 24)
+    layer = packed(linear, gelu=True)
+    assert layer.post_op == ("gelu" if fuses else "none")
+    assert_close(layer(x), torch.nn.functional.gelu(linear(x)), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("repack", [True, False])

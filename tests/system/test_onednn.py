@@ -1,0 +1,55 @@
+"""What oneDNN multiplies here is tried, and whatever it answers is no traceback."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from smile.system import onednn
+
+
+def product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *_: object) -> torch.Tensor:
+    return x @ weight.T + bias
+
+
+def refuses(*_: object) -> torch.Tensor:
+    raise RuntimeError("could not create a primitive descriptor for a matmul primitive")
+
+
+def operators(**changed: object) -> SimpleNamespace:
+    """oneDNN's, as where all is well."""
+    return SimpleNamespace(
+        **{"_reorder_linear_weight": torch.clone, "_linear_pointwise": product} | changed
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("found", "multiplies"),
+    [
+        (operators(), True),
+        (operators(_linear_pointwise=refuses), False),
+        (operators(_reorder_linear_weight=refuses), False),
+        (operators(_linear_pointwise=lambda x, *_: x), False),  # wrong
+        (SimpleNamespace(), False),  # missing
+    ],
+)
+def test_a_product_is_tried(dtype, found, multiplies, monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops, "mkldnn", found)
+    assert onednn.multiplies.__wrapped__(dtype) == multiplies
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert not onednn.multiplies.__wrapped__(dtype)
+
+
+@pytest.mark.parametrize(
+    ("found", "fuses"),
+    [
+        ({}, True),
+        ({"_is_mkldnn_acl_supported": lambda: False}, True),
+        ({"_is_mkldnn_acl_supported": lambda: True}, False),
+    ],
+)
+def test_nothing_is_joined_to_a_product_of_arm_s_library(found, fuses, monkeypatch):
+    monkeypatch.setattr(torch.ops, "mkldnn", operators(**found))
+    assert onednn.fuses.__wrapped__() == fuses
