@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -417,8 +417,7 @@ def describe(options: SampleOptions) -> int:
             num_described += len(results)
             num_broken += len(broken)
             bar.update(len(results) + len(broken))
-            if world.rank == 0 and (line := contention.notice()):
-                say_aside(line)
+            say_if_shared(contention, world)
     if sheet is not None:
         sheet.save()
     if out is not None:
@@ -431,6 +430,12 @@ def describe(options: SampleOptions) -> int:
         report(options, *totals, left_out=names.left_out(), seconds=time.perf_counter() - start)
     world.leave(1 if totals[-1] else 0)
     return totals[-1]
+
+
+def say_if_shared(contention: ContentionWatch, world: World) -> None:
+    """Says, once, that other processes compete for the processors; called after each batch."""
+    if world.rank == 0 and (line := contention.notice()):
+        say_aside(line)
 
 
 def all_missing(images: Sequence[str]) -> list[Broken]:
@@ -582,6 +587,8 @@ def started(options: SampleOptions, world: World) -> Iterator[tuple[dict[str, An
         model = find_model(replace(options, device="cpu", precision="float32"), world)
         # Ray tells on standard output, where no captions go here, of what is lost and replaced.
         with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), cluster:
+            if line := about_bfloat16(options, torch.device(cluster.device), is_long=True):
+                say_aside(f"of this machine, and of Ray's others if they are alike: {line}")
             options = same_on_all_machines(options, model.source, cluster.device, cluster.cpus)
             ready = partial(ready_for_units, options)
             yield run_record(options, [model]), partial(cluster.caption_units, ready=ready)
@@ -593,7 +600,16 @@ def started(options: SampleOptions, world: World) -> Iterator[tuple[dict[str, An
     if world.rank == 0 and (line := about_bfloat16(options, device, is_long=True)):
         say_aside(line)
     how = speed(options, model.captioner)
-    yield run_record(options, [model]), partial(caption_units, model=model, **how)
+    contention = ContentionWatch(device)
+
+    def watched(units: Any, output: Any, *, progress: Callable[[int], object]) -> Any:
+        def after_batch(num_images: int) -> None:
+            progress(num_images)
+            say_if_shared(contention, world)
+
+        return caption_units(units, output, model, progress=after_batch, **how)
+
+    yield run_record(options, [model]), watched
 
 
 def find_model(options: SampleOptions, world: World) -> Model:

@@ -42,7 +42,7 @@ def cross_attention(captioner: Captioner, pixels: Tensor, ids: Tensor) -> Tensor
     def record(attention: Attention, args: tuple[Tensor, KeysValues]) -> None:
         x, (keys, _) = args
         [weights] = attention.weights(attention.split_heads(attention.query(x)), keys)
-        seen.append(weights.float())
+        seen.append(weights)
 
     hooks = [
         block.get_submodule("cross_attention").register_forward_pre_hook(record)

@@ -92,10 +92,13 @@ class Attention(nn.Module):
     def weights(queries: Tensor, keys: Tensor) -> Tensor:
         """softmax(q kᵀ / √d): (B, heads, T, d), (B, heads, S, d) → (B, heads, T, S).
 
-        The attention weights, to look at. `attend` uses the same ones without storing them.
+        The attention weights, to look at, in float32 at least. `attend` uses the same ones without
+        storing them.
         """
         scale: float = keys.size(-1) ** -0.5
-        return (queries * scale @ keys.transpose(-2, -1)).softmax(dim=-1)
+        wide = torch.promote_types(queries.dtype, torch.float32)
+        scores = queries.to(wide) * scale @ keys.to(wide).transpose(-2, -1)
+        return scores.softmax(dim=-1)
 
     def split_heads(self, x: Tensor, copies: int = 1) -> Tensor:
         """(B·K, T, D) → (B, heads, K·T, head_dim), for K `copies` of each source."""

@@ -21,9 +21,16 @@ COST = (3, 5)
 TRAINING_COST = 7
 
 # What oneDNN may be told to keep to, in ONEDNN_MAX_CPU_ISA or by its older name.
-WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE")
-WITHOUT_BF16 += ("AVX512_CORE_VNNI",)
-WITHOUT_AMX = (*WITHOUT_BF16, "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512")
+WITHOUT_BF16 = [
+    "SSE41",
+    "AVX",
+    "AVX2",
+    "AVX2_VNNI",
+    "AVX2_VNNI_2",
+    "AVX512_CORE",
+    "AVX512_CORE_VNNI",
+]
+WITHOUT_AMX = [*WITHOUT_BF16, "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX10_1_512"]
 
 
 def bfloat16_unit() -> str:

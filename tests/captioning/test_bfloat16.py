@@ -90,6 +90,9 @@ def test_norms_and_softmax_compute_in_float32():
     exact = attention.attend(queries, (keys, values))
     found = attention.attend(queries.bfloat16(), (keys.bfloat16(), values.bfloat16()))
     assert (found - exact).abs().max() < 0.004
+    assert attention.weights(queries.bfloat16(), keys.bfloat16()).equal(
+        attention.weights(queries, keys)
+    )
 
 
 # Loading ------------------------------------------------------------------------------------------

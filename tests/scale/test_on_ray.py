@@ -216,3 +216,28 @@ def test_a_missing_ray_is_said_before_any_work(place, run_sample, monkeypatch):
     monkeypatch.setattr("smile.scale.store.find_spec", lambda name: name != "ray" or None)
     code, _, err = run_sample(SHARDS, "--out", "out", "--engine", "ray")
     assert code == 2 and "--engine ray need ray: pip install -r requirements-ray.txt" in err
+
+
+class Idle(RayCluster):
+    """A cluster whose captioners have nothing to do."""
+
+    def __enter__(self) -> RayCluster:
+        self.device, self.cpus = "cpu", 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def caption_units(self, *_: object, **__: object):
+        return iter(())
+
+
+def test_what_bfloat16_gains_is_said_for_ray_too(place, run_sample, monkeypatch):
+    monkeypatch.setattr("smile.scale.on_ray.RayCluster", Idle)
+    monkeypatch.setattr("smile.scale.on_ray.require", lambda *_: None)
+    monkeypatch.setattr("smile.captioning.options.bfloat16_unit", lambda: "AMX")
+    said = []
+    for words in ([], ["--precision", "bfloat16"]):
+        _, _, err = run_sample(SHARDS, "--out", "out", "--engine", "ray", *words)
+        said.append("of this machine, and of Ray's others if they are alike: this proc" in err)
+    assert said == [True, False]

@@ -66,6 +66,12 @@ def test_a_table_per_shard_in_its_order(place, run_sample, work_folder):
     )
 
 
+@pytest.mark.parametrize("images", [[SHARDS], ["photos", "--part-size", 5]])
+def test_a_shared_machine_is_said_once(images, place, run_sample, shared_machine):
+    code, _, err = run_sample(*images, "--out", "out", "--workers", 0)
+    assert code == 0 and err.count("this machine is shared: other processes interrupted") == 1
+
+
 def test_the_same_command_does_what_is_left(place, run_sample):
     run_sample(SHARDS, "--out", "out")
     whole = contents()
