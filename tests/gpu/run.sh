@@ -19,12 +19,13 @@ else
 fi
 : >"$folder/times.txt"
 
-# limited SECONDS NAME COMMAND…: runs it under a time limit; its output goes to NAME.txt.
+# limited SECONDS NAME COMMAND…: runs it under a time limit; its output goes to NAME.txt. Five of the
+# seconds are for a command that has to be killed. All SECONDS together are 300.
 limited() {
     local seconds=$1 name=$2 started=$SECONDS
     shift 2
     printf '\n==> %s\n' "$name"
-    timeout --kill-after=5 "$seconds" "$@" >"$folder/$name.txt" 2>&1
+    timeout --kill-after=5 $((seconds - 5)) "$@" >"$folder/$name.txt" 2>&1
     local status=$?
     printf '%s: exit status %s after %s s of %s\n' \
         "$name" "$status" $((SECONDS - started)) "$seconds" | tee -a "$folder/times.txt"
