@@ -219,8 +219,6 @@ def pack(captioner: Captioner, *, repack: bool = True, int8: bool = False) -> Ca
         block.add_module("mlp", made_mlp(block.mlp, make))
     decoder.add_module("head_dense", packed(decoder.head_dense, repack=repack))
     weight, bias = decoder.word_embed.weight, decoder.head_bias
-    # A copy in float32 is read in place: few rows at a time gain little from another one.
-    repack = repack and weight.dtype == torch.float32
     head = PackedHead(weight.float(), bias.float(), repack=repack)
     decoder.add_module("head", head)
     return captioner.eval()

@@ -16,7 +16,7 @@ import evaluate
 import sample
 import smile
 from smile.captioning import options, packed
-from smile.captioning.packed import Float32Head, PackedHead, can_pack, made_fast
+from smile.captioning.packed import Float32Head, PackedHead, can_pack, made_fast, pack
 from smile.config import load_config
 from smile.errors import UserError
 from smile.evaluation import models
@@ -76,6 +76,16 @@ def test_every_weight_that_is_wrong_is_noticed(captioner, request):
         if not suspects(logprobs(rounded) - exact):
             missed.append(name)
     assert not missed
+
+
+@pytest.mark.parametrize("repack", [True, False])
+def test_the_head_is_packed_in_float32(repack, captioner, monkeypatch):
+    put_onednn(monkeypatch)
+    laid_out = []
+    monkeypatch.setattr(torch.ops.mkldnn, "_reorder_linear_weight", lambda w: laid_out.append(w))
+    pack(copy.deepcopy(captioner).to(torch.bfloat16), repack=repack)
+    heads = [weight.dtype for weight in laid_out if weight.shape == (200, 64)]
+    assert heads == [torch.float32] * repack
 
 
 def test_norms_and_softmax_compute_in_float32():
