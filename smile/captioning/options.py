@@ -247,7 +247,7 @@ def about_bfloat16(options: Options, device: torch.device, *, is_long: bool) -> 
     unit = bfloat16_unit()
     if options.precision == "bfloat16" and not unit:
         taken = cost("{} to {} times".format(*COST))
-        return f"--precision bfloat16: {NO_UNIT}, so captions {taken}; only memory is saved"
+        return f"--precision bfloat16: {NO_UNIT}, so captions {taken}; it saves memory"
     if options.precision == "auto" and is_long and unit:
         gain = (
             f"makes BLIP's captions about {CAPTIONING[unit]} times as fast"
