@@ -102,12 +102,11 @@ def find_run(config: Config, folder: Path, examples: Splits, world: World) -> Fo
     state, source = checkpoints.load(number), checkpoints.path(number)
     with restoring(source):
         completed = completed_settings(state)
-    world.first(lambda: check_same(about["run"], now, completed=completed))
-    world.first(lambda: check_captioners(folder))
-    # Noted as the run was begun with, so that the next `--resume` may name either, too.
-    before = about["run"]["config"]
-    now["config"] |= {section: before[section] for section in completed.keys() & before.keys()}
-    with restoring(source):
+        world.first(lambda: check_same(about["run"], now, completed=completed))
+        world.first(lambda: check_captioners(folder))
+        # Noted as the run was begun with, so that the next `--resume` may name either, too.
+        before = about["run"]["config"]
+        now["config"] |= {section: before[section] for section in completed.keys() & before.keys()}
         captioner = captioner_of(state, config, source=source)
         progress = Progress(**state["progress"])
         world.first(lambda: check_epochs(progress, config.train.epochs))
