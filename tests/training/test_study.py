@@ -62,6 +62,26 @@ def test_each_continuation_differs_from_smile_in_what_its_row_says(runs):
         assert changed == {setting.partition("=")[0] for setting in row.settings} | rate
 
 
+def test_the_small_captioner_has_the_settings_of_the_study_on_two_cores():
+    """It is one run with two phases, where the study has a run for each."""
+    planned = {run.name: run for run in plan(SIZES["cpu"])}
+    start, end = (
+        load_config(planned[n].config, planned[n].settings) for n in ("start-1", "mix-0.1-1")
+    )
+    small = load_config(ROOT / "configs" / "flickr8k_scratch.toml")
+    assert (small.vit, small.decoder) == (start.vit, start.decoder)
+    assert (small.tokenizer, small.generate) == (start.tokenizer, start.generate)
+    assert replace(small.data, download=start.data.download) == start.data
+    epochs = start.train.epochs + end.train.epochs
+    assert small.train == replace(start.train, epochs=epochs, seed=0, workers=small.train.workers)
+    assert small.loss == replace(
+        end.loss,
+        mle_epochs=start.train.epochs,
+        lr=end.train.lr,
+        warmup_steps=end.train.warmup_steps,
+    )
+
+
 def test_each_part_of_the_recipe_is_left_out_alone(size, runs):
     start = runs["start-1"][1]
     planned = {run.name: load_config(run.config, run.settings) for run in recipe(size)}
