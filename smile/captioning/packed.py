@@ -2,9 +2,10 @@
 
 torch multiplies float32 matrices with MKL, which reads weights in their usual layout. oneDNN, which
 comes with torch too, is faster with weights in its own blocked layout: on an AMD EPYC about 1.4
-times for an image's patches, and 2 to 5 times for a decoding step's few rows. The sums are the
-same, in another order. (torch.compile's "freezing" does this to a whole graph; here no compiler and
-no warm-up are needed.)
+times for an image's patches, and 2 to 5 times for a decoding step's few rows. On an Intel Xeon both
+are as fast for the patches; for the rows of a batch, some 24, oneDNN is 1.1 to 1.2 times as fast.
+The sums are the same, in another order. (torch.compile's "freezing" does this to a whole graph;
+here no compiler and no warm-up are needed.)
 
 Weights in bfloat16 are packed likewise, where the CPU can multiply them. On an Intel Xeon with AMX
 that is 1.1 times as fast for an image's patches, and 1.6 times for a decoding step's few rows, as
@@ -24,7 +25,7 @@ from smile.model.cache import KeysValues
 from smile.model.captioner import Captioner
 from smile.model.decoder import DecoderBlock
 from smile.model.layers import MLP, Attention, PreNormBlock
-from smile.system.onednn import fuses, multiplies
+from smile.system.onednn import fuses, multiplies, outruns_mkl
 
 FEW = 32  # the most queries of an image for which `FewQueriesAttention` is faster
 
@@ -195,7 +196,8 @@ def pack(captioner: Captioner, *, repack: bool = True, int8: bool = False) -> Ca
     Args:
         repack: copy the weights into oneDNN's blocked layout, which takes about as long as it saves
             on one image. Otherwise the encoder stays with MKL, and oneDNN reads the decoder's
-            weights in place: no copy, and still faster than MKL on the few rows of a decoding step.
+            weights in place: no copy, and on AMD's processors still faster than MKL on the few rows
+            of a decoding step.
         int8: quantise the linear layers of the decoder's blocks (`Int8Linear`).
 
     Raises:
@@ -238,11 +240,14 @@ def _pack_encoder(captioner: Captioner) -> None:
 def made_fast(captioner: Captioner, *, repack: bool = True, int8: bool = False) -> Captioner:
     """A captioner made ready to caption on its device, in place: packed where that can be.
 
-    Without oneDNN's help weights in bfloat16 still get a head that computes in float32. `int8` as
-    in `pack`, where there must be oneDNN.
+    Without oneDNN's help weights in bfloat16 still get a head that computes in float32. Weights in
+    float32 that are not to be copied stay with MKL where that is faster. `int8` as in `pack`, where
+    there must be oneDNN.
     """
     use_views(captioner)
-    if int8 or can_pack(captioner):
+    is_float32 = captioner.decoder.word_embed.weight.dtype == torch.float32
+    is_left = is_float32 and not (repack or outruns_mkl())
+    if int8 or (can_pack(captioner) and not is_left):
         return pack(captioner, repack=repack, int8=int8)
     return exact_head(captioner)
 

@@ -1,8 +1,11 @@
 """What oneDNN, the library with which torch multiplies packed weights, does on this CPU."""
 
+import platform
 from functools import cache
 
 import torch
+
+CPUINFO = "/proc/cpuinfo"  # Linux
 
 
 @cache
@@ -27,6 +30,26 @@ def fuses() -> bool:
     Not with Arm's Compute Library, which multiplies fast only by itself.
     """
     return not asks(torch.ops.mkldnn, "_is_mkldnn_acl_supported")
+
+
+@cache
+def outruns_mkl() -> bool:
+    """Whether it is faster than MKL, torch's own choice, at float32 weights in their usual layout.
+
+    Not on Intel's processors, for which Intel writes MKL. Two cores of a Xeon with AVX-512, BLIP
+    base: with MKL a photo is captioned 1.2 times as fast, and a training step takes 0.9 of the
+    time.
+    """
+    return not (torch.backends.mkl.is_available() and "GenuineIntel" in _processor())
+
+
+def _processor() -> str:
+    """What the system says of its first processor, its maker included."""
+    try:
+        with open(CPUINFO, errors="replace") as file:
+            return file.read(1000)
+    except OSError:
+        return platform.processor()  # on Windows: "Intel64 Family 6 Model 207 ..., GenuineIntel"
 
 
 def asks(place: object, name: str) -> bool:

@@ -12,6 +12,7 @@ from smile.errors import UserError
 from smile.model.captioner import Captioner
 from smile.model.layers import PreNormBlock
 from smile.model.vit import ViT
+from smile.system.onednn import outruns_mkl
 from smile.training.onednn import use_onednn
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # from glibc's malloc.h
@@ -35,7 +36,8 @@ def prepare(captioner: Captioner) -> Captioner:
     vit.requires_grad_(not is_frozen(captioner))
     use_views(captioner)
     if captioner.device.type == "cpu":
-        use_onednn(captioner)
+        if outruns_mkl():
+            use_onednn(captioner)
         keep_freed_memory()
     if config.compile:
         blocks = [*vit.blocks, *captioner.decoder.blocks]

@@ -21,8 +21,8 @@ from project import ROOT
 OURS = """
 import smile
 from PIL import Image
-from smile.captioning.packed import pack
-captioner = pack(smile.load({folder!r}), repack=False)  # as sample.py does for one image
+from smile.captioning.packed import made_fast
+captioner = made_fast(smile.load({folder!r}), repack=False)  # as sample.py does for one image
 print(captioner.caption(Image.open({photo!r}), num_beams=1, max_length=24, min_length=24))
 """
 THEIRS = """

@@ -126,3 +126,18 @@ def test_a_packed_captioner_is_neither_packed_again_nor_saved(repack, tmp_path):
     with pytest.raises(ValueError, match="load it again"):
         save_run(tmp_path / "run", packed)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("outruns", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("repack", [True, False])
+def test_float32_weights_read_in_place_stay_with_mkl_where_that_is_faster(
+    repack, dtype, outruns, monkeypatch
+):
+    monkeypatch.setattr(packed_layers, "outruns_mkl", lambda: outruns)
+    monkeypatch.setattr(packed_layers, "can_pack", lambda captioner: True)
+    made = made_fast(load_golden("a").captioner.to(dtype), repack=repack)
+    is_left = dtype == torch.float32 and not (repack or outruns)
+    layers = [module for module in made.decoder.modules() if isinstance(module, torch.nn.Linear)]
+    assert bool(layers) == is_left
+    assert isinstance(made.decoder.blocks[0].self_attention, AttentionByViews)

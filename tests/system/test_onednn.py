@@ -53,3 +53,24 @@ def test_a_product_is_tried(dtype, found, multiplies, monkeypatch):
 def test_nothing_is_joined_to_a_product_of_arm_s_library(found, fuses, monkeypatch):
     monkeypatch.setattr(torch.ops, "mkldnn", operators(**found))
     assert onednn.fuses.__wrapped__() == fuses
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name", "has_mkl", "outruns"),
+    [
+        ("processor : 0\nvendor_id : AuthenticAMD\n", "", True, True),
+        ("processor : 0\nvendor_id : GenuineIntel\n", "", True, False),
+        ("processor : 0\nvendor_id : GenuineIntel\n", "", False, True),
+        (None, "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD", True, True),  # Windows
+        (None, "Intel64 Family 6 Model 207 Stepping 2, GenuineIntel", True, False),
+        ("processor : 0\nCPU implementer : 0x41\n", "", False, True),  # Arm
+    ],
+)
+def test_mkl_is_left_to_intel_s_processors(cpuinfo, name, has_mkl, outruns, monkeypatch, tmp_path):
+    path = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        path.write_text(cpuinfo)
+    monkeypatch.setattr(onednn, "CPUINFO", path)
+    monkeypatch.setattr(onednn.platform, "processor", lambda: name)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: has_mkl)
+    assert onednn.outruns_mkl.__wrapped__() == outruns

@@ -26,7 +26,7 @@ from smile.loss import IGNORE
 from smile.model.captioner import Captioner
 from smile.model.layers import Attention, PreNormBlock
 from smile.system.distributed import World
-from smile.training import head_loss
+from smile.training import head_loss, speed
 from smile.training.head_loss import caption_loss
 from smile.training.objective import Objective
 from smile.training.onednn import OneDNNLinear, use_mkl, use_onednn
@@ -214,6 +214,14 @@ def test_onednn_leaves_other_arithmetic_alone():
         assert torch.equal(layer(x), twin(x)) and layer(x).dtype == torch.bfloat16
     assert torch.equal(layer.double()(x.double()), twin.double()(x.double()))
     assert layer(torch.zeros(0, 3, dtype=torch.float64)).shape == (0, 2)
+
+
+@pytest.mark.parametrize("outruns", [True, False])
+def test_onednn_trains_where_it_is_faster(outruns, monkeypatch):
+    monkeypatch.setattr(speed, "outruns_mkl", lambda: outruns)
+    monkeypatch.setattr(speed, "use_onednn", partial(use_onednn, smallest=1))
+    linears = [m for m in prepare(load_golden("a").captioner).modules() if isinstance(m, nn.Linear)]
+    assert {type(layer) for layer in linears} == {OneDNNLinear if outruns else nn.Linear}
 
 
 def test_onednn_leaves_small_layers_alone():
