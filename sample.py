@@ -597,12 +597,13 @@ def started(options: SampleOptions, world: World) -> Iterator[tuple[dict[str, An
 
     model = find_model(options, world)
     device = model.captioner.device
-    if world.rank == 0 and (line := about_bfloat16(options, device, is_long=True)):
-        say_aside(line)
     how = speed(options, model.captioner)
     contention = ContentionWatch(device)
 
     def watched(units: Any, output: Any, *, progress: Callable[[int], object]) -> Any:
+        if world.rank == 0 and (line := about_bfloat16(options, device, is_long=True)):
+            say_aside(line)
+
         def after_batch(num_images: int) -> None:
             progress(num_images)
             say_if_shared(contention, world)
