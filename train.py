@@ -51,7 +51,13 @@ from smile.training.precision import Precision
 from smile.training.provide import provide
 from smile.training.schedule import Phase
 from smile.training.setup import accents_line, make_captioner, make_optimizer, recorded
-from smile.training.speed import give_back_freed_memory, prepare, train_mode, uncompiled
+from smile.training.speed import (
+    flush_denormals,
+    give_back_freed_memory,
+    prepare,
+    train_mode,
+    uncompiled,
+)
 from smile.training.splits import Splits, choose_shown
 from smile.version import __version__
 from smile.weights.run_folder import EPOCHS_FOLDER, LAST_FOLDER, MLE_FOLDER, save_run
@@ -59,6 +65,7 @@ from smile.weights.run_folder import EPOCHS_FOLDER, LAST_FOLDER, MLE_FOLDER, sav
 
 def main() -> None:
     take_any_name()
+    flush_denormals()
     args = parse_args()
     status = 0
     try:

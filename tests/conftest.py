@@ -40,6 +40,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("numeric")
 
 
+@pytest.fixture(autouse=True)
+def tiny_numbers_count():
+    """Each test has them, also after one that called train.py's main()."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def picture():
     """A smooth colour picture with detail, wider than high."""

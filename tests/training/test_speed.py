@@ -224,6 +224,14 @@ def test_onednn_trains_where_it_is_faster(outruns, monkeypatch):
     assert {type(layer) for layer in linears} == {OneDNNLinear if outruns else nn.Linear}
 
 
+def test_train_takes_denormals_for_zero(run_main):
+    tiny = torch.tensor(1e-30)
+    assert tiny * 1e-10 > 0
+    code, _, err = run_main("configs/missing.toml")
+    assert code == 2 and "missing.toml" in err
+    assert tiny * 1e-10 == 0
+
+
 def test_onednn_leaves_small_layers_alone():
     layers = use_onednn(nn.Sequential(nn.Linear(512, 511), nn.Linear(512, 512)))
     assert [type(layer) for layer in layers] == [nn.Linear, OneDNNLinear]
