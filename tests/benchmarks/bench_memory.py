@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench_load import DECLARE, TORCH, make_model, measure, torchvision_imports
 
-from smile.system.bfloat16 import bfloat16_unit
+from smile.system.bfloat16 import faster_dtype
 
 OURS = """
 import smile, torch
@@ -49,7 +49,7 @@ def main() -> None:
         photo = str(Path(folder) / "photo.png")
         make_model(folder, photo, tiny=args.tiny)
         declare = "" if torchvision_imports() else DECLARE
-        int8_dtype = "bfloat16" if bfloat16_unit() else "float32"
+        int8_dtype = str(faster_dtype()).removeprefix("torch.")
         programs = {
             "torch alone": TORCH,
             "ours": OURS.replace("{dtype}", "float32").replace("{int8}", "False"),

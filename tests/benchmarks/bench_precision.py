@@ -3,10 +3,10 @@
     python tests/benchmarks/bench_precision.py           # two CPU threads
 
 BLIP base with random weights, as bench_generate.py has it, in float32, in bfloat16, and in int8
-(the decoder's layers; the rest in bfloat16 where the processor multiplies that). All caption the
-same images in turn, several rounds of 20 words each. Where the processor does not multiply bfloat16
-that takes several times as long as float32, and says as much about captions: `--rounds 1` is sooner
-done. Printed are for each setting
+(the decoder's layers; the rest in bfloat16 where the processor multiplies that faster). All caption
+the same images in turn, several rounds of 20 words each. Where the processor does not multiply
+bfloat16 that takes several times as long as float32, and says as much about captions: `--rounds 1`
+is sooner done. Printed are for each setting
 
     images/s       the batch over the median round
     x              the median of the rounds' own ratios to float32
@@ -28,7 +28,7 @@ from machine import speedup
 
 from smile.captioning.packed import made_fast
 from smile.model.captioner import Captioner
-from smile.system.bfloat16 import bfloat16_unit
+from smile.system.bfloat16 import faster_dtype
 
 SETTINGS = (*CPU_SETTINGS, Setting(3, 1, 224, 0.0))
 
@@ -52,7 +52,7 @@ def make_models(setting: Setting) -> dict[str, Captioner]:
         make_theirs(setting.sizes, setting.image_size), setting.sizes, setting.image_size
     )
     rounded = copy.deepcopy(whole).to(torch.bfloat16)
-    rest = copy.deepcopy(rounded if bfloat16_unit() else whole)
+    rest = copy.deepcopy(whole).to(faster_dtype())
     models = {"int8": made_fast(rest, int8=True), "bfloat16": made_fast(rounded)}
     return {"float32": made_fast(whole), **models}
 
