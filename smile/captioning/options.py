@@ -16,7 +16,17 @@ from smile.captioning.packed import exact_head, made_fast, use_views
 from smile.config import GenerateConfig, check_setting
 from smile.errors import UserError, printable
 from smile.model.captioner import Captioner
-from smile.system.bfloat16 import CAPTIONING, COST, NO_UNIT, bfloat16_unit, cost
+from smile.system.bfloat16 import (
+    AMX,
+    CAPTIONING,
+    COST,
+    NO_UNIT,
+    SLOW,
+    bfloat16_unit,
+    cost,
+    faster_dtype,
+    is_slow,
+)
 from smile.system.files import lone_surrogate
 from smile.system.onednn import multiplies
 from smile.system.processors import usable_processors
@@ -47,11 +57,13 @@ PRECISIONS = f"""\
 --precision on a CPU       BLIP base needs   and captions
 float32                    1.0 GB            exactly
 bfloat16, with                               nearly the same words,
-  AMX                      0.55 GB           {CAPTIONING["AMX"]} times as fast
-  AVX-512 BF16, Arm BF16   0.55 GB           at a speed not measured yet
+  AMX                      0.55 GB           {CAPTIONING[AMX]} times as fast
+  AVX-512 BF16 on Intel's  0.55 GB           0.8 to 1.2 times as fast
+  on AMD's, Arm BF16       0.55 GB           at a speed not measured yet
   none of these            0.55 GB           more slowly, with AVX2 {COST[0]} to {COST[1]} times
 int8, with                                   mostly the same words,
   AVX2                     0.75 GB           1.2 to 1.6 times as fast
+  AMX                      less              1.5 to 1.8 times as fast
   others                   less              at a speed not measured yet
 AMX: Intel's Xeons since 2023; AVX-512 BF16: AMD's since Zen 4; Arm BF16: Graviton 3, Grace
 """
@@ -213,7 +225,7 @@ def weights_dtype(options: Options, device: torch.device) -> torch.dtype:
     """
     if options.precision == "int8":
         _check_int8(options, device)
-        return torch.bfloat16 if bfloat16_unit() else torch.float32
+        return faster_dtype()
     on_cpu = device.type == "cpu"
     return torch.bfloat16 if on_cpu and options.precision == "bfloat16" else torch.float32
 
@@ -248,7 +260,9 @@ def about_bfloat16(options: Options, device: torch.device, *, is_long: bool) -> 
     if options.precision == "bfloat16" and not unit:
         taken = cost("{} to {} times".format(*COST))
         return f"--precision bfloat16: {NO_UNIT}, so captions {taken}; it saves memory"
-    if options.precision == "auto" and is_long and unit:
+    if options.precision == "bfloat16" and is_slow(unit):
+        return f"--precision bfloat16: {SLOW}; it saves memory"
+    if options.precision == "auto" and is_long and unit and not is_slow(unit):
         gain = (
             f"makes BLIP's captions about {CAPTIONING[unit]} times as fast"
             if unit in CAPTIONING

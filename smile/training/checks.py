@@ -7,7 +7,15 @@ import torch
 from smile.config import Config, check_relations, num_weights
 from smile.errors import UserError, counted
 from smile.model.captioner import Captioner
-from smile.system.bfloat16 import NO_UNIT, TRAINING, TRAINING_COST, bfloat16_unit, cost
+from smile.system.bfloat16 import (
+    NO_UNIT,
+    SLOW,
+    TRAINING,
+    TRAINING_COST,
+    bfloat16_unit,
+    cost,
+    is_slow,
+)
 from smile.system.device import pick_device
 from smile.training.estimate import size, total_memory
 from smile.training.schedule import Phase
@@ -94,6 +102,8 @@ def about_bfloat16(config: Config) -> list[str]:
             f'train.precision = "bfloat16": {NO_UNIT}, so steps '
             + cost(f"at least {TRAINING_COST} times")
         ]
+    if is_slow(unit):
+        return [f'train.precision = "bfloat16": {SLOW}'] if precision == "bfloat16" else []
     if precision == "auto" and unit in TRAINING:
         base, small = TRAINING[unit]
         return [

@@ -73,4 +73,5 @@ def test_mkl_is_left_to_intel_s_processors(cpuinfo, name, has_mkl, outruns, monk
     monkeypatch.setattr(onednn, "CPUINFO", path)
     monkeypatch.setattr(onednn.platform, "processor", lambda: name)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: has_mkl)
+    monkeypatch.setattr(onednn, "is_intel", onednn.is_intel.__wrapped__)
     assert onednn.outruns_mkl.__wrapped__() == outruns
