@@ -17,11 +17,10 @@ from smile.config import GenerateConfig, check_setting
 from smile.errors import UserError, printable
 from smile.model.captioner import Captioner
 from smile.system.bfloat16 import (
-    AMX,
     CAPTIONING,
     COST,
     NO_UNIT,
-    SLOW,
+    SLOW_CAPTIONING,
     bfloat16_unit,
     cost,
     faster_dtype,
@@ -57,15 +56,17 @@ PRECISIONS = f"""\
 --precision on a CPU       BLIP base needs   and captions
 float32                    1.0 GB            exactly
 bfloat16, with                               nearly the same words,
-  AMX                      0.55 GB           {CAPTIONING[AMX]} times as fast
-  AVX-512 BF16 on Intel's  0.55 GB           0.8 to 1.2 times as fast
-  on AMD's, Arm BF16       0.55 GB           at a speed not measured yet
+  AMX                      0.55 GB           1.6 to 2.0 times as fast
+  AVX-512 BF16, Intel      0.55 GB           0.8 to 1.2 times as fast
+  AVX-512 BF16, AMD        0.55 GB           at a speed not measured yet
+  Arm BF16                 0.55 GB           at a speed not measured yet
   none of these            0.55 GB           more slowly, with AVX2 {COST[0]} to {COST[1]} times
 int8, with                                   mostly the same words,
   AVX2                     0.75 GB           1.2 to 1.6 times as fast
-  AMX                      less              1.5 to 1.8 times as fast
-  others                   less              at a speed not measured yet
-AMX: Intel's Xeons since 2023; AVX-512 BF16: AMD's since Zen 4; Arm BF16: Graviton 3, Grace
+  AMX                      not measured      1.5 to 1.8 times as fast
+  others                   not measured      at a speed not measured yet
+AMX: Intel's Xeons since 2023; AVX-512 BF16: Intel's without AMX, AMD's since Zen 4;
+Arm BF16: Graviton 3, Grace
 """
 
 AnyOptions = TypeVar("AnyOptions", bound=Options)
@@ -261,7 +262,7 @@ def about_bfloat16(options: Options, device: torch.device, *, is_long: bool) -> 
         taken = cost("{} to {} times".format(*COST))
         return f"--precision bfloat16: {NO_UNIT}, so captions {taken}; it saves memory"
     if options.precision == "bfloat16" and is_slow(unit):
-        return f"--precision bfloat16: {SLOW}; it saves memory"
+        return f"--precision bfloat16: {SLOW_CAPTIONING}; it saves memory"
     if options.precision == "auto" and is_long and unit and not is_slow(unit):
         gain = (
             f"makes BLIP's captions about {CAPTIONING[unit]} times as fast"

@@ -9,7 +9,7 @@ from smile.errors import UserError, counted
 from smile.model.captioner import Captioner
 from smile.system.bfloat16 import (
     NO_UNIT,
-    SLOW,
+    SLOW_TRAINING,
     TRAINING,
     TRAINING_COST,
     bfloat16_unit,
@@ -103,7 +103,7 @@ def about_bfloat16(config: Config) -> list[str]:
             + cost(f"at least {TRAINING_COST} times")
         ]
     if is_slow(unit):
-        return [f'train.precision = "bfloat16": {SLOW}'] if precision == "bfloat16" else []
+        return [f'train.precision = "bfloat16": {SLOW_TRAINING}'] if precision == "bfloat16" else []
     if precision == "auto" and unit in TRAINING:
         base, small = TRAINING[unit]
         return [

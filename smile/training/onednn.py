@@ -1,7 +1,7 @@
 """Linear layers that train with oneDNN's matrix product, on a CPU in float32.
 
 torch multiplies float32 matrices with MKL. oneDNN, which also comes with torch, computes the same
-sums in another order, about a tenth faster on an AMD EPYC, and a tenth slower on Intel's processors
+sums in another order, about a tenth faster on an AMD EPYC, and a tenth slower on an Intel Xeon
 (`outruns_mkl`). torch has no switch for it, so the backward pass of a linear layer is written out
 here, in three products:
 

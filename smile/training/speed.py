@@ -1,4 +1,7 @@
-"""Settings that change how fast a captioner trains, and in how much memory, but not its numbers."""
+"""How fast a captioner trains, and in how much memory: settings that keep what is computed.
+
+Results may differ in their last digits.
+"""
 
 import contextlib
 import ctypes
@@ -49,12 +52,12 @@ def prepare(captioner: Captioner) -> Captioner:
 
 
 def flush_denormals() -> None:
-    """Makes this process take numbers below 1.2e-38 for 0. To be called before it computes.
+    """Makes this process take numbers smaller than 1.2e-38 for 0. To be called before it computes.
 
-    SMILE leaves words that the captions of a batch lack without a gradient. AdamW's average of
-    their gradients becomes a tenth smaller with each step, and after 800 steps it would stay among
-    these denormal numbers, with which processors compute slowly. Threads inherit this from the
-    thread that starts them.
+    Processors compute slowly with such denormal numbers, which probabilities of unlikely words and
+    AdamW's averages of their gradients may be: with random weights of BLIP base's size a backward
+    pass on an Intel Xeon took 67 s with them and 6 s without. Threads inherit this from the thread
+    that starts them.
     """
     torch.set_flush_denormal(True)
 
