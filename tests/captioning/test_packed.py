@@ -136,8 +136,10 @@ def test_float32_weights_read_in_place_stay_with_mkl_where_that_is_faster(
 ):
     monkeypatch.setattr(packed_layers, "outruns_mkl", lambda: outruns)
     monkeypatch.setattr(packed_layers, "can_pack", lambda captioner: True)
+    packs = []  # not for real: oneDNN may refuse bfloat16 here
+    monkeypatch.setattr(packed_layers, "pack", lambda captioner, **_: packs.append(captioner))
     made = made_fast(load_golden("a").captioner.to(dtype), repack=repack)
     is_left = dtype == torch.float32 and not (repack or outruns)
-    layers = [module for module in made.decoder.modules() if isinstance(module, torch.nn.Linear)]
-    assert bool(layers) == is_left
-    assert isinstance(made.decoder.blocks[0].self_attention, AttentionByViews)
+    assert len(packs) == (not is_left) and (made is None) == bool(packs)
+    (captioner,) = packs or [made]
+    assert isinstance(captioner.decoder.blocks[0].self_attention, AttentionByViews)
