@@ -249,7 +249,8 @@ def add_scale_options(parser: argparse.ArgumentParser) -> None:
 def find_models(options: SampleOptions) -> list[Model]:
     """The model named, or both of `--compare`, on the device."""
     device = pick_device(options.device)
-    few = len(options.images) == 1 and os.path.isfile(options.images[0])
+    image = options.images[0]
+    few = len(options.images) == 1 and os.path.isfile(image) and not is_shard(image)
     models = []
     names = labels(options.compare) if options.compare else [""]
     for source, label in zip(options.compare or [options.model], names, strict=True):
@@ -563,9 +564,11 @@ def describe_units(options: SampleOptions) -> int:
     tables = Tables(
         str(options.out), options.images, part_size=options.part_size, world=world, say=say_aside
     )
-    with started(options, world) as (run, caption_units):
+    with started(options, world) as (run, caption_units, about_precision):
         signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does: tidily
         units = tables.open(run)
+        if units and about_precision and world.rank == 0:
+            say_aside(about_precision)
         bar = tqdm(unit=" images", disable=None if world.rank == 0 else True, dynamic_ncols=True)
         with bar:
             for _ in tables.caption(units, caption_units, progress=bar.update):
@@ -576,8 +579,11 @@ def describe_units(options: SampleOptions) -> int:
 
 
 @contextlib.contextmanager
-def started(options: SampleOptions, world: World) -> Iterator[tuple[dict[str, Any], Any]]:
-    """What the captions of units depend on, and `caption_units`, of this process or of Ray."""
+def started(options: SampleOptions, world: World) -> Iterator[tuple[dict[str, Any], Any, str]]:
+    """What the captions of units depend on, `caption_units`, and a line about the precision.
+
+    `caption_units` is that of this process or of Ray.
+    """
     if options.engine == "ray":
         from smile.scale.on_ray import RayCluster  # needs one more package
 
@@ -587,11 +593,12 @@ def started(options: SampleOptions, world: World) -> Iterator[tuple[dict[str, An
         model = find_model(replace(options, device="cpu", precision="float32"), world)
         # Ray tells on standard output, where no captions go here, of what is lost and replaced.
         with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), cluster:
-            if line := about_bfloat16(options, torch.device(cluster.device), is_long=True):
-                say_aside(f"of this machine, and of Ray's others if they are alike: {line}")
+            line = about_bfloat16(options, torch.device(cluster.device), is_long=True)
+            if line:
+                line = f"of this machine, and of Ray's others if they are alike: {line}"
             options = same_on_all_machines(options, model.source, cluster.device, cluster.cpus)
             ready = partial(ready_for_units, options)
-            yield run_record(options, [model]), partial(cluster.caption_units, ready=ready)
+            yield run_record(options, [model]), partial(cluster.caption_units, ready=ready), line
         return
     from smile.scale.work import caption_units
 
@@ -601,16 +608,13 @@ def started(options: SampleOptions, world: World) -> Iterator[tuple[dict[str, An
     contention = ContentionWatch(device)
 
     def watched(units: Any, output: Any, *, progress: Callable[[int], object]) -> Any:
-        if world.rank == 0 and (line := about_bfloat16(options, device, is_long=True)):
-            say_aside(line)
-
         def after_batch(num_images: int) -> None:
             progress(num_images)
             say_if_shared(contention, world)
 
         return caption_units(units, output, model, progress=after_batch, **how)
 
-    yield run_record(options, [model]), watched
+    yield run_record(options, [model]), watched, about_bfloat16(options, device, is_long=True)
 
 
 def find_model(options: SampleOptions, world: World) -> Model:

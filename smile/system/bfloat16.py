@@ -14,8 +14,8 @@ NO_UNIT = "oneDNN uses no instructions for it here (AMX, AVX-512 BF16 or Arm BF1
 SLOW = f"an Intel Xeon with {AVX512} but no {AMX}"
 SLOW_CAPTIONING = f"{SLOW} made BLIP's captions 0.8 to 1.2 times as fast as float32"
 SLOW_TRAINING = f"steps on {SLOW} took 1.5 times as long as in float32"
-# How many times as fast as float32, as measured on two cores of an Intel Xeon. Other units were not
-# measured. BLIP base's captions, with three beams and eight images of 224 pixels at once:
+# How many times as fast as float32, as measured on two cores of an Intel Xeon. Units of AMD and Arm
+# were not measured. BLIP base's captions, with three beams and eight images of 224 pixels at once:
 CAPTIONING = {AMX: 1.9}
 # Steps of training: BLIP base with eight images and five captions each, and the captioner of
 # configs/flickr8k_scratch.toml, which has 7 million weights.

@@ -10,8 +10,9 @@ for both), under bfloat16 autocast on CUDA. transformers gets what its users giv
 row, the image with each. Ours gets the same pairs with the captions of an image together, and the
 captioner as `train.py` prepares it. Both train with the same dropout. With `--precision bfloat16`
 on the CPU both are under autocast, and then ours is measured beside transformers in float32. Each
-has a process of its own, set up as its own users have it. On the CPU these take their steps in
-turn; on CUDA one after the other, each with the whole memory. Printed are
+has a process of its own, set up as its own users have it, but that transformers too takes denormal
+numbers for 0. On the CPU these take their steps in turn; on CUDA one after the other, each with the
+whole memory. Printed are
 
     captions/s      image-caption pairs of a step over the median step, ours and transformers'
     x               on the CPU the median of the rounds' own ratios, on CUDA the ratio of the

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 import sample
 import smile
-from smile.captioning import int8, options
+from smile.captioning import int8, options, packed
 from smile.captioning.int8 import Int8Linear, int8_engine, quantized
 from smile.captioning.packed import PackedHead, made_fast
 from smile.errors import UserError
@@ -166,6 +166,13 @@ def test_a_captioner_is_prepared_where_the_processor_has_bfloat16_and_onednn_doe
     dtype = options.weights_dtype(asked(), torch.device("cpu"))
     made = options.prepare(copy.deepcopy(captioner).to(dtype), asked())
     assert made.encode(IMAGES).dtype == torch.float32
+
+
+def test_int8_goes_before_leaving_float32_to_mkl(captioner, monkeypatch):
+    """As for one image on an Intel without AMX."""
+    monkeypatch.setattr(packed, "outruns_mkl", lambda: False)
+    made = made_fast(copy.deepcopy(captioner), repack=False, int8=True)
+    assert any(isinstance(module, Int8Linear) for module in made.modules())
 
 
 def test_the_engine_is_the_fastest_that_multiplies(monkeypatch):

@@ -241,3 +241,9 @@ def test_what_bfloat16_gains_is_said_for_ray_too(place, run_sample, monkeypatch)
         _, _, err = run_sample(SHARDS, "--out", "out", "--engine", "ray", *words)
         said.append("of this machine, and of Ray's others if they are alike: this proc" in err)
     assert said == [True, False]
+    Path("out/_run.json").unlink()
+    run_sample(SHARDS, "--out", "out")
+    code, _, err = run_sample(SHARDS, "--out", "out", "--engine", "ray", "--num-beams", 1)
+    assert code == 2 and "--num-beams was 2, is 1 now" in err and err.count("\n") == 1
+    _, _, err = run_sample(SHARDS, "--out", "out", "--engine", "ray")
+    assert "bfloat16" not in err

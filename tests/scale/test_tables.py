@@ -72,6 +72,30 @@ def test_a_shared_machine_is_said_once(images, place, run_sample, shared_machine
     assert code == 0 and err.count("this machine is shared: other processes interrupted") == 1
 
 
+def test_what_bfloat16_gains_is_said_once_there_is_work(place, run_sample, monkeypatch):
+    monkeypatch.setattr("smile.captioning.options.bfloat16_unit", lambda: "AMX")
+    _, _, err = run_sample(SHARDS, "--out", "out")
+    assert err.count("this processor multiplies bfloat16 (AMX)") == 1
+    code, _, err = run_sample(SHARDS, "--out", "out", "--num-beams", 1)
+    assert code == 2 and "--num-beams was 2, is 1 now" in err and err.count("\n") == 1
+    code, _, err = run_sample(SHARDS, "--out", "out")
+    assert code == 0 and "0 images described" in err and "bfloat16" not in err
+
+
+def test_weights_are_copied_for_a_shard_as_for_several_images(place, run_sample, monkeypatch):
+    copied = []
+
+    def prepare(captioner, options, *, repack):
+        copied.append(repack)
+        return captioner
+
+    monkeypatch.setattr(sample, "prepare", prepare)
+    photo = next(Path("photos").rglob("*.png"))
+    for words in ([photo], [photo, photo], ["shards/00000.tar", "--out", "out"]):
+        assert run_sample(*words)[0] == 0
+    assert copied == [False, True, True]
+
+
 def test_the_same_command_does_what_is_left(place, run_sample):
     run_sample(SHARDS, "--out", "out")
     whole = contents()
