@@ -12,7 +12,7 @@ NO_UNIT = "oneDNN uses no instructions for it here (AMX, AVX-512 BF16 or Arm BF1
 # Measured on a Xeon whose AMX oneDNN was told not to use: captions of BLIP base, eight
 # images at once and one alone; steps of the captioner of configs/study.
 SLOW = f"an Intel Xeon with {AVX512} but no {AMX}"
-SLOW_CAPTIONING = f"{SLOW} made BLIP's captions 0.8 to 1.2 times as fast as float32"
+SLOW_CAPTIONING = f"{SLOW} made BLIP's captions 0.7 to 1.2 times as fast as float32"
 SLOW_TRAINING = f"steps on {SLOW} took 1.5 times as long as in float32"
 # How many times as fast as float32, as measured on two cores of an Intel Xeon. Units of AMD and Arm
 # were not measured. BLIP base's captions, with three beams and eight images of 224 pixels at once:
