@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from smile.system.bfloat16 import bfloat16_unit
+from smile.system.bfloat16 import AMX, bfloat16_unit
 
 LARGEST = 127  # of a weight: symmetric, so that 0 stays 0
 
@@ -91,7 +91,7 @@ def int8_engine() -> str:
     oneDNN where the processor has AMX. Else FBGEMM, which torch has on x86 alone: on an AMD EPYC
     with AVX2 it takes a third to a fifth of float32's time for a step's few rows, and oneDNN half.
     """
-    names = ("onednn", "fbgemm") if bfloat16_unit() == "AMX" else ("fbgemm", "onednn")
+    names = ("onednn", "fbgemm") if bfloat16_unit() == AMX else ("fbgemm", "onednn")
     return next(filter(_multiplies, names), "")
 
 

@@ -218,8 +218,8 @@ def precision(options: Options, device: torch.device) -> str:
 def weights_dtype(options: Options, device: torch.device) -> torch.dtype:
     """What `load` is to make of the weights: bfloat16 on the CPU if that is the precision.
 
-    Elsewhere they stay in float32, and autocast rounds them. What int8 leaves as it is, is in
-    bfloat16 where the CPU multiplies that.
+    Elsewhere they stay in float32, and autocast rounds them. What int8 leaves as it is has the
+    `faster_dtype` of the CPU.
 
     Raises:
         UserError: int8 is asked for, and cannot be had.

@@ -45,7 +45,7 @@ from smile.loss import IGNORE
 from smile.model.captioner import Captioner
 from smile.model.layers import Attention
 from smile.training.head_loss import caption_loss
-from smile.training.speed import prepare
+from smile.training.speed import flush_denormals, prepare
 
 
 @dataclass(frozen=True)
@@ -194,9 +194,7 @@ class Worker:
 
 def work(args: argparse.Namespace, setting: Setting) -> None:
     """What a worker does: a step for each line of stdin, then its memory."""
-    # Random weights give words of a probability below 1e-38. Intel's processors multiply such
-    # numbers a hundred times as slowly: the backward pass takes 67 s instead of 6.
-    torch.set_flush_denormal(True)
+    flush_denormals()  # as train.py does; with random weights many probabilities are that small
     batch = make_batch(setting, args.device)
     model = make_theirs(setting.sizes, setting.image_size, args.device)
     if args.worker not in OBJECTIVES:
