@@ -56,14 +56,14 @@ PRECISIONS = f"""\
 --precision on a CPU       BLIP base needs   and captions
 float32                    1.0 GB            exactly
 bfloat16, with                               nearly the same words,
-  AMX                      0.55 GB           1.6 to 2.0 times as fast
-  AVX-512 BF16, Intel      0.55 GB           0.7 to 1.2 times as fast
-  AVX-512 BF16, AMD        0.55 GB           at a speed not measured yet
-  Arm BF16                 0.55 GB           at a speed not measured yet
+  AMX                      0.59 GB           1.6 to 2.0 times as fast
+  AVX-512 BF16, Intel      0.60 GB           0.7 to 1.2 times as fast
+  AVX-512 BF16, AMD        not measured      at a speed not measured yet
+  Arm BF16                 not measured      at a speed not measured yet
   none of these            0.55 GB           more slowly, with AVX2 {COST[0]} to {COST[1]} times
 int8, with                                   mostly the same words,
   AVX2 or AVX-512          0.75 GB           1.2 to 1.6 times as fast
-  AMX                      not measured      1.5 to 1.8 times as fast
+  AMX                      0.66 GB           1.5 to 1.8 times as fast
   others                   not measured      at a speed not measured yet
 AMX: Intel's Xeons since 2023; AVX-512 BF16: Intel's without AMX, AMD's since Zen 4;
 Arm BF16: Graviton 3, Grace
