@@ -347,6 +347,8 @@ def draw_attention(options: SampleOptions, path: Path) -> int:
     names = list(islice(ImageNames(options.images), 2))
     if len(names) != 1:
         raise UserError("--explain: expected one image, not several or none")
+    if World.join().size > 1:
+        raise UserError("--explain: expected one process, not several")
     if isinstance(names[0], Broken):
         raise UserError(f"{names[0].name}: {names[0].reason}")
     check_outputs(options)

@@ -1,4 +1,4 @@
-"""What is worth taking along from a study: a few files, none above 16 MiB."""
+"""What is worth taking along from a study: a few files, of at most about 16 MiB each."""
 
 import json
 import tarfile

@@ -6,7 +6,7 @@
 Prints two tables in Markdown: the scores, and what a few runs say of twelve test photos. `--to`
 writes plots as NAME.png for pages in light and NAME-dark.png for those in dark: retrieval (length
 against R@1), losses, lengths, and stops (R@1 after each epoch of what follows MLE). A plot whose
-numbers the file lacks is left out, which is said. `--sheet` draws the twelve photos with their
+numbers the file lacks is left out with a message. `--sheet` draws the twelve photos with their
 captions. Flickr8k's photos are other people's and may not be passed on, so it takes no file that
 git might commit.
 """
@@ -302,7 +302,11 @@ def lengths(systems: Systems, palette: tuple[str, ...]) -> Figure | None:
 
 def stops(systems: Systems, palette: tuple[str, ...]) -> Figure | None:
     """R@1 on validation photos after each epoch of what follows MLE; epoch 0 is MLE's."""
-    followed = {name: system for name, system in systems.items() if system.get("stops")}
+    followed = {
+        name: system
+        for name, system in systems.items()
+        if system.get("stops") and all(row[3] for row in system["stops"])  # R@1 was measured
+    }
     if not followed:
         return None
     figure = Figure(figsize=(8.5, 4.6))

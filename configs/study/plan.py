@@ -25,7 +25,7 @@ class Size:
     follows: tuple[str, ...] = ()
 
 
-# The configs are a GPU's. With a CPU's smaller batches, as many photos make four times the steps.
+# The configs are a GPU's. A CPU's batches are a quarter as large, so an epoch has more steps.
 SIZES = {
     "gpu": Size(epochs=60, more=6, seeds=2, batch_size=128, rate=1e-4),
     "cpu": Size(
@@ -51,7 +51,7 @@ class Run:
     name: also of its folder, with the seed at its end. meaning: for people.
     init: the run whose last captioner it begins with; "" for none.
     to_score: whether evaluate.py scores it.
-    judge: the MLE run of another seed that ranks images by its captions; "" for none.
+    judge: the MLE run of another seed that ranks images by this run's captions; "" for none.
     """
 
     name: str
@@ -131,7 +131,7 @@ def plan(size: Size) -> list[Run]:
             judge=f"start-{3 - seed}",
         )
         variants = [_continued(row, seed, size) for row in CONTINUED[FIRST:]]
-        # It takes as long as a start, and where many run at a time it begins with them anyway.
+        # It takes as long as a start. Where many train at a time it begins beside the starts.
         others += [*variants, scratch]
     return [*starts, *first, *others]
 

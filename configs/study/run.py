@@ -8,9 +8,9 @@
 Two seeds of MLE, what comes of them by SMILE and its variants (`plan.py`), and every captioner's
 scores on the test photos, with the MLE captioner of the other seed as the judge of retrieval. What
 follows MLE is scored after each of its validated epochs too, on validation photos: that shows when
-it should have stopped. The same command again resumes it, whatever ended it.
-`--machine cpu` is a smaller study, for two cores and some hours. `--recipe` is another one: what
-each part of MLE's settings is worth. `--smoke` measures what a machine can do in half a minute, and
+it should have stopped. If the command is interrupted, the same command resumes it.
+`--machine cpu` is a smaller study, for two cores and many hours. `--recipe` is another one: what
+each part of MLE's settings is worth. `--smoke` takes half a minute: it measures the machine, and
 says how many epochs fit into the budget.
 
 In the out folder: NAME-SEED/ for each run, as train.py leaves it; scores/NAME-SEED/report.json and
@@ -23,6 +23,7 @@ All are children of one process that has imported everything already: none waits
 import argparse
 import functools
 import json
+import math
 import multiprocessing
 import os
 import shlex
@@ -31,7 +32,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,17 +46,18 @@ os.environ.setdefault("TQDM_MININTERVAL", "10")
 import torch  # noqa: E402
 import torch._dynamo  # noqa: E402  the optimiser would import it, once in each child
 from plan import SIZES, Run, plan, recipe  # noqa: E402
+from preparation import check_same_study, check_set, unpacked  # noqa: E402
 from processes import WAYS, Child  # noqa: E402
 from results import TIMELINE  # noqa: E402
 
 import evaluate  # noqa: E402
 import train  # noqa: E402
+from smile.captioning.options import whole_number  # noqa: E402
 from smile.config import load_config  # noqa: E402
 from smile.data.load import load_examples  # noqa: E402
 from smile.data.picture_cache import make_cache  # noqa: E402
-from smile.data.unzip import unpack  # noqa: E402
 from smile.errors import UserError  # noqa: E402
-from smile.system.files import write_atomically, write_text  # noqa: E402
+from smile.system.files import read_json, write_atomically, write_text, writing  # noqa: E402
 from smile.training.checkpointing.checkpoints import Checkpoints  # noqa: E402
 from smile.training.comparison import COMPARISON  # noqa: E402
 from smile.weights.run_folder import LAST_FOLDER, kept_captioners  # noqa: E402
@@ -67,7 +68,6 @@ SIZE_OPTIONS = {  # each a field of `Size`
     "seeds": "of variants, 1 or 2",
     "batch_size": "photos in a batch",
 }
-MOST_UNPACKED = 2 << 30  # bytes of an archive of photos
 POOL = 500  # validation photos that show when a run should have stopped
 STOPPING = 20  # seconds in which a run that is told to stop has saved itself
 EPOCHS = "-epochs"  # after a run's name: the scores of its validated epochs
@@ -121,19 +121,24 @@ def main() -> None:
     args = parse_args()
     try:
         multiprocessing.set_start_method(args.start)
-        args.out.mkdir(parents=True, exist_ok=True)
+        runs = recipe(args.size) if args.recipe else plan(args.size)
+        check_set(runs, args.set)
+        for folder in filter(None, (args.out, args.collect)):
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+        if not args.smoke:
+            check_same_study(args.out, runs, args.set)
         data = prepare(args)
         if args.smoke:
             from smoke import smoke
 
             sys.exit(smoke(args, data))
-        runs = recipe(args.size) if args.recipe else plan(args.size)
         status = carry_out(Study(args, data, runs))
     except UserError as error:
         print(f"run.py: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("run.py: stopped; the same command goes on", file=sys.stderr)
+        print("run.py: stopped; the same command resumes", file=sys.stderr)
         sys.exit(130)
     sys.exit(status)
 
@@ -157,12 +162,15 @@ def parse_args() -> argparse.Namespace:
         "--recipe", action="store_true", help="instead: MLE without each part of its settings"
     )
     parser.add_argument("--device", help="auto, cpu, cuda (auto, or cpu with --machine cpu)")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at a time (1)")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="loaders of each (2)")
+    some = whole_number(1)
+    parser.add_argument("--jobs", type=some, default=1, metavar="N", help="runs at a time (1)")
+    parser.add_argument(
+        "--workers", type=whole_number(0), default=2, metavar="N", help="loaders of each (2)"
+    )
     for name, help in SIZE_OPTIONS.items():
         usual = ", ".join(f"{machine} {getattr(size, name)}" for machine, size in SIZES.items())
         option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, type=int, metavar="N", help=f"{help} ({usual})")
+        parser.add_argument(option, type=some, metavar="N", help=f"{help} ({usual})")
     parser.add_argument(
         "--budget",
         type=float,
@@ -187,6 +195,10 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.seeds not in (None, 1, 2):
         parser.error(f"--seeds {args.seeds}: expected 1 or 2")
+    if not 0 <= args.budget < math.inf:
+        parser.error(f"--budget {args.budget}: expected seconds")
+    if args.smoke and args.recipe:
+        parser.error("--smoke measures for the study, not for --recipe")
     args.device = args.device or ("cpu" if args.machine == "cpu" else "auto")
     given = {name: getattr(args, name) for name in SIZE_OPTIONS if getattr(args, name) is not None}
     args.size = replace(SIZES[args.machine], **given)
@@ -208,12 +220,7 @@ def prepare(args: argparse.Namespace) -> Path:
     """Unpacks the photos if need be, and decodes those to train on once and for all."""
     started, data = time.monotonic(), args.data
     if data.suffix == ".zip":
-        data = args.out / "data"
-        if not (data / ".unpacked").exists():
-            for folder, pattern in ((data / "images", "*.jpg"), (data, "*.txt")):
-                wanted = functools.partial(fnmatch, pat=pattern)
-                unpack(args.data, folder, wanted=wanted, most_bytes=MOST_UNPACKED)
-            (data / ".unpacked").touch()
+        data = unpacked(data, args.out / "data")
     data = data.resolve()
     settings = [f"data.root={data}", *args.size.every, *args.set]
     config = load_config(Path(__file__).parent / "mle.toml", settings)
@@ -322,7 +329,7 @@ def carry_out(study: Study) -> int:
     """Everything that is left to do, so many jobs at a time; returns the exit status."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if (study.out / TIMELINE).exists():
-        study.timeline = json.loads((study.out / TIMELINE).read_text("utf-8"))
+        study.timeline = read_json(study.out / TIMELINE, list)
     children: dict[str, Child] = {}
     failed: set[str] = set()
     collected = study.seconds

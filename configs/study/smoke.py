@@ -1,4 +1,4 @@
-"""What a machine can do, in half a minute: photos a second, memory, and what fits into a budget."""
+"""Measures, in half a minute, photos a second and memory, and says what fits into a budget."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ from smile.weights.run_folder import LAST_FOLDER
 
 WARM_UP = 10  # steps that are not counted
 SCORED = 200  # test photos
-STARTS = 3  # runs that train side by side before anything can go on from them
+STARTS = 3  # runs from nothing that can train side by side: two seeds of MLE, SMILE from scratch
 
 
 def smoke(args: argparse.Namespace, data: Path) -> int:
@@ -174,7 +174,8 @@ def forecast(args: argparse.Namespace, rates: dict[int, float]) -> None:
     around = 30 + 20 * len(continued) / args.jobs
     total = size.epochs * starting + going_on + late + around
     print(
-        f"the whole: {size.epochs} epochs of MLE {size.epochs * starting:.0f} s, {len(continued)} "
+        f"the whole: {size.epochs} epochs of {STARTS} from nothing {size.epochs * starting:.0f} s, "
+        f"{len(continued)} "
         f"runs of {size.more} more {going_on:.0f} s, the second from scratch {late:.0f} s, "
         f"around it {around:.0f} s: {total:.0f} s"
     )

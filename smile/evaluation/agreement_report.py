@@ -1,5 +1,6 @@
 """How far the metrics agree with experts: what the terminal shows, and agreement.json."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from smile.evaluation.catalogue import METRICS
 from smile.evaluation.measured import Missing
 from smile.evaluation.published import AGREEMENT, AGREEMENT_NOTE
 from smile.evaluation.rated_captions import Ratings
-from smile.evaluation.report import finite, json_text, row_as_json, versions, write_files
+from smile.evaluation.report import json_text, row_as_json, versions, write_files
 from smile.evaluation.rows import Row
 from smile.evaluation.table import table
 from smile.system.files import sha256
@@ -85,10 +86,14 @@ def write_agreement(
 
 
 def _scores_of(number: int, scores: Scores) -> dict[str, float | None]:
-    """A caption's scores, in the units that tables show."""
+    """A caption's scores, in the units that tables show.
+
+    All digits: rounding would turn scores that differ into ties, and tau-c would be another.
+    """
     scale = {metric.key: metric.scale for metric in METRICS}
-    return {
-        key: finite(float(values[number]) * scale[key])
+    found = {
+        key: float(values[number]) * scale[key]
         for key, values in scores.items()
         if not isinstance(values, Missing)
     }
+    return {key: score if math.isfinite(score) else None for key, score in found.items()}

@@ -1,6 +1,6 @@
 """The captioner: pictures in, captions out.
 
-    captioner.caption(photo)                     # "two dogs play in the snow"
+    captioner.caption(photo)                     # "two brown dogs play in deep snow"
     captioner.describe(photo)                    # the best captions, with each word's probability
 
 It is the model of `blip.py` with a tokenizer, a transform from picture to pixels, and settings such

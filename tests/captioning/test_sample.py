@@ -13,6 +13,7 @@ from kill_bulk import command, kill_and_resume
 from PIL import Image
 
 import sample
+from smile.system.distributed import World
 
 
 @pytest.fixture(scope="module")
@@ -473,11 +474,15 @@ def test_nothing_is_lost_when_killed(tmp_path):
     assert max(progress) > 0
 
 
-def test_explain_draws_one_image(photos, run_sample):
+def test_explain_draws_one_image(photos, run_sample, monkeypatch):
     code, out, err = run_sample(photos[0], "--explain", "words.png")
     assert code == 0, err
     assert out.startswith(f"{photos[0]}: ")
     assert Image.open("words.png").width > 300
+    with monkeypatch.context() as patched:
+        patched.setattr(sample.World, "join", lambda: World(1, 2))
+        code, _, err = run_sample(photos[0], "--explain", "x.png")
+        assert code == 2 and "--explain: expected one process, not several" in err
     code, _, err = run_sample("photos", "--explain", "x.png")
     assert code == 2 and "expected one image" in err
     code, _, err = run_sample("missing.jpg", "--explain", "x.png")

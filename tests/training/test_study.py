@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ sys.path.append(str(ROOT / "configs" / "study"))
 
 from draw import PLOTS, captions_table, draw, sheet, table  # noqa: E402
 from plan import CONTINUED, FIRST, RECIPE, SIZES, plan, recipe  # noqa: E402
+from preparation import check_same_study, check_set, unpacked  # noqa: E402
 from results import as_text, results  # noqa: E402
 
 from smile.config import load_config  # noqa: E402
@@ -101,6 +103,40 @@ def differences(one, other) -> set[str]:
         for key, value in keys.items()
         if value != others[section][key]
     }
+
+
+# Before it begins ---------------------------------------------------------------------------------
+
+
+def test_an_interrupted_unpacking_begins_anew(tmp_path):
+    archive, folder = tmp_path / "flickr8k.zip", tmp_path / "data"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("images/1.jpg", b"a photo")
+        file.writestr("captions.txt", "1.jpg#0\ta dog")
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "1.jpg").write_bytes(b"a ph")
+    assert unpacked(archive, folder) == folder
+    assert (folder / "images" / "1.jpg").read_bytes() == b"a photo"
+    assert (folder / "captions.txt").read_text() == "1.jpg#0\ta dog"
+    (folder / "images" / "1.jpg").write_bytes(b"kept")
+    unpacked(archive, folder)
+    assert (folder / "images" / "1.jpg").read_bytes() == b"kept"
+
+
+@pytest.mark.parametrize("given", ["train.seed=7", "loss.objective=mle", "train.lr = 1e-3"])
+def test_what_runs_differ_in_cannot_be_set_for_all(size, given):
+    check_set(plan(size), ["vit.dim=64", 'train.precision="bfloat16"'])
+    with pytest.raises(UserError, match=f"--set {given}: the study's runs differ in "):
+        check_set(plan(size), [given])
+
+
+def test_a_folder_takes_one_study_only(size, tmp_path):
+    """Fewer runs, and more of them later, are the same study."""
+    check_same_study(tmp_path, plan(replace(size, seeds=1)), ["vit.dim=64"])
+    check_same_study(tmp_path, plan(size), ["vit.dim=64"])
+    for other, given in ((size, []), (replace(size, epochs=10), ["vit.dim=64"])):
+        with pytest.raises(UserError, match="start-1 was begun with other settings"):
+            check_same_study(tmp_path, plan(other), given)
 
 
 # Results ------------------------------------------------------------------------------------------
