@@ -11,7 +11,7 @@ from plan import Run
 
 from smile.data.unzip import unpack
 from smile.errors import UserError
-from smile.system.files import read_json, write_text
+from smile.system.files import read_json, write_text, writing
 
 MOST_UNPACKED = 2 << 30  # bytes of an archive of photos
 SETTINGS = "settings.json"  # in the out folder: what each run was told
@@ -26,10 +26,12 @@ def unpacked(archive: Path, folder: Path) -> Path:
     done = folder / ".unpacked"
     if not done.exists():
         if folder.exists():  # an earlier call was interrupted
-            shutil.rmtree(folder)
+            with writing(folder):
+                shutil.rmtree(folder)
         for place, pattern in ((folder / "images", "*.jpg"), (folder, "*.txt")):
             unpack(archive, place, wanted=partial(fnmatch, pat=pattern), most_bytes=MOST_UNPACKED)
-        done.touch()
+        with writing(done):
+            done.touch()
     return folder
 
 
@@ -53,7 +55,7 @@ def check_same_study(out: Path, runs: Sequence[Run], given: Sequence[str]) -> No
     """Refuses an out folder of a study with other settings, and records these.
 
     Raises:
-        UserError: a run of the folder was told something else.
+        UserError: a run of the folder was told something else, or the record cannot be written.
     """
     path = out / SETTINGS
     told = read_json(path) if path.exists() else {}
@@ -66,4 +68,5 @@ def check_same_study(out: Path, runs: Sequence[Run], given: Sequence[str]) -> No
                 f"{out}: {name} was begun with other settings ({', '.join(changed)} differ); give "
                 "the same options as before, or another --out"
             )
-    write_text(path, json.dumps(told | now, indent=1) + "\n")
+    with writing(path):
+        write_text(path, json.dumps(told | now, indent=1) + "\n")
