@@ -1,9 +1,9 @@
 """`--engine ray`: on a cluster of this machine, and what is done where a captioner is lost."""
 
+import contextlib
 import os
 import signal
 import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,15 +20,21 @@ from smile.scale.work import Outcome, Shard
 # Ray itself ---------------------------------------------------------------------------------------
 
 
-def kill_a_captioner(cluster, killed: list[int]) -> None:
-    """Kills one of two while both are at work."""
+def kill_a_captioner(cluster, out: Path, killed: list[int], is_over: threading.Event) -> None:
+    """Kills the first that is at work, which has the lock of a table open."""
     raylet = cluster.head_node.all_processes["raylet"][0].process.pid
-    while len(list(Path("out").glob(".unfinished*"))) < 2:
-        time.sleep(0.01)
-    for pid in family(raylet):
-        if "Captioner" in Path(f"/proc/{pid}/cmdline").read_text() and not killed:
-            os.kill(pid, signal.SIGKILL)
-            killed.append(pid)
+    while not killed and not is_over.wait(0.002):
+        for pid in family(raylet):
+            if not killed and any(has_open(pid, lock) for lock in out.glob(".*.lock")):
+                os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
+
+
+def has_open(pid: int, path: Path) -> bool:
+    with contextlib.suppress(OSError):  # the process has ended
+        opened = [file.readlink() for file in Path(f"/proc/{pid}/fd").iterdir()]
+        return path in opened
+    return False
 
 
 @pytest.mark.slow
@@ -37,11 +43,16 @@ def test_captioners_one_of_which_is_killed_write_what_one_process_does(
 ):
     Path("shards/broken.tar").write_bytes(b"no tar")
     _, _, alone = run_sample("shards/*.tar", "--out", "alone")
-    killed: list[int] = []
-    killer = threading.Thread(target=kill_a_captioner, args=(ray_cluster, killed), daemon=True)
+    killed, is_over = [], threading.Event()
+    words = (ray_cluster, place.resolve() / "out", killed, is_over)
+    killer = threading.Thread(target=kill_a_captioner, args=words)
     killer.start()
     ray = ["--engine", "ray", "--ray-address", ray_cluster.address, "--cpus-per-actor", 1]
-    code, out, err = run_sample("shards/*.tar", "--out", "out", *ray)
+    try:
+        code, out, err = run_sample("shards/*.tar", "--out", "out", *ray)
+    finally:
+        is_over.set()
+        killer.join()
     assert killed and code == 1 and out == "", err
     assert contents() == contents("alone") and len(contents()) == 4
     assert not list(Path("out").glob(".*"))
