@@ -3,12 +3,12 @@
     python configs/study/draw.py configs/study/results/h200.json --to docs/study
     python configs/study/draw.py RESULTS.json --sheet runs/sheet.jpg --photos data/flickr8k/images
 
-Prints two tables in Markdown: the scores, and what a few runs say of twelve test photos. `--to`
-writes plots as NAME.png for pages in light and NAME-dark.png for those in dark: retrieval (length
-against R@1), losses, lengths, and stops (R@1 after each epoch of what follows MLE). A plot whose
-numbers the file lacks is left out with a message. `--sheet` draws the twelve photos with their
-captions. Flickr8k's photos are other people's and may not be passed on, so it takes no file that
-git might commit.
+Prints tables in Markdown: the scores, those after each epoch of what follows MLE (on validation
+photos), and what a few runs say of twelve test photos. `--to` writes plots as NAME.png for pages in
+light and NAME-dark.png for those in dark: retrieval (length against R@1), losses, lengths, and
+stops (R@10 after each epoch). What the file lacks the numbers for is left out, a plot with a
+message. `--sheet` draws the twelve photos with their captions. Flickr8k's photos are other people's
+and may not be passed on, so it takes no file that git might commit.
 """
 
 import argparse
@@ -71,7 +71,8 @@ def main() -> None:
         found = read_json(args.results)
         if args.sheet:
             sheet(found, args.photos, args.sheet)
-        print(f"{table(found['systems'])}\n\n{captions_table(found)}")
+        tables = table(found["systems"]), stops_table(found["systems"]), captions_table(found)
+        print("\n\n".join(filter(None, tables)))
         if args.to:
             draw(found["systems"], args.to)
     except UserError as error:
@@ -84,12 +85,29 @@ def main() -> None:
 
 def table(systems: Systems) -> str:
     """A row for each scored run: every metric with its interval."""
-    titles = ["", *(title for title, _ in COLUMNS.values())]
-    lines = [f"| {' | '.join(titles)} |", f"|---|{'---|' * len(COLUMNS)}"]
+    rows = {label(name, of): of["metrics"] for name, of in systems.items() if "metrics" in of}
+    return in_markdown(rows, list(COLUMNS))
+
+
+def stops_table(systems: Systems) -> str:
+    """A row for each epoch of what follows MLE, and one for the MLE of each seed; "" if none is."""
+    rows = {}
     for name, system in systems.items():
-        if "metrics" in system:
-            cells = [cell(system["metrics"].get(key, []), COLUMNS[key][1]) for key in COLUMNS]
-            lines.append(f"| {' | '.join([label(name, system), *cells])} |")
+        for stop in system.get("stops", []):
+            epoch = stop["epoch"]
+            run = {"meaning": f"{system['meaning']}, epoch {epoch}" if epoch else "MLE"}
+            rows[label(name, run)] = stop["metrics"]
+    keys = [key for key in COLUMNS if any(key in metrics for metrics in rows.values())]
+    return in_markdown(rows, keys) if rows else ""
+
+
+def in_markdown(rows: dict[str, dict[str, list[float]]], keys: list[str]) -> str:
+    """A table of some metrics."""
+    lines = [f"| {' | '.join(['', *(COLUMNS[key][0] for key in keys)])} |"]
+    lines.append(f"|---|{'---|' * len(keys)}")
+    for title, metrics in rows.items():
+        cells = [cell(metrics.get(key, []), COLUMNS[key][1]) for key in keys]
+        lines.append(f"| {' | '.join([title, *cells])} |")
     return "\n".join(lines)
 
 
@@ -301,11 +319,11 @@ def lengths(systems: Systems, palette: tuple[str, ...]) -> Figure | None:
 
 
 def stops(systems: Systems, palette: tuple[str, ...]) -> Figure | None:
-    """R@1 on validation photos after each epoch of what follows MLE; epoch 0 is MLE's."""
+    """R@10 on validation photos after each epoch of what follows MLE; epoch 0 is MLE's."""
     followed = {
         name: system
         for name, system in systems.items()
-        if system.get("stops") and all(row[3] for row in system["stops"])  # R@1 was measured
+        if system.get("stops") and all("judge_r10" in row["metrics"] for row in system["stops"])
     }
     if not followed:
         return None
@@ -313,8 +331,10 @@ def stops(systems: Systems, palette: tuple[str, ...]) -> Figure | None:
     axes = figure.add_axes((0.08, 0.12, 0.5, 0.82))
     points = []
     for name, system in followed.items():
-        epochs = [row[0] for row in system["stops"]]
-        values, low, high = zip(*(row[3] for row in system["stops"]), strict=True)
+        epochs = [row["epoch"] for row in system["stops"]]
+        values, low, high = zip(
+            *(row["metrics"]["judge_r10"] for row in system["stops"]), strict=True
+        )
         errors = [
             [value - end for value, end in zip(values, low, strict=True)],
             [end - value for value, end in zip(values, high, strict=True)],
@@ -322,7 +342,7 @@ def stops(systems: Systems, palette: tuple[str, ...]) -> Figure | None:
         shade = colour(name, palette)
         axes.errorbar(epochs, values, errors, fmt="o-", color=shade, elinewidth=0.7, linewidth=1)
         points.append((epochs[-1], values[-1], label(name, system), shade))
-    axes.set(xlabel="epochs after MLE", ylabel="R@1 on validation photos, %")
+    axes.set(xlabel="epochs after MLE", ylabel="R@10 on validation photos, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     name_points(axes, points, palette[2])

@@ -16,7 +16,10 @@ from smile.weights.run_folder import LOG
 
 TIMELINE = "timeline.json"  # which job took how long, of all calls of run.py
 PHOTOS = 12  # test photos whose captions are kept
-STOP_METRICS = ("length", "distinct_words", "judge_r1")  # of the captioner of each epoch
+STOP_METRICS = (  # of the captioner of each epoch
+    *("length", "distinct_words", "bleu_4", "cider_d"),
+    *("judge_r1", "judge_r10", "judge_rank"),
+)
 INTERVAL = (
     "95 %, bootstrap over the test photos (distinct words: jackknife); "
     "R@K judged by the MLE captioner of the other seed"
@@ -43,7 +46,7 @@ def system(out: Path, run: Run) -> dict[str, Any]:
 
     seconds: of training alone, over all calls that it took. epochs: rows of epoch, objective,
     training and validation loss. metrics: value, low and high end of the interval. lengths: how
-    many captions have 0 words, 1, 2 … stops: rows of epoch and a metric's three numbers each, on
+    many captions have 0 words, 1, 2 … stops: the same metrics of each epoch's captioner, on
     validation photos; epoch 0 is what the run began with.
     """
     records = [json.loads(line) for line in (out / run.name / LOG).read_text("utf-8").splitlines()]
@@ -71,21 +74,31 @@ def scores(report: dict[str, Any]) -> dict[str, Any]:
     images = [image["systems"][label] for image in report["per_image"]]
     lengths = Counter(round(image["scores"]["length"]) for image in images)
     return {
-        "metrics": {row["key"]: cell for row in report["metrics"] if (cell := three(row, label))},
+        "metrics": metrics(report, label),
         "lengths": [lengths[words] for words in range(max(lengths) + 1)],
         "captions": [image["caption"] for image in a_few(images)],
     }
 
 
-def stops(report: dict[str, Any]) -> list[list]:
-    """The captioner of each epoch: [epoch, three numbers of each of STOP_METRICS]."""
-    rows = {row["key"]: row for row in report["metrics"]}
+def stops(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The captioner of each epoch: its number, and those of STOP_METRICS that were measured."""
     labels = [one["label"] for one in report["systems"]]
     return [
-        [int(label) if label.isdecimal() else 0]
-        + [three(rows[key], label) for key in STOP_METRICS if key in rows]
+        {
+            "epoch": int(label) if label.isdecimal() else 0,
+            "metrics": {
+                key: numbers
+                for key, numbers in metrics(report, label).items()
+                if key in STOP_METRICS
+            },
+        }
         for label in labels
     ]
+
+
+def metrics(report: dict[str, Any], label: str) -> dict[str, list[float | None]]:
+    """What was measured of a captioner: three numbers of each metric."""
+    return {row["key"]: cell for row in report["metrics"] if (cell := three(row, label))}
 
 
 def three(row: dict[str, Any], label: str) -> list[float | None]:

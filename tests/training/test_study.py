@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "configs" / "study"))
 
-from draw import PLOTS, captions_table, draw, sheet, table  # noqa: E402
+from draw import PLOTS, captions_table, draw, sheet, stops_table, table  # noqa: E402
 from plan import CONTINUED, FIRST, RECIPE, SIZES, plan, recipe  # noqa: E402
 from preparation import check_same_study, check_set, unpacked  # noqa: E402
 from results import as_text, results  # noqa: E402
@@ -160,7 +160,11 @@ def test_results_hold_what_the_reports_say(tmp_path):
     assert start["epochs"] == [[1, "smile", 2.0, None]] and "metrics" not in start
     assert smile["lengths"] == [0, 0, 2, 1] and smile["captions"] == [text for _, text, _ in said]
     assert smile["metrics"] == {"judge_r1": [5.0, 4.0, 6.0], "length": [2.3333, 2.0, None]}
-    assert [(row[0], row[3]) for row in smile["stops"]] == [(0, [5.0, 4.0, 6.0]), (1, [6.0, 5, 7])]
+    length = [2.3333, 2.0, None]
+    assert smile["stops"] == [
+        {"epoch": 0, "metrics": {"length": length, "judge_r1": [5.0, 4.0, 6.0]}},
+        {"epoch": 1, "metrics": {"length": length, "judge_r1": [6.0, 5.0, 7.0]}},
+    ]
 
 
 def write_report(out: Path, name: str, labels: list[str], said: list[tuple[str, str, int]]) -> None:
@@ -199,6 +203,7 @@ def test_the_study_quotes_its_numbers_as_they_are():
     text = (ROOT / "docs" / "flickr8k-study.md").read_text("utf-8")
     assert captions_table(gpu) in text
     assert table(gpu["systems"]) in text and table(cpu["systems"]) in text
+    assert stops_table(cpu["systems"]) in text and not stops_table(gpu["systems"])
     for name in re.findall(r'(?:src|srcset)="([^"]+)"', text):
         assert (ROOT / "docs" / name).is_file(), name
 
@@ -214,8 +219,8 @@ def test_each_plot_is_drawn_for_light_and_dark_pages(tmp_path):
     scores = {"judge_r1": [5.0, 4.0, 6.0], "length": [2.3, 2.0, 2.5]}
     losses = [[1, "smile", 2.0, 2.1], [2, "smile", 1.9, 2.0]]
     run = {"meaning": "MLE → SMILE", "metrics": scores, "lengths": [0, 1, 3], "epochs": losses}
-    numbers = [scores["length"], scores["length"], scores["judge_r1"]]
-    draw({"smile-1": run | {"stops": [[0, *numbers], [1, *numbers]]}}, tmp_path)
+    epochs = [{"epoch": epoch, "metrics": {"judge_r10": [5.0, 4.0, 6.0]}} for epoch in (0, 1)]
+    draw({"smile-1": run | {"stops": epochs}}, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
         f"{name}{kind}.png" for name in PLOTS for kind in ("", "-dark")
     )
