@@ -84,9 +84,9 @@ def main() -> None:
 
 
 def table(systems: Systems) -> str:
-    """A row for each scored run: every metric with its interval."""
+    """A row for each scored run."""
     rows = {label(name, of): of["metrics"] for name, of in systems.items() if "metrics" in of}
-    return in_markdown(rows, list(COLUMNS))
+    return in_markdown(rows)
 
 
 def stops_table(systems: Systems) -> str:
@@ -97,12 +97,12 @@ def stops_table(systems: Systems) -> str:
             epoch = stop["epoch"]
             run = {"meaning": f"{system['meaning']}, epoch {epoch}" if epoch else "MLE"}
             rows[label(name, run)] = stop["metrics"]
+    return in_markdown(rows) if rows else ""
+
+
+def in_markdown(rows: dict[str, dict[str, list[float]]]) -> str:
+    """A table of the metrics that any row has, each with its interval."""
     keys = [key for key in COLUMNS if any(key in metrics for metrics in rows.values())]
-    return in_markdown(rows, keys) if rows else ""
-
-
-def in_markdown(rows: dict[str, dict[str, list[float]]], keys: list[str]) -> str:
-    """A table of some metrics."""
     lines = [f"| {' | '.join(['', *(COLUMNS[key][0] for key in keys)])} |"]
     lines.append(f"|---|{'---|' * len(keys)}")
     for title, metrics in rows.items():
@@ -127,8 +127,10 @@ def label(name: str, system: dict[str, Any]) -> str:
 
 
 def captions_table(found: dict[str, Any]) -> str:
-    """A row for each of the twelve test photos: what the runs of `SHOWN` say of it."""
+    """A row for each of the twelve test photos: what the runs of `SHOWN` say; "" if none is there."""
     shown = speakers(found["systems"])
+    if not shown:
+        return ""
     lines = [f"| photo | {' | '.join(shown)} |", f"|---|{'---|' * len(shown)}"]
     for name, *captions in zip(found["photos"], *shown.values(), strict=True):
         lines.append(f"| {name.removesuffix('.jpg')} | {' | '.join(captions)} |")

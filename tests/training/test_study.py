@@ -208,6 +208,15 @@ def test_the_study_quotes_its_numbers_as_they_are():
         assert (ROOT / "docs" / name).is_file(), name
 
 
+def test_tables_have_what_was_measured():
+    """--recipe has no judge, no epochs after MLE, and none of the runs whose captions are shown."""
+    run = {"meaning": "MLE", "captions": ["a dog"], "metrics": {"length": [2.0, 1.5, 2.5]}}
+    systems = {"recipe-1": run, "recipe-2": run}
+    rows = "| MLE | 2.0 [1.5, 2.5] |\n| MLE, seed 2 | 2.0 [1.5, 2.5] |"
+    assert table(systems) == f"|  | words |\n|---|---|\n{rows}"
+    assert not stops_table(systems) and not captions_table({"systems": systems, "photos": ["1"]})
+
+
 @pytest.mark.parametrize("place", ["docs/sheet.jpg", "sheet.jpg"])
 def test_photos_of_the_data_set_are_not_drawn_where_git_might_commit_them(place):
     with pytest.raises(UserError, match="may not be committed"):
