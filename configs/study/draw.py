@@ -127,7 +127,7 @@ def label(name: str, system: dict[str, Any]) -> str:
 
 
 def captions_table(found: dict[str, Any]) -> str:
-    """A row for each of the twelve test photos: what the runs of `SHOWN` say; "" if none is there."""
+    """What the runs of `SHOWN` say of each of the twelve test photos; "" if none is there."""
     shown = speakers(found["systems"])
     if not shown:
         return ""
@@ -215,7 +215,7 @@ def style(palette: tuple[str, ...]) -> dict[str, Any]:
 
 def colour(name: str, palette: tuple[str, ...]) -> str:
     """MLE's, or that of everything else."""
-    return palette[3 if name.startswith(("start", "mle")) else 4]
+    return palette[3 if name.startswith(("start", "mle", "recipe")) else 4]
 
 
 def name_points(axes: Axes, points: list[tuple[float, float, str, str]], faint: str) -> None:
@@ -270,31 +270,37 @@ def retrieval(systems: Systems, palette: tuple[str, ...]) -> Figure | None:
 def losses(systems: Systems, palette: tuple[str, ...]) -> Figure | None:
     """The losses over the epochs. Those of two objectives differ in kind, so MLE's stand apart."""
     trained = {name: system for name, system in systems.items() if len(system["epochs"]) > 1}
-    if not trained:
-        return None
-    figure = Figure(figsize=(8.5, 4.2))
-    panels = (
-        ("MLE (dotted: training)", True, (0.07, 0.12, 0.24, 0.78)),
-        ("the others", False, (0.38, 0.12, 0.22, 0.78)),
-    )
-    for title, is_mle, place in panels:
-        axes, points = figure.add_axes(place), []
-        for name, system in trained.items():
-            if (system["epochs"][0][1] == "mle") is not is_mle:
-                continue
-            epochs, _, training, validation = zip(*system["epochs"], strict=True)
-            shade = colour(name, palette)
-            if name.startswith("mle-"):  # goes on where its start ended
-                start = systems.get(f"start-{name[4:]}", {"epochs": [[0]]})
-                epochs = [start["epochs"][-1][0] + epoch for epoch in epochs]
-            axes.plot(epochs, validation, "o-", color=shade, linewidth=1)
-            if is_mle:
-                axes.plot(epochs, training, ":", color=shade, linewidth=1)
-            points.append((epochs[-1], validation[-1], label(name, system), shade))
-        axes.set(xlabel="epoch", ylabel="loss per token", title=title)
-        if not is_mle:
-            name_points(axes, points, palette[2])
-    return figure
+    by_mle = {name: s for name, s in trained.items() if s["epochs"][0][1] == "mle"}
+    others = {name: s for name, s in trained.items() if name not in by_mle}
+    title, figure = "MLE (dotted: training)", Figure(figsize=(8.5, 4.2))
+    if by_mle and others:
+        _losses(figure.add_axes((0.07, 0.12, 0.24, 0.78)), systems, by_mle, palette, title)
+        axes = figure.add_axes((0.38, 0.12, 0.22, 0.78))
+        name_points(axes, _losses(axes, systems, others, palette, "the others"), palette[2])
+    elif trained:
+        axes = figure.add_axes((0.08, 0.12, 0.5, 0.78))
+        points = _losses(axes, systems, trained, palette, title if by_mle else "")
+        name_points(axes, points, palette[2])
+    return figure if trained else None
+
+
+def _losses(
+    axes: Axes, systems: Systems, shown: Systems, palette: tuple[str, ...], title: str
+) -> list[tuple[float, float, str, str]]:
+    """Draws some runs' losses; returns their ends, to be named."""
+    points = []
+    for name, system in shown.items():
+        epochs, objectives, training, validation = zip(*system["epochs"], strict=True)
+        shade = colour(name, palette)
+        if name.startswith("mle-"):  # goes on where its start ended
+            start = systems.get(f"start-{name[4:]}", {"epochs": [[0]]})
+            epochs = [start["epochs"][-1][0] + epoch for epoch in epochs]
+        axes.plot(epochs, validation, "o-", color=shade, linewidth=1)
+        if objectives[0] == "mle":
+            axes.plot(epochs, training, ":", color=shade, linewidth=1)
+        points.append((epochs[-1], validation[-1], label(name, system), shade))
+    axes.set(xlabel="epoch", ylabel="loss per token", title=title)
+    return points
 
 
 def lengths(systems: Systems, palette: tuple[str, ...]) -> Figure | None:
