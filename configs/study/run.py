@@ -2,7 +2,7 @@
 
     python configs/study/run.py --data data/flickr8k --out runs/study
     python configs/study/run.py --data flickr8k_160px.zip --jobs 8 --budget 340
-    python configs/study/run.py --machine cpu --data data/flickr8k --out runs/study
+    python configs/study/run.py --machine cpu --jobs 2 --data data/flickr8k --out runs/study-cpu
     python configs/study/run.py --recipe --data flickr8k_160px.zip --out runs/recipe
 
 Two seeds of MLE, what comes of them by SMILE and its variants (`plan.py`), and every captioner's
