@@ -270,6 +270,8 @@ def retrieval(systems: Systems, palette: tuple[str, ...]) -> Figure | None:
 def losses(systems: Systems, palette: tuple[str, ...]) -> Figure | None:
     """The losses over the epochs. Those of two objectives differ in kind, so MLE's stand apart."""
     trained = {name: system for name, system in systems.items() if len(system["epochs"]) > 1}
+    if not trained:
+        return None
     by_mle = {name: s for name, s in trained.items() if s["epochs"][0][1] == "mle"}
     others = {name: s for name, s in trained.items() if name not in by_mle}
     title, figure = "MLE (dotted: training)", Figure(figsize=(8.5, 4.2))
@@ -277,11 +279,11 @@ def losses(systems: Systems, palette: tuple[str, ...]) -> Figure | None:
         _losses(figure.add_axes((0.07, 0.12, 0.24, 0.78)), systems, by_mle, palette, title)
         axes = figure.add_axes((0.38, 0.12, 0.22, 0.78))
         name_points(axes, _losses(axes, systems, others, palette, "the others"), palette[2])
-    elif trained:
+    else:
         axes = figure.add_axes((0.08, 0.12, 0.5, 0.78))
         points = _losses(axes, systems, trained, palette, title if by_mle else "")
         name_points(axes, points, palette[2])
-    return figure if trained else None
+    return figure
 
 
 def _losses(

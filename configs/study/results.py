@@ -46,8 +46,8 @@ def system(out: Path, run: Run) -> dict[str, Any]:
 
     seconds: of training alone, over all calls that it took. epochs: rows of epoch, objective,
     training and validation loss. metrics: value, low and high end of the interval. lengths: how
-    many captions have 0 words, 1, 2 … stops: the same metrics of each epoch's captioner, on
-    validation photos; epoch 0 is what the run began with.
+    many captions have 0 words, 1, 2 … stops: STOP_METRICS of each epoch's captioner, on validation
+    photos; epoch 0 is what the run began with.
     """
     records = [json.loads(line) for line in (out / run.name / LOG).read_text("utf-8").splitlines()]
     found: dict[str, Any] = {
