@@ -350,11 +350,11 @@ def carry_out(study: Study) -> int:
                 collected = study.seconds
                 children["collect"] = collector(study)
             time.sleep(0.1)
-    finally:
+    finally:  # what has ended is collected too where the command is told to stop
         stop(study, children)
-    children["collect"] = collector(study)
-    children["collect"].wait(60)
-    reap(study, children, failed)
+        children["collect"] = collector(study)
+        children["collect"].wait(60)
+        reap(study, children, failed)
     left = [run.name for run in study.runs if not is_trained(study, run.name)]
     left += [f"score {r.name}" for r in study.runs if r.to_score and not is_scored(study, r.name)]
     left += [

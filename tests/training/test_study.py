@@ -1,7 +1,10 @@
 """The study: runs that are compared differ in one thing only; its page has the numbers found."""
 
+import argparse
 import json
+import os
 import re
+import signal
 import sys
 import zipfile
 from dataclasses import asdict, replace
@@ -137,6 +140,36 @@ def test_a_folder_takes_one_study_only(size, tmp_path):
     for other, given in ((size, []), (replace(size, epochs=10), ["vit.dim=64"])):
         with pytest.raises(UserError, match="start-1 was begun with other settings"):
             check_same_study(tmp_path, plan(other), given)
+
+
+# When it is told to stop --------------------------------------------------------------------------
+
+
+def test_what_has_ended_is_collected_when_it_is_told_to_stop(tmp_path, monkeypatch):
+    """A run that ended just before SIGTERM is in collected/."""
+    for name in ("OMP_NUM_THREADS", "PYTORCH_NVML_BASED_CUDA_CHECK", "TQDM_MININTERVAL"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))  # run.py sets them for its children
+    import run
+
+    first = plan(SIZES["cpu"])[0]
+    record = {"epoch": 1, "objective": "mle", "train_loss": 2.0, "val_loss": 3.0, "seconds": 3.0}
+
+    def told_to_stop(*_):
+        (tmp_path / first.name).mkdir()
+        (tmp_path / first.name / "log.jsonl").write_text(json.dumps(record) + "\n")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(run, "next_job", told_to_stop)
+    args = argparse.Namespace(out=tmp_path, collect=None, budget=0, jobs=1, device="cpu")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            run.carry_out(run.Study(args, tmp_path, [first]))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert stopped.value.code == 143
+    found = read_json(tmp_path / "collected" / "results.json")
+    assert found["systems"][first.name]["epochs"] == [[1, "mle", 2.0, 3.0]]
 
 
 # Results ------------------------------------------------------------------------------------------
