@@ -16,6 +16,7 @@ from smile.weights.needed import local, published_pin
 from smile.weights.pins import pinned_weights
 from smile.weights.run_folder import MLE_FOLDER, is_run, run_config
 
+LONGEST = 60  # tokens, where it is not known how many a captioner can write
 DRAWN_REMARK = "trained on drawn scenes only, so of photos the captions make no sense"
 SMALL_REMARK = (
     "small, and often wrong: it takes everything for people, dogs, sport or beaches; blip-base, "
@@ -32,6 +33,7 @@ class Offer:
     settings: how it writes captions unless asked otherwise, as far as known before it is loaded.
     drawn: whether it knows drawn scenes only, so that photos make no sense to it.
     remark: what to expect of its captions; "" if nothing is known.
+    longest: how many tokens a caption of it can be asked to have at most.
     """
 
     source: str
@@ -39,6 +41,7 @@ class Offer:
     settings: GenerateConfig = field(default_factory=GenerateConfig)
     drawn: bool = False
     remark: str = ""
+    longest: int = LONGEST
 
     @property
     def label(self) -> str:
@@ -114,7 +117,8 @@ def _offer(source: str) -> Offer:
 def _offer_of_run(source: str) -> Offer:
     config = run_config(local(source))
     drawn = config.model.trained_on == "shapes"
-    offer = Offer(source, settings=config.generate, drawn=drawn)
+    longest = min(config.decoder.max_positions, max(LONGEST, config.generate.max_length))
+    offer = Offer(source, settings=config.generate, drawn=drawn, longest=longest)
     if not drawn:
         return offer
     return replace(offer, note="drawn scenes only", remark=f"{source}: {DRAWN_REMARK}")

@@ -43,7 +43,7 @@ def ask_settings(offer: Offer) -> Request:
         key=f"search/{offer.source}",
         **KEPT,
     )
-    asked = _Widgets(own, offer.source)
+    asked = _Widgets(offer)
     left, right = st.columns(2)
     seed = 0
     with left:
@@ -134,8 +134,8 @@ def ask_text(key: str, label: str, *, placeholder: str, help: str) -> str:
 class _Widgets:
     """Widgets that begin with a captioner's own settings, and are kept apart for each captioner."""
 
-    def __init__(self, own: GenerateConfig, source: str) -> None:
-        self.own, self.source = own, source
+    def __init__(self, offer: Offer) -> None:
+        self.own, self.source, self.longest = offer.settings, offer.source, offer.longest
 
     def _given(self, name: str) -> dict[str, Any]:
         return {"key": f"{name}/{self.source}", "help": HELP[name], **KEPT}
@@ -154,7 +154,5 @@ class _Widgets:
         return int(st.number_input(label, *bounds, own, **self._given(name)))
 
     def lengths(self, label: str) -> tuple[int, int]:
-        most = max(60, self.own.max_length)
-        return st.slider(
-            label, 0, most, (self.own.min_length, self.own.max_length), **self._given("max_length")
-        )
+        own = self.own.min_length, self.own.max_length
+        return st.slider(label, 0, self.longest, own, **self._given("max_length"))

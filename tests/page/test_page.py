@@ -121,6 +121,14 @@ def test_settings_reach_the_captioner(page):
     assert "max_length" not in answer.request.settings  # nobody changed it
 
 
+def test_lengths_go_as_far_as_the_captioner_can_write(page):
+    slider = page.slider(key=key_of(page, "max_length"))
+    assert (slider.min, slider.max, slider.value) == (0, 40, (8, 16))
+    slider.set_value((0, 40))
+    settled(click(page.run(), "Cat"))
+    assert not page.session_state.visit.asked[0].problem
+
+
 def test_a_second_captioner_keeps_its_own_way():
     own = GenerateConfig(num_beams=2, max_length=16, min_length=0)
     asked = {"num_beams": 2, "num_return": 1, "do_sample": False, "top_p": 1.0, "top_k": 0}
