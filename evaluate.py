@@ -41,7 +41,7 @@ from smile.captioning.options import (
 from smile.config import DataConfig, load_config
 from smile.data.flickr8k_folder import RATINGS, USUAL
 from smile.data.splits import SPLITS
-from smile.errors import UserError, counted, first_few, printable, take_any_name
+from smile.errors import UserError, counted, first_few, printable
 from smile.evaluation.agreement import agreement_rows, score_rated
 from smile.evaluation.agreement_report import AGREEMENT_FILE, agreement_text, write_agreement
 from smile.evaluation.caption_files import is_caption_file, read_captions
@@ -59,6 +59,7 @@ from smile.model.captioner import Captioner
 from smile.system.device import pick_device
 from smile.system.distributed import World
 from smile.system.files import check_writable, sha256
+from smile.system.output import ending, prepare_output, say
 from smile.training.provide import fetch
 from smile.training.splits import find_broken
 from smile.version import __version__
@@ -102,16 +103,10 @@ class EvaluateOptions(Options):
 
 
 def main() -> None:
-    take_any_name()
+    prepare_output()
     options = parse_options()
-    try:
+    with ending("evaluate.py", stopped="stopped; nothing was written"):
         evaluate(options)
-    except UserError as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("evaluate.py: stopped; nothing was written", file=sys.stderr)
-        sys.exit(130)
 
 
 def evaluate(options: EvaluateOptions) -> None:
@@ -392,10 +387,12 @@ def agreement(options: EvaluateOptions, given: str) -> None:
     )
     scores = score_rated(ratings, find_judges(options).families(ratings.images))
     rows = agreement_rows(ratings, scores)
-    print(printable(agreement_text(ratings, rows)))
     settings = {"clip": options.clip, "gpt2": options.gpt2, "judge": options.judge}
-    written = write_agreement(folder, ratings, scores, rows, settings=settings)
-    print(printable(f"\n→ {written}"))
+    try:
+        written = write_agreement(folder, ratings, scores, rows, settings=settings)
+    finally:  # if one of the two cannot be written, the other is not lost
+        say(printable(agreement_text(ratings, rows)))
+    say(printable(f"\n→ {written}"))
 
 
 # Captions -----------------------------------------------------------------------------------------
@@ -580,18 +577,17 @@ def weights(options: EvaluateOptions, kind: str, usual: str) -> Weights:
 
 
 def report(options: EvaluateOptions, images: ImageSet, systems: list[System], folder: Path) -> None:
-    """The tables on standard output, and the files of the report."""
+    """The files of the report, and the tables on standard output."""
     bootstrap = Bootstrap(num_images=len(images.examples), draws=options.draws)
     rows = make_rows(systems, bootstrap)
     names = [system.label for system in systems]
     number, of = len(images.examples), images.num_in_split
     size = counted(of, "image") if number == of else f"{number} of {counted(of, 'image')}"
-    print(f"{printable(images.title)}: {size}\n")
+    parts = [f"{images.title}: {size}", table(rows, names)]
     if options.human:
-        print(f"{HUMAN}: {HUMAN_NOTE}\n")
-    print(printable(table(rows, names)))
+        parts.insert(1, f"{HUMAN}: {HUMAN_NOTE}")
     if options.paper:
-        print("\n" + printable(published_table(rows, names)))
+        parts.append(published_table(rows, names))
     settings = {
         "limit": options.limit,
         "draws": options.draws,
@@ -600,16 +596,19 @@ def report(options: EvaluateOptions, images: ImageSet, systems: list[System], fo
     }
     settings |= {"judge": options.judge, "split": options.split if images.data else None}
     settings |= {"only_captioned": options.only_captioned}
-    paths = write_report(
-        folder,
-        images,
-        systems,
-        rows,
-        settings=settings,
-        published=options.paper,
-        embed_outside=options.embed_outside,
-    )
-    print(printable(f"\n→ {' and '.join(map(str, paths))}"))
+    try:
+        paths = write_report(
+            folder,
+            images,
+            systems,
+            rows,
+            settings=settings,
+            published=options.paper,
+            embed_outside=options.embed_outside,
+        )
+    finally:  # as above
+        say(printable("\n\n".join(parts)))
+    say(printable(f"\n→ {' and '.join(map(str, paths))}"))
     left_out = sum(lies_outside(example) for example in images.examples)
     if left_out and not options.embed_outside:
         print(

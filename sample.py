@@ -57,13 +57,14 @@ from smile.captioning.options import (
 )
 from smile.captioning.pictures import check_picture
 from smile.data.batches import Broken
-from smile.errors import UserError, counted, printable, reason_of, take_any_name
+from smile.errors import UserError, counted, printable
 from smile.model.captioner import Captioner
 from smile.model.images import open_image
 from smile.scale.shards import is_shard
 from smile.system.device import pick_device
 from smile.system.distributed import World
 from smile.system.missing import Unavailable
+from smile.system.output import ending, prepare_output, printing, say
 from smile.system.processors import ContentionWatch
 from smile.version import __version__
 from smile.weights.arguments import add_model_options
@@ -79,10 +80,10 @@ SHEET_IMAGES = 240  # on the pages of a contact sheet, at most
 
 
 def main() -> None:
-    is_heard = reopen_closed_streams()
-    take_any_name()
+    is_heard = prepare_output()
     options = parse_options()
-    try:
+    remedy = "; the same command resumes from here" if options.out or options.txt else ""
+    with ending("sample.py", stopped=f"stopped{remedy}"):
         if not (is_heard or options.out or options.txt or options.sheet or options.explain):
             raise UserError("standard output is closed: say with --out where captions should go")
         path = options.explain
@@ -90,16 +91,6 @@ def main() -> None:
             failed = describe_units(options)
         else:
             failed = draw_attention(options, path) if path else describe(options)
-    except UserError as error:
-        print(f"sample.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        remedy = "; the same command resumes from here" if options.out or options.txt else ""
-        print(f"sample.py: stopped{remedy}", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:  # the reader of our output has closed it, as `head` does
-        discard_output()
-        sys.exit(141)
     sys.exit(1 if failed else 0)
 
 
@@ -368,8 +359,7 @@ def draw_attention(options: SampleOptions, path: Path) -> int:
         suffix=options.suffix,
         **model.settings,
     )
-    with printing():
-        say(f"{names[0]}: {caption.text}")
+    say(f"{names[0]}: {caption.text}")
     return 0
 
 
@@ -682,37 +672,6 @@ def show(results: list[Result], options: SampleOptions) -> None:
                 for line in (result.name, *(f"  {line}" for line in result.lines())):
                     say(line)
         sys.stdout.flush()
-
-
-def say(line: str) -> None:
-    """Prints a line. A terminal would obey control characters in a name; a pipe gets them."""
-    print(printable(line) if sys.stdout.isatty() else line)
-
-
-@contextlib.contextmanager
-def printing() -> Iterator[None]:
-    """Says in one line that standard output cannot be written; a reader who left is no error."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        discard_output()
-        raise UserError(f"standard output: cannot write: {reason_of(error)}") from error
-
-
-def reopen_closed_streams() -> bool:
-    """Redirects closed output (`>&-`); returns whether captions can be printed."""
-    is_heard = sys.stdout is not None
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
-    return is_heard
-
-
-def discard_output() -> None:
-    """Lets Python flush standard output at its end without another error."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say_aside(line: str) -> None:

@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from smile.config import Config, describe_config, load_config
 from smile.data.batches import Batch, Example, batches_of
 from smile.data.device_augment import augment_batch
-from smile.errors import UserError, take_any_name
 from smile.model.captioner import Captioner
 from smile.system.device import pick_device
 from smile.system.distributed import World
+from smile.system.output import ending, prepare_output
 from smile.system.processors import ContentionWatch
 from smile.training import comparison, report
 from smile.training.checkpointing.checkpoints import Checkpoints
@@ -64,22 +64,17 @@ from smile.weights.run_folder import EPOCHS_FOLDER, LAST_FOLDER, MLE_FOLDER, sav
 
 
 def main() -> None:
-    take_any_name()
+    prepare_output()
     flush_denormals()
     args = parse_args()
     status = 0
-    try:
+    with ending("train.py"):  # by Ctrl-C before or after training; during it, that raises Stopped
         config = load_config(args.config, args.set)
         world = World.join(pick_device(config.train.device))
-        train(config, world, args.config, out=args.out, resumes=args.resume, dry=args.dry_run)
-    except UserError as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Stopped as stopped:
-        status = 128 + stopped.number
-    except KeyboardInterrupt:  # before or after training; during it, Ctrl-C raises Stopped
-        print("train.py: stopped", file=sys.stderr)
-        sys.exit(130)
+        try:
+            train(config, world, args.config, out=args.out, resumes=args.resume, dry=args.dry_run)
+        except Stopped as stopped:
+            status = 128 + stopped.number
     world.leave(status)
     if status:
         sys.exit(status)

@@ -1,9 +1,7 @@
 """The one exception that means "the user can fix this"."""
 
 import difflib
-import io
 import re
-import sys
 from collections.abc import Iterable, Sequence
 
 LONGEST_SHOWN = 300  # characters shown of each name or reason in a list
@@ -34,17 +32,6 @@ def printable(text: str) -> str:
 def reason_of(error: OSError) -> str:
     """The system's reason for an error, as the end of a message: "no space left on device"."""
     return (error.strerror or str(error)).lower()
-
-
-def take_any_name() -> None:
-    """Lets standard output take names that are not UTF-8 as they are, and any text in any encoding.
-
-    Scripts call this first: a pipe on Windows or an old terminal may have an encoding without the
-    letters of a caption, a file's name or a help text.
-    """
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
 
 
 def counted(count: int, noun: str, plural: str = "") -> str:

@@ -32,6 +32,7 @@ from smile.captioning.contact_sheet import Shown, Told, contact_sheet  # noqa: E
 from smile.errors import UserError  # noqa: E402
 from smile.model.images import open_image  # noqa: E402
 from smile.system.files import read_json, write_atomically, writing  # noqa: E402
+from smile.system.output import ending, prepare_output, say  # noqa: E402
 
 # Paper, ink, faint, MLE, everything else; light pages are GitHub's, and so are dark ones.
 PALETTES = {
@@ -52,6 +53,7 @@ COLUMNS = {  # of the table: metric → title, decimals
     "judge_r10": ("R@10, %", 1),
     "judge_rank": ("mean rank", 0),
 }
+EXPECTED = "expected a file of results/, or the collected/results.json of run.py"
 SHOWN = ("mle-1", "smile-1", "mix-0.1-1", "scratch-1")  # whose captions are shown
 Systems = dict[str, dict[str, Any]]
 
@@ -64,20 +66,34 @@ def main() -> None:
     parser.add_argument("--to", type=Path, metavar="DIR", help="for the plots")
     parser.add_argument("--sheet", type=Path, metavar="FILE.jpg", help="for the contact sheet")
     parser.add_argument("--photos", type=Path, metavar="DIR", help="with Flickr8k's photos")
+    prepare_output()
     args = parser.parse_args()
     if bool(args.sheet) is not bool(args.photos):
         parser.error("--sheet and --photos go together")
-    try:
-        found = read_json(args.results)
+    with ending("draw.py"):
+        found = read_results(args.results)
         if args.sheet:
             sheet(found, args.photos, args.sheet)
         tables = table(found["systems"]), stops_table(found["systems"]), captions_table(found)
-        print("\n\n".join(filter(None, tables)))
         if args.to:
             draw(found["systems"], args.to)
-    except UserError as error:
-        print(f"draw.py: {error}", file=sys.stderr)
-        sys.exit(2)
+        say("\n\n".join(filter(None, tables)))
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What run.py has collected.
+
+    Raises:
+        UserError: there is no such file, or it is another one.
+    """
+    found = read_json(path)
+    systems = found.get("systems")
+    if not isinstance(systems, dict) or not systems:
+        raise UserError(f"{path}: it has no runs under `systems`: {EXPECTED}")
+    for name, system in systems.items():
+        if not isinstance(system, dict) or not {"meaning", "epochs"} <= set(system):
+            raise UserError(f"{path}: `systems` → `{name}` is not a run of the study: {EXPECTED}")
+    return found
 
 
 # The table ----------------------------------------------------------------------------------------

@@ -56,10 +56,11 @@ from smile.captioning.options import whole_number  # noqa: E402
 from smile.config import load_config  # noqa: E402
 from smile.data.load import load_examples  # noqa: E402
 from smile.data.picture_cache import make_cache  # noqa: E402
-from smile.errors import UserError  # noqa: E402
 from smile.system.files import read_json, write_atomically, write_text, writing  # noqa: E402
+from smile.system.output import ending, prepare_output  # noqa: E402
 from smile.training.checkpointing.checkpoints import Checkpoints  # noqa: E402
 from smile.training.comparison import COMPARISON  # noqa: E402
+from smile.training.console import say  # noqa: E402
 from smile.weights.run_folder import LAST_FOLDER, kept_captioners  # noqa: E402
 
 SIZE_OPTIONS = {  # each a field of `Size`
@@ -94,7 +95,7 @@ class Study:
         return time.monotonic() - self.began
 
     def say(self, line: str) -> None:
-        print(f"{self.seconds:6.1f} s  {line}", flush=True)
+        say(f"{self.seconds:6.1f} s  {line}")
 
     def note(self, name: str, child: Child) -> None:
         """Adds a job that has ended to the timeline, of whatever call of this command."""
@@ -118,8 +119,9 @@ class Study:
 
 
 def main() -> None:
+    prepare_output()
     args = parse_args()
-    try:
+    with ending("run.py", stopped="stopped; the same command resumes"):
         multiprocessing.set_start_method(args.start)
         runs = recipe(args.size) if args.recipe else plan(args.size)
         check_set(runs, args.set)
@@ -134,12 +136,6 @@ def main() -> None:
 
             sys.exit(smoke(args, data))
         status = carry_out(Study(args, data, runs))
-    except UserError as error:
-        print(f"run.py: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("run.py: stopped; the same command resumes", file=sys.stderr)
-        sys.exit(130)
     sys.exit(status)
 
 
@@ -228,7 +224,7 @@ def prepare(args: argparse.Namespace) -> Path:
     size = config.vit.image_size
     make_cache(both, cache_path(args), size=size, write=write_atomically, say=lambda line: None)
     seconds = time.monotonic() - started
-    print(f"{len(both)} photos to train and validate on, decoded after {seconds:.1f} s", flush=True)
+    say(f"{len(both)} photos to train and validate on, decoded after {seconds:.1f} s")
     return data
 
 

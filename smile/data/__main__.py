@@ -20,7 +20,6 @@ import argparse
 import json
 import os
 import shlex
-import sys
 from itertools import islice
 from pathlib import Path
 
@@ -28,29 +27,24 @@ from smile.config import LARGEST_SEED
 from smile.data.download import download
 from smile.data.flickr8k_folder import USUAL
 from smile.data.shapes import scenes, true_statements
-from smile.errors import UserError, take_any_name
+from smile.errors import UserError
 from smile.system.files import check_empty, write_text, writing
+from smile.system.output import ending, prepare_output, say
 from smile.version import __version__
 
 MOST, SIZES = 1_000_000, (16, 2048)
 
 
 def main() -> None:
-    take_any_name()
+    prepare_output()
     args = parse_args()
     folder = Path(os.path.expanduser(args.folder))  # a folder "~" is never meant
-    try:
+    resumes = "; the same command resumes" if args.command == "download" else ""
+    with ending("smile.data", stopped=f"stopped; {folder} is incomplete{resumes}"):
         if args.command == "draw":
             draw(folder, count=args.count, seed=args.seed, size=args.size)
         else:
             download_flickr8k(folder)
-    except UserError as error:
-        print(f"smile.data: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        resumes = "; the same command resumes" * (args.command == "download")
-        print(f"smile.data: stopped; {folder} is incomplete{resumes}", file=sys.stderr)
-        sys.exit(130)
 
 
 def parse_args() -> argparse.Namespace:
@@ -83,7 +77,7 @@ def download_flickr8k(folder: Path) -> None:
     """Downloads what `folder` lacks of Flickr8k, and says what to do with it."""
     download(folder, ratings=True)
     root = "" if folder == Path(USUAL) else f" --set data.root={shlex.quote(str(folder))}"
-    print(
+    say(
         f"{folder} holds Flickr8k; to train on it: "
         f"python train.py configs/flickr8k_scratch.toml{root}"
     )
@@ -110,7 +104,7 @@ def draw(folder: Path, *, count: int, seed: int, size: int) -> None:
             row = {"captions": scene.captions, "statements": true_statements(scene)}
             lines.append(json.dumps({"image": name, **row}) + "\n")
         write_text(folder / "captions.jsonl", "".join(lines))
-    print(
+    say(
         f"{folder} holds {count} scenes and captions.jsonl; to caption them: "
         f"python sample.py {shlex.quote(str(folder))} --model runs/shapes"
     )

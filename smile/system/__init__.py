@@ -5,6 +5,7 @@ processors     how many there are for us, and whether others compete for them
 onednn         what oneDNN multiplies on this CPU
 bfloat16       what bfloat16 gains or costs on this CPU
 distributed    several processes that work together, as torchrun starts them
+output         standard output, and how a command ends
 files          files read and written safely, with one-line errors
 lock           one run at a time in a folder
 missing        what a command needs and this machine lacks

@@ -1,23 +1,21 @@
 """Lines and progress bars of a run, whose output may be a log file or a closed terminal."""
 
-import contextlib
-import os
 import sys
 
 from tqdm import tqdm
 
 from smile.system.distributed import World
+from smile.system.output import discard_output
 
 
 def say(line: str) -> None:
-    """Prints a line above any bar; does nothing if the terminal was closed."""
+    """Prints a line above any bar, at once; does nothing if the terminal was closed."""
     try:
         if sys.stdout is not None:
             tqdm.write(line)
+            sys.stdout.flush()  # into a pipe or a log file Python would write 8 kB at a time
     except OSError:
-        # Flushing the buffer would fail again when Python exits, and change the exit status.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()
 
 
 def bar(*args: object, world: World | None = None, **options: object) -> tqdm:

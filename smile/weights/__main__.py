@@ -7,15 +7,15 @@ python -m smile.weights export RUN DIR --format transformers
 
 import argparse
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from smile.config import load_config
-from smile.errors import UserError, take_any_name
+from smile.errors import UserError
 from smile.system.files import check_empty, reading, sha256, writing
+from smile.system.output import ending, prepare_output, say
 from smile.weights.arguments import add_model_options
 from smile.weights.export import export_blip, export_transformers
 from smile.weights.known import KNOWN
@@ -30,17 +30,11 @@ NO_CHECKSUM = "unverified: no published checksum is known to be this one"
 
 
 def main() -> None:
-    take_any_name()
+    prepare_output()
     options = _parse_options()
     run = options.pop("run")
-    try:
+    with ending("smile.weights"):
         run(**options)
-    except UserError as error:
-        print(f"smile.weights: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("smile.weights: stopped", file=sys.stderr)
-        sys.exit(130)
 
 
 def _parse_options() -> dict[str, Any]:
@@ -85,7 +79,7 @@ def _inspect(*, source: str, model_config: str | None, vocab: str | None) -> Non
         book = account(theirs, convention)
         lines = _checksum_lines(source, found) + _account_lines(book, theirs, convention)
         if book.missing or book.left_over:
-            print("\n".join(lines))
+            say("\n".join(lines))
             raise UserError(f"{found}: not a BLIP captioner: see the keys marked above")
         weights = to_ours(theirs, convention, source=found)
         config, _ = find_config(
@@ -98,11 +92,11 @@ def _inspect(*, source: str, model_config: str | None, vocab: str | None) -> Non
     if model_config is not None:
         config = load_config(model_config, base=config)
     total = sum(tensor.numel() for tensor in weights.values())
-    print(f"{found}: {total / 1e6:.1f} M parameters")
+    say(f"{found}: {total / 1e6:.1f} M parameters")
     for name in ("vit", "decoder"):
         sizes = vars(getattr(config, name)).items()
-        print(f"  [{name}] " + ", ".join(f"{key} {value}" for key, value in sizes))
-    print("\n".join(lines))
+        say(f"  [{name}] " + ", ".join(f"{key} {value}" for key, value in sizes))
+    say("\n".join(lines))
 
 
 def _checksum_lines(source: str, found: Path) -> list[str]:
@@ -152,7 +146,7 @@ def _convert(*, source: str, folder: Path, half: bool, **options: Any) -> None:
     captioner = load(source, **options)
     with writing(folder):
         save_run(folder, captioner, half=half)
-    print(f"{folder} is a run folder: python sample.py PHOTO --model {folder}")
+    say(f"{folder} is a run folder: python sample.py PHOTO --model {folder}")
 
 
 EXPORTS = {"transformers": export_transformers, "blip": export_blip}
@@ -163,7 +157,7 @@ def _export(*, source: str, folder: Path, format: str, **options: Any) -> None:
     captioner = load(source, **options)
     with writing(folder):
         how_to_use_it = EXPORTS[format](captioner, folder)
-    print(how_to_use_it)
+    say(how_to_use_it)
 
 
 if __name__ == "__main__":

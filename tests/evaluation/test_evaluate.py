@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from zygote import run_ranks
 
 import evaluate
 from smile.data.load import load_examples
+from smile.errors import UserError
 from smile.evaluation.catalogue import METRICS
 from smile.evaluation.scoring import FAMILIES
 from smile.weights.run_folder import load_run
@@ -128,6 +130,31 @@ def test_models_and_files_stand_side_by_side(run_evaluate, work):
     alone = read(work / "alone")
     for together, single in zip(report["per_image"], alone["per_image"], strict=True):
         assert together["systems"]["other"] == single["systems"]["other"]
+
+
+def test_scores_that_cannot_be_printed_are_in_the_report(run_evaluate, work, monkeypatch):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as nobody, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", nobody)
+        words = ["--captions", "one.jsonl", "--data", "run/config.toml", "--out", "unread"]
+        with pytest.raises(SystemExit) as ended:
+            patch.setattr(sys, "argv", ["evaluate.py", *words, *SMALL, *NO_MODELS])
+            evaluate.main()
+    assert ended.value.code == 141
+    assert values(read(work / "unread"), "one.jsonl")["cider_d"]["value"] > 0
+
+
+def test_scores_that_cannot_be_written_are_printed(run_evaluate, work, monkeypatch):
+    said = "report.json: cannot write: no space left on device"
+
+    def full(*args, **options):
+        raise UserError(said)
+
+    monkeypatch.setattr(evaluate, "write_report", full)
+    code, out, err = run_evaluate("--captions", "one.jsonl", "--data", "run/config.toml")
+    assert code == 2 and err.endswith(f"evaluate.py: {said}\n")
+    assert "CIDEr-D" in out
 
 
 @pytest.mark.slow

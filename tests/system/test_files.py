@@ -1,16 +1,14 @@
 """Files written whole, and strangers' files read to a value or to one line."""
 
-import io
 import json
 import os
 import stat
-import sys
 import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from smile.errors import UserError, take_any_name
+from smile.errors import UserError
 from smile.system import files
 from smile.system.files import (
     UNFINISHED,
@@ -234,18 +232,6 @@ def test_half_a_surrogate_pair_is_found():
 
 def test_an_error_cannot_command_the_terminal():
     assert str(UserError("\x1b[31mred\x07\nnext")) == "\\x1b[31mred\\x07\nnext"
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
-def test_standard_output_takes_any_name_in_any_encoding(encoding, monkeypatch):
-    data = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(data, encoding=encoding))
-    take_any_name()
-    print("日本 \udcff", flush=True)
-    known = encoding == "utf-8"
-    assert data.getvalue() == (
-        "日本".encode() + b" \xff\n" if known else b"\\u65e5\\u672c \\udcff\n"
-    )
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin"])

@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "configs" / "study"))
 
 from draw import PLOTS, captions_table, draw, sheet, stops_table, table  # noqa: E402
+from draw import main as draw_main  # noqa: E402
 from plan import CONTINUED, FIRST, RECIPE, SIZES, plan, recipe  # noqa: E402
 from preparation import check_same_study, check_set, unpacked  # noqa: E402
 from results import as_text, results  # noqa: E402
@@ -248,6 +249,17 @@ def test_tables_have_what_was_measured():
     rows = "| MLE | 2.0 [1.5, 2.5] |\n| MLE, seed 2 | 2.0 [1.5, 2.5] |"
     assert table(systems) == f"|  | words |\n|---|---|\n{rows}"
     assert not stops_table(systems) and not captions_table({"systems": systems, "photos": ["1"]})
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", '{"systems": {}}', '{"systems": 3}', '{"systems": {"mle-1": {}}}']
+)
+def test_another_file_than_the_results_is_one_line(content, tmp_path, run_script):
+    path = tmp_path / "report.json"
+    path.write_text(content)
+    code, out, err = run_script(draw_main, path)
+    assert (code, out) == (2, "") and len(err.splitlines()) == 1
+    assert "expected a file of results/" in err
 
 
 @pytest.mark.parametrize("place", ["docs/sheet.jpg", "sheet.jpg"])

@@ -170,6 +170,13 @@ def test_nohup_is_heeded(monkeypatch):
         signal.signal(signal.SIGHUP, previous)
 
 
+def test_a_line_is_in_the_log_at_once(tmp_path, monkeypatch):
+    with open(tmp_path / "log", "w") as log:
+        monkeypatch.setattr(sys, "stdout", log)
+        say("a line")
+        assert (tmp_path / "log").read_text() == "a line\n"
+
+
 def test_a_terminal_that_is_gone_stops_nobody(monkeypatch):
     class Gone(io.StringIO):
         def write(self, text):

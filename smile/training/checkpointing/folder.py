@@ -12,6 +12,7 @@ from smile.system.distributed import World
 from smile.system.files import make_folder, remove_empty, remove_unfinished, writing
 from smile.system.lock import ProcessLock
 from smile.training.checkpointing.checkpoints import Checkpoints
+from smile.training.console import say
 from smile.weights.checksum import check_sum
 from smile.weights.run_folder import MLE_FOLDER, WEIGHTS, is_run
 
@@ -41,9 +42,7 @@ def run_folder(config: str, out: Path | None, *, resume: bool) -> Path:
             f"--out {folder} holds a run: add --resume to resume it, or name another folder"
         )
     number = next(n for n in range(2, 10**6) if not Path(f"{folder}-{n}").exists())
-    print(
-        f"{folder} holds a run; this one goes to {folder}-{number} (--resume resumes the old one)"
-    )
+    say(f"{folder} holds a run; this one goes to {folder}-{number} (--resume resumes the old one)")
     return _checked(Path(f"{folder}-{number}"))
 
 

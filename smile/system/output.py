@@ -1,0 +1,82 @@
+"""Standard output, and how a command ends."""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+
+from smile.errors import UserError, printable, reason_of
+
+PIPE_STATUS = 141  # what a shell reports of a program that SIGPIPE has ended
+
+
+class ReaderLeft(Exception):
+    """Whoever reads standard output has had enough, as `head` does."""
+
+
+def prepare_output() -> bool:
+    """Makes standard output take any text; returns whether there is one.
+
+    Scripts call this first. A pipe on Windows or an old terminal may have an encoding without the
+    letters of a caption, a file's name or a help text; names that are not UTF-8 are written as they
+    are. A stream that the shell has closed (`>&-`) is opened again and goes nowhere, so that no
+    other file takes its place.
+    """
+    is_there = sys.stdout is not None
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
+    return is_there
+
+
+@contextlib.contextmanager
+def ending(command: str, *, stopped: str = "stopped") -> Iterator[None]:
+    """Turns what may end a command into one line on standard error, and exits.
+
+    The status is 2 after a `UserError`, 130 after Ctrl-C (`stopped` is the line), and 141, without
+    a line, after `ReaderLeft`.
+    """
+    try:
+        yield
+    except UserError as error:
+        print(f"{command}: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{command}: {stopped}", file=sys.stderr)
+        sys.exit(130)
+    except ReaderLeft:
+        sys.exit(PIPE_STATUS)
+
+
+def say(text: str) -> None:
+    """Prints `text` at once. A terminal would obey control characters in a name; a pipe gets them.
+
+    Raises:
+        ReaderLeft: there is nobody to read it.
+        UserError: it cannot be written, on a full disk for example.
+    """
+    with printing():
+        print(printable(text) if sys.stdout.isatty() else text, flush=True)
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """What is printed inside raises as `say` does."""
+    try:
+        yield
+    except BrokenPipeError as error:
+        discard_output()
+        raise ReaderLeft from error
+    except OSError as error:
+        discard_output()
+        raise UserError(f"standard output: cannot write: {reason_of(error)}") from error
+
+
+def discard_output() -> None:
+    """Lets Python flush standard output at its end without another error."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
