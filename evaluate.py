@@ -13,9 +13,10 @@ for anything but one run. A metric that cannot be computed is shown as missing, 
 """
 
 import argparse
+import contextlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ from smile.model.captioner import Captioner
 from smile.system.device import pick_device
 from smile.system.distributed import World
 from smile.system.files import check_writable, sha256
-from smile.system.output import ending, prepare_output, say
+from smile.system.output import ReaderLeft, ending, prepare_output, say
 from smile.training.provide import fetch
 from smile.training.splits import find_broken
 from smile.version import __version__
@@ -105,7 +106,7 @@ class EvaluateOptions(Options):
 def main() -> None:
     prepare_output()
     options = parse_options()
-    with ending("evaluate.py", stopped="stopped; nothing was written"):
+    with ending("evaluate.py", stopped="stopped; the report is written only at the end"):
         evaluate(options)
 
 
@@ -388,10 +389,8 @@ def agreement(options: EvaluateOptions, given: str) -> None:
     scores = score_rated(ratings, find_judges(options).families(ratings.images))
     rows = agreement_rows(ratings, scores)
     settings = {"clip": options.clip, "gpt2": options.gpt2, "judge": options.judge}
-    try:
+    with printed_anyway(agreement_text(ratings, rows)):
         written = write_agreement(folder, ratings, scores, rows, settings=settings)
-    finally:  # if one of the two cannot be written, the other is not lost
-        say(printable(agreement_text(ratings, rows)))
     say(printable(f"\n→ {written}"))
 
 
@@ -596,7 +595,7 @@ def report(options: EvaluateOptions, images: ImageSet, systems: list[System], fo
     }
     settings |= {"judge": options.judge, "split": options.split if images.data else None}
     settings |= {"only_captioned": options.only_captioned}
-    try:
+    with printed_anyway("\n\n".join(parts)):
         paths = write_report(
             folder,
             images,
@@ -606,8 +605,6 @@ def report(options: EvaluateOptions, images: ImageSet, systems: list[System], fo
             published=options.paper,
             embed_outside=options.embed_outside,
         )
-    finally:  # as above
-        say(printable("\n\n".join(parts)))
     say(printable(f"\n→ {' and '.join(map(str, paths))}"))
     left_out = sum(lies_outside(example) for example in images.examples)
     if left_out and not options.embed_outside:
@@ -616,6 +613,21 @@ def report(options: EvaluateOptions, images: ImageSet, systems: list[System], fo
             "the references or data and are left out of report.html: --embed-outside shows them",
             file=sys.stderr,
         )
+
+
+@contextlib.contextmanager
+def printed_anyway(tables: str) -> Iterator[None]:
+    """Prints the scores after the files are written inside, and also if those cannot be written.
+
+    Hours of captioning stand behind the scores. So neither is lost if the other fails.
+    """
+    try:
+        yield
+    except UserError:
+        with contextlib.suppress(UserError, ReaderLeft):  # what is raised again matters more
+            say(printable(tables))
+        raise
+    say(printable(tables))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import train
 from smile.config import load_config
 from smile.data.load import load_examples
 from smile.system.distributed import World
+from smile.training.console import say
 from smile.training.schedule import Phase
 from smile.training.speed import train_mode
 from smile.weights.run_folder import LAST_FOLDER
@@ -45,7 +46,7 @@ def smoke(args: argparse.Namespace, data: Path) -> int:
         if not rates[jobs]:
             return 1
     scored = args.smoke == "rate" or score(args, folder)
-    print(f"smoke: {time.monotonic() - began:.0f} s in all", flush=True)
+    say(f"smoke: {time.monotonic() - began:.0f} s in all")
     forecast(args, rates)
     return 0 if scored else 1
 
@@ -65,13 +66,13 @@ def side_by_side(jobs: int, folder: Path, settings: list[str], args: argparse.Na
     for child in children:
         child.wait(longest(args))
     if broken := [child for child in children if child.status]:
-        print(f"{jobs} processes: failed: {broken[0].last_line()}", flush=True)
+        say(f"{jobs} processes: failed: {broken[0].last_line()}")
         return 0.0
     found = [json.loads((folder / f"{n}.json").read_text("utf-8")) for n in range(jobs)]
     rate = sum(one["images"] / one["seconds"] for one in found)
     step = 1e3 * sum(one["seconds"] / one["steps"] for one in found) / jobs
     waited = sum(one["waited"] / one["seconds"] for one in found) / jobs
-    print(
+    say(
         f"{jobs} process{'es' * (jobs > 1)}: {rate:.0f} photos/s in all, {step:.1f} ms a step, "
         f"{waited:.0%} waiting for data, {sum(one['gigabytes'] for one in found):.1f} GB; "
         f"loss {found[0]['first']:.2f} to {found[0]['last']:.2f}; ready after "
@@ -147,11 +148,11 @@ def score(args: argparse.Namespace, folder: Path) -> bool:
     child = Child(evaluate_with, words, args.threads, log=folder / "score.log")
     child.wait(longest(args))
     if child.status:
-        print(f"scores: failed: {child.last_line()}", flush=True)
+        say(f"scores: failed: {child.last_line()}")
         return False
     report = json.loads((folder / "score" / "report.json").read_text("utf-8"))
     said = [next(iter(one["systems"].values()))["caption"] for one in report["per_image"]]
-    print(f"scores of {SCORED} photos: {child.seconds:.1f} s, such as {said[0]!r}, {said[1]!r}")
+    say(f"scores of {SCORED} photos: {child.seconds:.1f} s, such as {said[0]!r}, {said[1]!r}")
     return True
 
 
@@ -173,7 +174,7 @@ def forecast(args: argparse.Namespace, rates: dict[int, float]) -> None:
     # Beginnings, ends of epochs and scores: 5 s a job and 15 s a score, so many at a time.
     around = 30 + 20 * len(continued) / args.jobs
     total = size.epochs * starting + going_on + late + around
-    print(
+    say(
         f"the whole: {size.epochs} epochs of {STARTS} from nothing {size.epochs * starting:.0f} s, "
         f"{len(continued)} "
         f"runs of {size.more} more {going_on:.0f} s, the second from scratch {late:.0f} s, "
@@ -181,4 +182,4 @@ def forecast(args: argparse.Namespace, rates: dict[int, float]) -> None:
     )
     if args.budget:
         fitting = max(0, int((args.budget - going_on - around) / starting))
-        print(f"into {args.budget:.0f} s, without the second from scratch, fit --epochs {fitting}")
+        say(f"into {args.budget:.0f} s, without the second from scratch, fit --epochs {fitting}")

@@ -40,7 +40,7 @@ def main() -> None:
     args = parse_args()
     folder = Path(os.path.expanduser(args.folder))  # a folder "~" is never meant
     resumes = "; the same command resumes" if args.command == "download" else ""
-    with ending("smile.data", stopped=f"stopped; {folder} is incomplete{resumes}"):
+    with ending("smile.data", stopped=f"stopped; {folder} may be incomplete{resumes}"):
         if args.command == "draw":
             draw(folder, count=args.count, seed=args.seed, size=args.size)
         else:

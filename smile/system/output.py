@@ -5,6 +5,7 @@ import io
 import os
 import sys
 from collections.abc import Iterator
+from typing import IO
 
 from smile.errors import UserError, printable, reason_of
 
@@ -26,7 +27,8 @@ def prepare_output() -> bool:
     is_there = sys.stdout is not None
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+            nowhere = open(os.devnull, "w", errors="backslashreplace")  # noqa: SIM115
+            setattr(sys, name, nowhere)
     if isinstance(sys.stdout, io.TextIOWrapper):
         utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
         sys.stdout.reconfigure(errors="surrogateescape" if utf8 else "backslashreplace")
@@ -43,13 +45,21 @@ def ending(command: str, *, stopped: str = "stopped") -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        print(f"{command}: {error}", file=sys.stderr)
+        _complain(f"{command}: {error}")
         sys.exit(2)
     except KeyboardInterrupt:
-        print(f"{command}: {stopped}", file=sys.stderr)
+        _complain(f"{command}: {stopped}")
         sys.exit(130)
     except ReaderLeft:
         sys.exit(PIPE_STATUS)
+
+
+def _complain(line: str) -> None:
+    """Prints on standard error; the exit status stays right if nobody can read that."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        discard(sys.stderr)
 
 
 def say(text: str) -> None:
@@ -69,14 +79,14 @@ def printing() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError as error:
-        discard_output()
+        discard(sys.stdout)
         raise ReaderLeft from error
     except OSError as error:
-        discard_output()
+        discard(sys.stdout)
         raise UserError(f"standard output: cannot write: {reason_of(error)}") from error
 
 
-def discard_output() -> None:
-    """Lets Python flush standard output at its end without another error."""
+def discard(stream: IO[str]) -> None:
+    """Lets Python flush a standard stream at its end without another error."""
     with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -5,7 +5,7 @@ import sys
 from tqdm import tqdm
 
 from smile.system.distributed import World
-from smile.system.output import discard_output
+from smile.system.output import discard
 
 
 def say(line: str) -> None:
@@ -15,7 +15,7 @@ def say(line: str) -> None:
             tqdm.write(line)
             sys.stdout.flush()  # into a pipe or a log file Python would write 8 kB at a time
     except OSError:
-        discard_output()
+        discard(sys.stdout)
 
 
 def bar(*args: object, world: World | None = None, **options: object) -> tqdm:

@@ -16,6 +16,7 @@ from smile.data.load import load_examples
 from smile.errors import UserError
 from smile.evaluation.catalogue import METRICS
 from smile.evaluation.scoring import FAMILIES
+from smile.system.output import ReaderLeft
 from smile.weights.run_folder import load_run
 
 SMALL = ["--set", "data.num_test=12", "--set", "data.num_train=20", "--draws", "50"]
@@ -145,16 +146,22 @@ def test_scores_that_cannot_be_printed_are_in_the_report(run_evaluate, work, mon
     assert values(read(work / "unread"), "one.jsonl")["cider_d"]["value"] > 0
 
 
-def test_scores_that_cannot_be_written_are_printed(run_evaluate, work, monkeypatch):
+@pytest.mark.parametrize("is_read", [True, False])
+def test_scores_that_cannot_be_written_are_printed(run_evaluate, monkeypatch, is_read):
     said = "report.json: cannot write: no space left on device"
 
     def full(*args, **options):
         raise UserError(said)
 
+    def unread(text):
+        raise ReaderLeft
+
     monkeypatch.setattr(evaluate, "write_report", full)
+    if not is_read:
+        monkeypatch.setattr(evaluate, "say", unread)
     code, out, err = run_evaluate("--captions", "one.jsonl", "--data", "run/config.toml")
     assert code == 2 and err.endswith(f"evaluate.py: {said}\n")
-    assert "CIDEr-D" in out
+    assert ("CIDEr-D" in out) is is_read
 
 
 @pytest.mark.slow

@@ -42,6 +42,16 @@ def test_nobody_reads(monkeypatch):
             say("a caption")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's /dev/full")
+def test_the_status_is_right_if_nobody_can_read_why(monkeypatch):
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        with pytest.raises(SystemExit) as ended, ending("smile.data"):
+            raise UserError("photo.jpg: no such file")
+        full.flush()  # as Python does at its end: an error would change the status
+    assert ended.value.code == 2
+
+
 def test_a_full_disk_is_named(monkeypatch):
     class Full(io.StringIO):
         def write(self, text):
@@ -59,7 +69,7 @@ def test_a_closed_stream_is_opened_again(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     assert not prepare_output()
     say("nobody sees it")
-    print("nor this", file=sys.stderr)
+    print("nor \udcff", file=sys.stderr)
     sys.stdout.close()
     sys.stderr.close()
 
