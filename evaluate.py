@@ -582,9 +582,10 @@ def report(options: EvaluateOptions, images: ImageSet, systems: list[System], fo
     names = [system.label for system in systems]
     number, of = len(images.examples), images.num_in_split
     size = counted(of, "image") if number == of else f"{number} of {counted(of, 'image')}"
-    parts = [f"{images.title}: {size}", table(rows, names)]
+    parts = [f"{images.title}: {size}"]
     if options.human:
-        parts.insert(1, f"{HUMAN}: {HUMAN_NOTE}")
+        parts.append(f"{HUMAN}: {HUMAN_NOTE}")
+    parts.append(table(rows, names))
     if options.paper:
         parts.append(published_table(rows, names))
     settings = {

@@ -661,17 +661,17 @@ def shows_progress(options: SampleOptions, world: World) -> bool:
 
 def show(results: list[Result], options: SampleOptions) -> None:
     """Captions on standard output; those of several models beneath the image's name."""
-    with printing():
-        for result in results:
-            if options.json or options.json_tokens:
+    for result in results:
+        if options.json or options.json_tokens:
+            with printing():
                 sys.stdout.buffer.write(result.json_line(tokens=options.json_tokens))
-            elif "" in result.captions:
-                for line in result.lines():
-                    say(f"{result.name}: {line}")
-            else:
-                for line in (result.name, *(f"  {line}" for line in result.lines())):
-                    say(line)
-        sys.stdout.flush()
+                sys.stdout.flush()
+        elif "" in result.captions:
+            for line in result.lines():
+                say(f"{result.name}: {line}")
+        else:
+            for line in (result.name, *(f"  {line}" for line in result.lines())):
+                say(line)
 
 
 def say_aside(line: str) -> None:

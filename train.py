@@ -68,12 +68,12 @@ def main() -> None:
     flush_denormals()
     args = parse_args()
     status = 0
-    with ending("train.py"):  # by Ctrl-C before or after training; during it, that raises Stopped
+    with ending("train.py"):
         config = load_config(args.config, args.set)
         world = World.join(pick_device(config.train.device))
         try:
             train(config, world, args.config, out=args.out, resumes=args.resume, dry=args.dry_run)
-        except Stopped as stopped:
+        except Stopped as stopped:  # what Ctrl-C raises during training
             status = 128 + stopped.number
     world.leave(status)
     if status:

@@ -13,7 +13,7 @@ PIPE_STATUS = 141  # what a shell reports of a program that SIGPIPE has ended
 
 
 class ReaderLeft(Exception):
-    """Whoever reads standard output has had enough, as `head` does."""
+    """The program that read standard output has closed it, as `head` does after ten lines."""
 
 
 def prepare_output() -> bool:
